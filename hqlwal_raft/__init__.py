@@ -1,0 +1,55 @@
+"""A durable Raft log for Python.
+
+``RaftLogStorage`` is an asyncio (and trio) log storage with openraft's method names, kept in
+memory-mapped WAL segments. What it acknowledged survives a crash at any instant::
+
+    from hqlwal_raft import Entry, RaftLogStorage
+
+    async with RaftLogStorage.open("node-1/log") as store:
+        await store.append([Entry(term=1, index=1, payload=b"x = 1")])  # durable on return
+
+How it is built, from the ground up: ``_format`` has the bytes, ``_files`` the operating
+system, ``_scan`` the decoder, ``_segment`` one file, ``_meta`` the vote and the purge frontier,
+``audit`` the read-only examination, ``_log`` the ordered segments, ``_recovery`` what happens
+at open, ``_writer`` the background threads, ``_store`` the async face. Each imports only from
+those before it. ``hqlwal_raft.pysyncobj`` is the journal adapter for pysyncobj clusters,
+``hqlwal_raft.testing`` the conformance suite and the faulty disks.
+"""
+
+from ._store import RaftLogReader, RaftLogStorage
+from ._types import Entry, LogId, LogState, LogSync, StorageStatistics, Vote
+from .errors import (
+    CorruptionError,
+    EntryTooLargeError,
+    LeaderChangedError,
+    LogGapError,
+    LogRangeError,
+    UnknownVersionError,
+    WalClosedError,
+    WalError,
+    WalLockedError,
+    WalPoisonedError,
+)
+
+__all__ = [
+    "CorruptionError",
+    "Entry",
+    "EntryTooLargeError",
+    "LeaderChangedError",
+    "LogGapError",
+    "LogId",
+    "LogRangeError",
+    "LogState",
+    "LogSync",
+    "RaftLogReader",
+    "RaftLogStorage",
+    "StorageStatistics",
+    "UnknownVersionError",
+    "Vote",
+    "WalClosedError",
+    "WalError",
+    "WalLockedError",
+    "WalPoisonedError",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,391 @@
+"""The operating system: create and allocate, map, read, sync, lock. The only module that
+touches ``os``, ``mmap`` and ``fcntl``.
+
+It must not know what the bytes mean. Everything above goes through :class:`Files` and
+:class:`File`, so a faulty or forgetful disk is one object to swap (``hqlwal_raft.testing``).
+Linux only: allocation, coherent maps and ``RWF_NOWAIT`` are relied on.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import weakref
+from collections.abc import Callable, Iterator
+
+from ._format import LOCK_NAME, TEMPORARY_SUFFIX
+
+__all__ = [
+    "File",
+    "Files",
+    "Lock",
+    "LockedError",
+    "OsFiles",
+    "SyncError",
+    "call_in_forked_child",
+]
+
+
+class SyncError(OSError):
+    """A sync failed: the kernel may have dropped what was not written. Never retried."""
+
+
+def _noted(error: OSError, path: str, doing: str) -> OSError:
+    """The error with the path and what was being done as a note, once."""
+    note = f"while {doing} {path}"
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    return error
+
+
+@contextlib.contextmanager
+def _noting(path: str, doing: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _noted(error, path, doing) from None
+
+
+class File(abc.ABC):
+    """An open file. Reading may be done from any thread; writing and syncing from one each."""
+
+    path: str
+    size: int
+
+    @abc.abstractmethod
+    def write(self, offset: int, data: bytes) -> None:
+        """Stores ``data``. Not durable before :meth:`sync`; does not block on the device.
+
+        The file was opened writable and ``offset + len(data)`` lies within its size.
+        """
+
+    @abc.abstractmethod
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes; fewer where the file ends. May wait for the device: not for a loop."""
+
+    @abc.abstractmethod
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        """The bytes if they are in memory, else None; never waits for the device."""
+
+    @abc.abstractmethod
+    def sync(self) -> None:
+        """Everything written is durable on return. Raises SyncError. Releases the GIL."""
+
+    @abc.abstractmethod
+    def freeze(self) -> None:
+        """Gives up writing; reading goes on."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Idempotent."""
+
+
+class Lock(abc.ABC):
+    """An exclusive lock on a store's directory, held until released."""
+
+    @abc.abstractmethod
+    def announce(self) -> None:
+        """Writes this process's id into the lock file, for whom the lock keeps out."""
+
+    @abc.abstractmethod
+    def release(self, *, remove: bool) -> None:
+        """Gives the lock up; ``remove`` says that the store was closed cleanly."""
+
+
+class LockedError(Exception):
+    """The lock is held by another; ``pid`` where the holder announced itself."""
+
+    def __init__(self, pid: int | None) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+
+class Files(abc.ABC):
+    """What a store needs of a file system. Errors are OSErrors with the path as a note."""
+
+    @abc.abstractmethod
+    def make_directory(self, path: str) -> None:
+        """Makes the directory (0700) and its parents where missing, durably."""
+
+    @abc.abstractmethod
+    def is_directory(self, path: str) -> bool: ...
+
+    @abc.abstractmethod
+    def names(self, path: str) -> list[str]:
+        """The names in a directory, sorted."""
+
+    @abc.abstractmethod
+    def open(self, path: str, *, writable: bool = False) -> File:
+        """Opens a file as long as it is; ``writable`` maps it."""
+
+    @abc.abstractmethod
+    def create(self, path: str, size: int) -> File:
+        """A new file, writable, of ``size`` bytes allocated on disk and reading as zeros.
+
+        Replaces a file of that name. Leaves none behind where it fails (``ENOSPC``).
+        """
+
+    @abc.abstractmethod
+    def rename(self, source: str, target: str) -> None: ...
+
+    @abc.abstractmethod
+    def unlink(self, path: str) -> None:
+        """Removes a file; a missing one is no error."""
+
+    @abc.abstractmethod
+    def sync_directory(self, path: str) -> None:
+        """Renames and unlinks in the directory are durable on return. Raises SyncError."""
+
+    @abc.abstractmethod
+    def lock(self, directory: str) -> Lock:
+        """Takes the directory's lock or raises LockedError. Changes no existing file."""
+
+    # --- made of the above ---------------------------------------------------------------
+
+    def publish(self, path: str, size: int, head: bytes) -> File:
+        """Creates a file that appears under its name only when it is whole on disk.
+
+        The order is temporary name, allocate, head, sync, rename, sync directory.
+        """
+        temporary = path + TEMPORARY_SUFFIX
+        file = self.create(temporary, size)
+        try:
+            file.write(0, head)
+            file.sync()
+            self.rename(temporary, path)
+        except BaseException:
+            file.close()
+            with contextlib.suppress(OSError):
+                self.unlink(temporary)
+            raise
+        try:
+            self.sync_directory(os.path.dirname(path))
+        except BaseException:
+            file.close()
+            raise
+        file.path = path
+        return file
+
+    def copy(self, source: str, target: str) -> None:
+        """A durable copy of a file under a new name."""
+        original = self.open(source)
+        try:
+            data = original.read(0, original.size)
+        finally:
+            original.close()
+        if data:
+            self.publish(target, len(data), data).close()
+
+
+class _OsFile(File):
+    def __init__(self, path: str, descriptor: int, *, writable: bool) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self._map: mmap.mmap | None = None
+        try:
+            self.size = os.fstat(descriptor).st_size
+            if writable and self.size:
+                self._map = mmap.mmap(descriptor, self.size)
+        except BaseException:
+            os.close(descriptor)
+            self._descriptor = -1
+            raise
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert self._map is not None, f"{self.path} is not open for writing"
+        self._map[offset : offset + len(data)] = data
+
+    def read(self, offset: int, length: int) -> bytes:
+        try:
+            data = os.pread(self._descriptor, length, offset)
+            # the kernel gives at most 2 GiB a call
+            while len(data) < length and offset + len(data) < self.size:
+                more = os.pread(self._descriptor, length - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise _noted(error, self.path, "reading") from None
+        return data
+
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        buffer = bytearray(length)
+        try:
+            count = os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                return None  # this file system cannot say; let a thread read
+            raise _noted(error, self.path, "reading") from None
+        if count < length and offset + count < self.size:
+            return None
+        return bytes(memoryview(buffer)[:count]) if count < length else bytes(buffer)
+
+    def sync(self) -> None:
+        # Not mmap.flush(): it holds the GIL for the whole msync. fdatasync writes back the
+        # pages dirtied through the map as well.
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise _noted(SyncError(*error.args), self.path, "syncing") from error
+
+    def freeze(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+
+    def close(self) -> None:
+        self.freeze()
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        # A reader in another thread may hold the last reference to a segment that was
+        # purged: the descriptor goes when the reader lets go, never under its hands.
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
+
+
+class _OsLock(Lock):
+    def __init__(self, path: str, descriptor: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        _held_locks.add(self)
+
+    def announce(self) -> None:
+        with _noting(self._path, "writing"):
+            os.ftruncate(self._descriptor, 0)
+            with contextlib.suppress(OSError):  # on a full disk the pid is not known: no harm
+                os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
+
+    def release(self, *, remove: bool) -> None:
+        if self._descriptor < 0:
+            return
+        if remove:  # while it is still held, so that nobody's new lock is removed
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self.forget()
+
+    def forget(self) -> None:
+        """Closes the descriptor, which releases the lock unless a forked twin has it too."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+# A forked child must not keep the lock: flock belongs to the open file, which the child
+# inherits, and so would outlive a killed parent and keep its restart out.
+_held_locks: weakref.WeakSet[_OsLock] = weakref.WeakSet()
+
+
+def _forget_locks_in_child() -> None:
+    for lock in list(_held_locks):
+        lock.forget()
+
+
+def call_in_forked_child(call: Callable[[], None]) -> None:
+    """Has ``call`` called in every child that this process forks from now on."""
+    os.register_at_fork(after_in_child=call)
+
+
+call_in_forked_child(_forget_locks_in_child)
+
+
+class OsFiles(Files):
+    """The real file system."""
+
+    def make_directory(self, path: str) -> None:
+        if os.path.isdir(path):
+            return
+        with _noting(path, "making the directory"):
+            parent = os.path.dirname(path)
+            if not os.path.isdir(parent):
+                self.make_directory(parent)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            if not os.path.isdir(path):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        self.sync_directory(parent)
+
+    def is_directory(self, path: str) -> bool:
+        return os.path.isdir(path)
+
+    def names(self, path: str) -> list[str]:
+        with _noting(path, "listing"):
+            return sorted(os.listdir(path))
+
+    def open(self, path: str, *, writable: bool = False) -> File:
+        with _noting(path, "opening"):
+            flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
+            return _OsFile(path, os.open(path, flags), writable=writable)
+
+    def create(self, path: str, size: int) -> File:
+        with _noting(path, "creating"):
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            descriptor = os.open(path, flags, 0o600)
+            try:
+                # Allocate, never leave a hole: a store through the map into a hole on a
+                # full disk would kill the process (SIGBUS).
+                os.posix_fallocate(descriptor, 0, size)
+            except BaseException:
+                os.close(descriptor)
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                raise
+            try:
+                return _OsFile(path, descriptor, writable=True)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                raise
+
+    def rename(self, source: str, target: str) -> None:
+        with _noting(target, "renaming to"):
+            os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        with _noting(path, "removing"), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def sync_directory(self, path: str) -> None:
+        with _noting(path, "opening"):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise _noted(SyncError(*error.args), path, "syncing the directory") from error
+        finally:
+            os.close(descriptor)
+
+    def lock(self, directory: str) -> Lock:
+        path = os.path.join(directory, LOCK_NAME)
+        while True:
+            with _noting(path, "locking"):
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # a holder may have removed the file between our open and our lock
+                    if _is_same_file(descriptor, path):
+                        return _OsLock(path, descriptor)
+                except BlockingIOError:
+                    pid = os.pread(descriptor, 32, 0).strip()
+                    os.close(descriptor)
+                    raise LockedError(int(pid) if pid.isdigit() else None) from None
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+                os.close(descriptor)
+
+
+def _is_same_file(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False

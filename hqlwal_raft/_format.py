@@ -1,0 +1,317 @@
+"""The bytes of segment headers, records, meta slots and file names. Knows no file.
+
+Everything is big-endian. ``docs/design/format.md`` draws the same bytes and says what they
+are for; the order in which they are written is the business of ``_log`` and ``_meta``.
+
+Segment header, 64 bytes::
+
+    0       7 8        16         24           28         32     36      40       48         60    64
+    | magic |v| id_from | id_until | data_start | data_end | salt | flags | length | reserved | crc |
+
+Record, back to back::
+
+    0    8     12       16     24        32
+    | id | crc | length | term | node id | payload ... |
+                        '------- data, length bytes -------'
+
+The record's CRC-32C is seeded with the segment's salt and covers id, length and data.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass, replace
+
+from crc32c import crc32c
+
+from ._types import LogId, Vote
+
+__all__ = [
+    "COMMITTED_OFFSETS",
+    "DATA_START",
+    "ENTRY_HEAD",
+    "ENTRY_HEAD_BYTES",
+    "LENGTH_AND_ENTRY_HEAD",
+    "LOCK_NAME",
+    "MAGIC_META",
+    "MAGIC_SEGMENT",
+    "META_BYTES",
+    "META_NAME",
+    "RECORD_HEAD",
+    "RECORD_HEAD_BYTES",
+    "RECORD_OVERHEAD_BYTES",
+    "SEALED",
+    "SLOT_BYTES",
+    "SLOT_OFFSETS",
+    "U64_MAX",
+    "VERSION",
+    "MetaState",
+    "SegmentHeader",
+    "pack_committed",
+    "pack_slot",
+    "record_bytes",
+    "record_checksum",
+    "segment_name",
+    "segment_number",
+    "unpack_committed",
+    "unpack_slot",
+    "validate_vote",
+]
+
+VERSION = 2
+U64_MAX = (1 << 64) - 1
+
+# --- names -------------------------------------------------------------------------------
+
+META_NAME = "meta.hql"
+LOCK_NAME = "lock.hql"
+#: appended to a name while the file is being made; never opened, removed at the next open
+TEMPORARY_SUFFIX = ".tmp"
+#: appended to the name of a damaged segment that auto-heal set aside
+BROKEN_SUFFIX = ".broken"
+
+_SEGMENT_NAME = re.compile(r"([0-9]{16})\.wal")
+
+
+def segment_name(number: int) -> str:
+    return f"{number:016d}.wal"
+
+
+def segment_number(name: str) -> int | None:
+    """The number in a segment's file name; None where the name is no segment's."""
+    match = _SEGMENT_NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+# --- segment header ----------------------------------------------------------------------
+
+MAGIC_SEGMENT = b"HQL_WAL"
+#: the header's length, and so the offset of the first record
+DATA_START = 64
+#: flag: another segment follows, no more records will be written to this one
+SEALED = 1
+
+_HEADER = struct.Struct(">7sBQQIIIIQ12x")
+_U32 = struct.Struct(">I")
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    """A segment's header. ``id_until`` and ``data_end`` are the durable mark.
+
+    In a prepared segment that no record was ever written to, all numbers but ``salt`` and
+    ``length`` are 0. ``length`` is the file's length when it was allocated: a file that is
+    shorter was cut, which no crash does.
+    """
+
+    salt: int
+    length: int
+    id_from: int = 0
+    id_until: int = 0
+    data_start: int = 0
+    data_end: int = 0
+    flags: int = 0
+
+    @property
+    def is_unused(self) -> bool:
+        return self.data_start == 0
+
+    @property
+    def is_sealed(self) -> bool:
+        return bool(self.flags & SEALED)
+
+    @property
+    def has_mark(self) -> bool:
+        """Whether any record is known to be durable."""
+        return self.data_end > self.data_start
+
+    def activated(self, id_from: int) -> SegmentHeader:
+        """The header of the segment once its first record has the index ``id_from``."""
+        return replace(self, id_from=id_from, data_start=DATA_START, data_end=DATA_START)
+
+    def pack(self) -> bytes:
+        head = _HEADER.pack(
+            MAGIC_SEGMENT,
+            VERSION,
+            self.id_from,
+            self.id_until,
+            self.data_start,
+            self.data_end,
+            self.salt,
+            self.flags,
+            self.length,
+        )
+        return head + _U32.pack(crc32c(head))
+
+    @staticmethod
+    def unpack(data: bytes) -> SegmentHeader | int | str:
+        """The header in ``data``; an int: the version found instead; a str: what is wrong."""
+        if len(data) < DATA_START:
+            return f"only {len(data)} of the header's {DATA_START} bytes are there"
+        magic, version, first, last, start, end, salt, flags, length = _HEADER.unpack_from(data)
+        if magic != MAGIC_SEGMENT:
+            return "it does not begin with the segments' magic bytes"
+        if version == 1:
+            return 1  # version 1 has no header checksum
+        if crc32c(data[:60]) != _U32.unpack_from(data, 60)[0]:
+            return "the header's checksum is wrong"
+        if version != VERSION:
+            return int(version)
+        return SegmentHeader(salt, length, first, last, start, end, flags)
+
+
+# --- records -----------------------------------------------------------------------------
+
+#: id, checksum, length
+RECORD_HEAD = struct.Struct(">QII")
+RECORD_HEAD_BYTES = 16
+#: term, node id: what every record's data begins with
+ENTRY_HEAD = struct.Struct(">QQ")
+ENTRY_HEAD_BYTES = 16
+#: what a record takes beyond its entry's payload
+RECORD_OVERHEAD_BYTES = RECORD_HEAD_BYTES + ENTRY_HEAD_BYTES
+#: length, term, node id
+LENGTH_AND_ENTRY_HEAD = struct.Struct(">IQQ")
+
+_ID = struct.Struct(">Q")
+
+
+def record_bytes(payload_bytes: int) -> int:
+    """How many bytes the record of an entry takes: the one place that knows."""
+    return RECORD_OVERHEAD_BYTES + payload_bytes
+
+
+def record_checksum(salt: int, id_: int, length_and_data: bytes | memoryview) -> int:
+    """CRC-32C of id, length and data, seeded with the segment's salt."""
+    return crc32c(length_and_data, crc32c(_ID.pack(id_), salt))
+
+
+# --- meta.hql ----------------------------------------------------------------------------
+
+MAGIC_META = b"HQLMETA"
+META_BYTES = 12288
+SLOT_BYTES = 4096
+SLOT_OFFSETS = (0, 4096)
+COMMITTED_OFFSETS = (8192, 8704)
+NODE_ID_BYTES_MAX = 1024
+
+_SLOT_HEAD = struct.Struct(">7sBQII")
+_LOG_ID = struct.Struct(">BQQQ")
+_VOTE_HEAD = struct.Struct(">BQBB")
+_COMMITTED = struct.Struct(">QBQQQ")
+
+_NODE_NONE, _NODE_INT, _NODE_STR = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class MetaState:
+    """What a slot of ``meta.hql`` holds.
+
+    ``first_segment`` is the number of the first segment the log needs; 0 while none was ever
+    published. It tells a log that lost its segments from one that never had any.
+    """
+
+    last_purged: LogId | None = None
+    vote: Vote | None = None
+    first_segment: int = 0
+
+
+def validate_vote(vote: Vote) -> None:
+    """Raises ValueError or TypeError where the vote could not be saved."""
+    if not 0 <= vote.term <= U64_MAX:
+        raise ValueError(f"the vote's term {vote.term} is no u64")
+    node_id = vote.node_id
+    if isinstance(node_id, str):
+        if len(node_id.encode()) > NODE_ID_BYTES_MAX:
+            raise ValueError(f"the vote's node id is longer than {NODE_ID_BYTES_MAX} bytes")
+    elif isinstance(node_id, int):
+        if not 0 <= node_id <= U64_MAX:
+            raise ValueError(f"the vote's node id {node_id} is no u64")
+    elif node_id is not None:
+        raise TypeError(f"the vote's node id is {node_id!r}: give an int, a str or None")
+
+
+def _pack_log_id(log_id: LogId | None) -> bytes:
+    if log_id is None:
+        return _LOG_ID.pack(0, 0, 0, 0)
+    return _LOG_ID.pack(1, log_id.term, log_id.node_id, log_id.index)
+
+
+def _unpack_log_id(data: bytes, offset: int) -> LogId | None:
+    present, term, node_id, index = _LOG_ID.unpack_from(data, offset)
+    return LogId(term, index, node_id) if present else None
+
+
+def _pack_vote(vote: Vote | None) -> bytes:
+    if vote is None:
+        return _VOTE_HEAD.pack(0, 0, 0, _NODE_NONE)
+    node_id = vote.node_id
+    if node_id is None:
+        kind, tail = _NODE_NONE, b""
+    elif isinstance(node_id, str):
+        encoded = node_id.encode()
+        kind, tail = _NODE_STR, _U32.pack(len(encoded)) + encoded
+    else:
+        kind, tail = _NODE_INT, _ID.pack(node_id)
+    return _VOTE_HEAD.pack(1, vote.term, vote.committed, kind) + tail
+
+
+def _unpack_vote(data: bytes, offset: int) -> tuple[Vote | None, int]:
+    """The vote and the offset behind it."""
+    present, term, committed, kind = _VOTE_HEAD.unpack_from(data, offset)
+    offset += _VOTE_HEAD.size
+    node_id: int | str | None = None
+    if kind == _NODE_INT:
+        (node_id,) = _ID.unpack_from(data, offset)
+        offset += _ID.size
+    elif kind == _NODE_STR:
+        (length,) = _U32.unpack_from(data, offset)
+        offset += _U32.size
+        node_id = data[offset : offset + length].decode()
+        offset += length
+    return (Vote(term, node_id, bool(committed)) if present else None), offset
+
+
+def pack_slot(sequence: int, state: MetaState) -> bytes:
+    payload = (
+        _pack_log_id(state.last_purged) + _pack_vote(state.vote) + _ID.pack(state.first_segment)
+    )
+    covered = struct.pack(">QI", sequence, len(payload))
+    checksum = crc32c(payload, crc32c(covered))
+    head = _SLOT_HEAD.pack(MAGIC_META, VERSION, sequence, len(payload), checksum)
+    return (head + payload).ljust(SLOT_BYTES, b"\0")
+
+
+def unpack_slot(data: bytes) -> tuple[int, MetaState] | int | str:
+    """Sequence and state; an int: the version found instead; a str: what is wrong."""
+    if len(data) < _SLOT_HEAD.size:
+        return "the slot is cut short"
+    magic, version, sequence, length, checksum = _SLOT_HEAD.unpack_from(data)
+    if magic != MAGIC_META:
+        return "the slot does not begin with its magic bytes"
+    if version != VERSION:
+        return int(version)
+    payload = data[_SLOT_HEAD.size : _SLOT_HEAD.size + length]
+    if len(payload) < length or crc32c(payload, crc32c(data[8:20])) != checksum:
+        return "the slot's checksum is wrong"
+    try:
+        vote, offset = _unpack_vote(payload, _LOG_ID.size)
+        (first_segment,) = _ID.unpack_from(payload, offset)
+        return sequence, MetaState(_unpack_log_id(payload, 0), vote, first_segment)
+    except (struct.error, UnicodeDecodeError):
+        return "the slot's checksum is right but its payload is not"
+
+
+def pack_committed(sequence: int, log_id: LogId | None) -> bytes:
+    head = struct.pack(">Q", sequence) + _pack_log_id(log_id)
+    return head + _U32.pack(crc32c(head))
+
+
+def unpack_committed(data: bytes) -> tuple[int, LogId | None] | None:
+    """Sequence and log id; None where the record is empty or torn."""
+    end = _COMMITTED.size
+    if len(data) < end + 4 or crc32c(data[:end]) != _U32.unpack_from(data, end)[0]:
+        return None
+    (sequence,) = _ID.unpack_from(data)
+    return (sequence, _unpack_log_id(data, 8)) if sequence else None

@@ -1,0 +1,636 @@
+"""The log: the ordered segments and ``meta.hql``. Append, sync, read, truncate, purge.
+
+Knows no event loop and no thread. Memory is changed only by the thread that calls; what may
+block is never done here but handed out: an operation that needs the disk is a generator that
+yields the blocking work, to be run in another thread, and goes on when that is done
+(:func:`drive` runs one on the spot). Between an operation's first step and its last no other
+operation may run, except appending during a sync or a preparation, and reading always.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from ._files import Files
+from ._format import (
+    DATA_START,
+    U64_MAX,
+    SegmentHeader,
+    record_bytes,
+    segment_name,
+)
+from ._meta import Meta
+from ._segment import Segment, encode, zero_on_disk
+from ._types import Entry, LogId, LogState, Vote
+from .errors import EntryTooLargeError, LogGapError, LogRangeError
+
+__all__ = ["Log", "Options", "Work", "drive"]
+
+T = TypeVar("T")
+#: an operation: what it yields blocks and is run elsewhere, its result is sent back
+Work = Generator[Callable[[], Any], Any, T]
+
+
+def drive(work: Work[T]) -> T:
+    """Runs an operation to its end in this thread."""
+    try:
+        step = next(work)
+        while True:
+            try:
+                result = step()
+            except BaseException as error:
+                step = work.throw(error)
+            else:
+                step = work.send(result)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Sizes, in bytes, that a log is opened with."""
+
+    segment_size: int = 16 << 20
+    max_entry_size: int = 64 << 20
+    #: how many payload bytes of the newest entries are kept at hand
+    cache_bytes: int = 8 << 20
+    #: how many loaded segments are kept open for reading, and how many of their offsets
+    open_segments: int = 64
+    loaded_offsets: int = 2_000_000
+
+
+class Piece(NamedTuple):
+    """A part of a read: the entries ``[first, stop)`` of one segment."""
+
+    segment: Segment
+    first: int
+    stop: int
+
+    def size_is_modest(self, limit: int) -> bool:
+        """Whether the records, of a loaded segment, are at most ``limit`` bytes."""
+        start, end = self.segment.span(self.first, self.stop)
+        return end - start <= limit
+
+
+class Lacking(NamedTuple):
+    """A segment that must be prepared before an append can be written."""
+
+    #: its place among the prepared ones; a smaller one there is replaced
+    place: int
+    length: int
+
+
+class Goal(NamedTuple):
+    """What a sync makes durable of one segment."""
+
+    segment: Segment
+    end: int
+    next_id: int
+    is_followed: bool
+
+
+class Log:
+    """See the module. Built by ``_recovery.open_log``."""
+
+    def __init__(
+        self,
+        files: Files,
+        directory: str,
+        options: Options,
+        meta: Meta,
+        segments: list[Segment],
+        prepared: list[Segment],
+        last_log_id: LogId | None,
+    ) -> None:
+        self._files = files
+        self.directory = directory
+        self.options = options
+        self.meta = meta
+        #: ascending; the last one is the tail, the only one that records are added to
+        self.segments = segments
+        self._first_ids = [segment.first_id for segment in segments]
+        #: published, unused, in the order in which they will be used
+        self.prepared = prepared
+        #: counts truncations: a read that overlapped one must be repeated
+        self.epoch = 0
+        self.unsynced_bytes = 0
+        self.unsynced_entries = 0
+        self._dirty: list[Segment] = []
+        self._loaded: OrderedDict[Segment, None] = OrderedDict()
+        # the newest entries, without a gap up to the end of the log
+        self._recent: list[Entry] = []
+        self._recent_bytes = 0
+        self._first_index: int | None = None
+        self._next_index: int | None = None
+        self._last_log_id: LogId | None = None
+        self.last_durable_log_id: LogId | None = None
+        self._set_ends(last_log_id)
+        self.last_durable_log_id = self._last_log_id
+        for segment in segments[:-1]:
+            if segment.file is not None:
+                self._loaded[segment] = None
+
+    # --- what the log holds ----------------------------------------------------------------
+
+    @property
+    def last_purged_log_id(self) -> LogId | None:
+        return self.meta.state.last_purged
+
+    @property
+    def last_log_id(self) -> LogId | None:
+        """The last entry's; the purge frontier where there is none."""
+        if self._recent:
+            return self._recent[-1].log_id
+        return self._last_log_id
+
+    @property
+    def state(self) -> LogState:
+        return LogState(self.last_purged_log_id, self.last_log_id)
+
+    @property
+    def first_index(self) -> int:
+        """The first entry's index; where there is none, the one that an append would have."""
+        return self._first_index or 0
+
+    @property
+    def next_index(self) -> int | None:
+        """What the next entry's index must be; None where it may be any."""
+        return self._next_index
+
+    @property
+    def count(self) -> int:
+        """How many entries it holds."""
+        return 0 if self._next_index is None else self._next_index - self.first_index
+
+    @property
+    def segment_bytes(self) -> int:
+        return sum(segment.length for segment in self.segments)
+
+    @property
+    def cached(self) -> tuple[int, int]:
+        """Entries and payload bytes in the cache."""
+        return len(self._recent), self._recent_bytes
+
+    def _set_ends(self, last_log_id: LogId | None) -> None:
+        """Finds both ends anew after anything but an append."""
+        frontier = self.last_purged_log_id
+        first = self.segments[0].first_id if self.segments else None
+        next_ = None
+        if last_log_id is not None and (frontier is None or last_log_id.index > frontier.index):
+            next_ = last_log_id.index + 1
+        if frontier is not None:
+            first = max(first or 0, frontier.index + 1)
+            next_ = next_ or frontier.index + 1
+            first = min(first, next_)
+        if next_ is None:
+            first = None
+        self._first_index, self._next_index = first, next_
+        is_empty = next_ is None or next_ == first
+        self._last_log_id = frontier if is_empty else last_log_id
+
+    # --- appending -------------------------------------------------------------------------
+
+    def append(self, entries: Sequence[Entry]) -> Lacking | None:
+        """Adds entries, which are readable at once and durable after the next sync.
+
+        Raises LogGapError, EntryTooLargeError, ValueError; or returns what has to be prepared
+        first. In each of these cases nothing is changed.
+        """
+        index = self._next_index
+        if index is None:
+            index = entries[0].index
+        tail = self.segments[-1] if self.segments else None
+        maximum = self.options.max_entry_size
+        if tail is not None and tail.next_id == index and not tail.is_sealed:
+            data, offsets = encode(entries, index, tail.salt, tail.end, maximum)
+            if len(data) <= tail.length - tail.end:
+                self._extend(tail, data, offsets)
+                self._remember(entries, index, len(data))
+                return None
+        return self._append_across(entries, index)
+
+    def _append_across(self, entries: Sequence[Entry], index: int) -> Lacking | None:
+        """Appends what needs at least one further segment."""
+        sizes = self._record_sizes(entries, index)
+        tail = self._usable_tail(index)
+        room = tail.room_bytes if tail is not None else 0
+        # Everything is planned before anything is written: an append that meets a full disk
+        # leaves nothing behind.
+        parts: list[tuple[Segment | None, int, int]] = []
+        start, place = 0, 0
+        target = tail
+        for position, size in enumerate(sizes):
+            if size > room:
+                if position > start:
+                    parts.append((target, start, position))
+                start = position
+                length = DATA_START + size
+                if place == len(self.prepared) or self.prepared[place].length < length:
+                    return Lacking(place, max(length, self.options.segment_size))
+                target = self.prepared[place]
+                room = target.length - DATA_START
+                place += 1
+            room -= size
+        parts.append((target, start, len(sizes)))
+        total = 0
+        for part, first, stop in parts:
+            assert part is not None
+            some = entries[first:stop]
+            if part is not tail:
+                self._activate(part, index + first)
+            elif not part.count:
+                part.activate(index)
+            data, offsets = encode(
+                some, index + first, part.salt, part.end, self.options.max_entry_size
+            )
+            self._extend(part, data, offsets)
+            total += len(data)
+        self._remember(entries, index, total)
+        return None
+
+    def _usable_tail(self, index: int) -> Segment | None:
+        """The tail, if records from ``index`` on can be added to it."""
+        tail = self.segments[-1] if self.segments else None
+        if tail is None or tail.is_sealed:
+            return None
+        # A segment without records can begin with any id.
+        return tail if tail.next_id == index or not tail.count else None
+
+    def _record_sizes(self, entries: Sequence[Entry], index: int) -> list[int]:
+        sizes = []
+        for expected, entry in enumerate(entries, index):
+            # as encode() does; here so that nothing is written before all is checked
+            if entry.index != expected:
+                raise LogGapError(
+                    f"entry {entry.index} cannot follow entry {expected - 1}: the next index "
+                    f"must be {expected}"
+                )
+            length = len(entry.payload)
+            if length > self.options.max_entry_size:
+                raise EntryTooLargeError(
+                    f"entry {expected} has a payload of {length} bytes, the store takes at most "
+                    f"{self.options.max_entry_size}: open it with a larger max_entry_size or "
+                    "split the entry"
+                )
+            if not (
+                0 <= entry.term <= U64_MAX
+                and 0 <= expected <= U64_MAX
+                and 0 <= entry.node_id <= U64_MAX
+            ):
+                raise ValueError(f"{entry.log_id} must be made of numbers from 0 to 2**64 - 1")
+            sizes.append(record_bytes(length))
+        return sizes
+
+    def _activate(self, segment: Segment, first_id: int) -> None:
+        assert segment is self.prepared[0]
+        del self.prepared[0]
+        old = self.segments[-1] if self.segments else None
+        segment.activate(first_id)
+        self.segments.append(segment)
+        if old is not None and old.file is not None:
+            self.touch(old)
+        self._first_ids.append(first_id)
+
+    def _extend(self, segment: Segment, data: bytes, offsets: Sequence[int]) -> None:
+        segment.extend(data, offsets)
+        if not segment.is_dirty:
+            segment.is_dirty = True
+            self._dirty.append(segment)
+
+    def _remember(self, entries: Sequence[Entry], index: int, written_bytes: int) -> None:
+        if self._next_index is None:
+            self._first_index = index
+        self._next_index = index + len(entries)
+        self.unsynced_bytes += written_bytes
+        self.unsynced_entries += len(entries)
+        self._recent += entries
+        self._recent_bytes += written_bytes
+        if self._recent_bytes > 2 * self.options.cache_bytes:
+            self._trim_recent()
+
+    def _trim_recent(self) -> None:
+        """Forgets the oldest of the recent entries; the newest one is always kept."""
+        surplus = self._recent_bytes - self.options.cache_bytes
+        count = 0
+        for entry in self._recent[:-1]:
+            if surplus <= 0:
+                break
+            size = record_bytes(len(entry.payload))
+            surplus -= size
+            self._recent_bytes -= size
+            count += 1
+        del self._recent[:count]
+
+    # --- preparing -------------------------------------------------------------------------
+
+    def prepare(self, lacking: Lacking | None = None) -> Work[None]:
+        """Publishes a segment to be used later; may run beside appends and syncs.
+
+        An OSError other than a SyncError leaves everything as it was.
+        """
+        place, length = lacking or Lacking(len(self.prepared), self.options.segment_size)
+        last = self.prepared[-1] if self.prepared else self.segments[-1] if self.segments else None
+        if place < len(self.prepared):
+            number = self.prepared[place].number  # replaced, in one step, by the rename
+        else:
+            number = last.number + 1 if last is not None else max(self.meta.state.first_segment, 1)
+        segment = yield partial(self._publish, number, length)
+        self.prepared[place : place + 1] = [segment]
+
+    def _publish(self, number: int, length: int) -> Segment:
+        path = os.path.join(self.directory, segment_name(number))
+        header = SegmentHeader(random.SystemRandom().getrandbits(32), length)
+        file = self._files.publish(path, length, header.pack())
+        if self.meta.state.first_segment == 0:
+            # before anything can be acknowledged: from now on segments must be there
+            self.meta.save(replace(self.meta.state, first_segment=number))
+        return Segment(number, path, header, file)
+
+    # --- syncing ---------------------------------------------------------------------------
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self._dirty)
+
+    def sync(self) -> Work[int]:
+        """Makes durable what was written before; returns how many entries that were."""
+        tail = self.segments[-1] if self.segments else None
+        goals = [Goal(s, s.end, s.next_id, s is not tail) for s in self._dirty]
+        for segment in self._dirty:
+            segment.is_dirty = False
+        self._dirty = []
+        log_id = self.last_log_id
+        covered_bytes, covered_entries = self.unsynced_bytes, self.unsynced_entries
+        yield partial(_sync_on_disk, goals)
+        for segment, end, next_id, is_followed in goals:
+            segment.durable_end, segment.durable_next_id = end, next_id
+            segment.is_sealed = is_followed
+        self.unsynced_bytes -= covered_bytes
+        self.unsynced_entries -= covered_entries
+        self.last_durable_log_id = log_id
+        return covered_entries
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def clip(self, start: int, stop: int | None) -> tuple[int, int]:
+        """The part of ``[start, stop)`` that the log holds."""
+        next_index = self._next_index or 0
+        stop = next_index if stop is None else min(stop, next_index)
+        return max(start, self.first_index), stop
+
+    def read_recent(self, start: int, stop: int) -> list[Entry] | None:
+        """Entries ``[start, stop)``, which the log holds, if all are in the cache."""
+        recent = self._recent
+        if not recent:
+            return None
+        first = recent[0].index
+        return recent[start - first : stop - first] if start >= first else None
+
+    def pieces(self, start: int, stop: int, max_entries: int, max_bytes: int) -> list[Piece]:
+        """Where to read the first of the entries ``[start, stop)``, which the log holds.
+
+        At most ``max_entries`` and, beyond the first entry, ``max_bytes`` of records. What lies
+        in segments that are not loaded is left out; but where the first is not, it alone is
+        returned.
+        """
+        stop = min(stop, start + max_entries)
+        result: list[Piece] = []
+        position = bisect_right(self._first_ids, start) - 1
+        while start < stop:
+            segment = self.segments[position]
+            end = min(stop, segment.next_id)
+            if segment.offsets is None:
+                return result or [Piece(segment, start, end)]
+            first_byte, last_byte = segment.span(start, end)
+            if last_byte - first_byte > max_bytes:
+                fitting = bisect_right(segment.offsets, first_byte + max_bytes) - 1
+                stop = end = min(end, segment.first_id + fitting)
+                if start == end:
+                    if not result:
+                        result.append(Piece(segment, start, start + 1))
+                    break
+                first_byte, last_byte = segment.span(start, end)
+            max_bytes -= last_byte - first_byte
+            result.append(Piece(segment, start, end))
+            start = end
+            position += 1
+        return result
+
+    def read_cached(self, pieces: Sequence[Piece]) -> list[Entry] | None:
+        """Reads without waiting for the disk; None where that cannot be."""
+        result: list[Entry] = []
+        for segment, first, stop in pieces:
+            entries = segment.read_cached(first, stop)
+            if entries is None:
+                return None
+            result += entries
+        return result
+
+    def read(self, pieces: Sequence[Piece]) -> list[Entry]:
+        """Reads, waiting for the disk where need be: for another thread."""
+        result: list[Entry] = []
+        for segment, first, stop in pieces:
+            result += segment.read(self._files, first, stop)
+        return result
+
+    def load(self, segment: Segment) -> None:
+        """Makes a segment ready for reading: for another thread."""
+        segment.load(self._files)
+
+    def touch(self, segment: Segment) -> None:
+        """Notes that a loaded segment was read, so that the oldest others may be closed."""
+        if segment is self.segments[-1]:
+            return
+        loaded = self._loaded
+        if segment in loaded:
+            loaded.move_to_end(segment)
+            return
+        loaded[segment] = None
+        offsets = sum(s.count for s in loaded)
+        while len(loaded) > self.options.open_segments or offsets > self.options.loaded_offsets:
+            oldest = next(iter(loaded))
+            if oldest is segment or not oldest.is_sealed:
+                break  # a segment that is not sealed has its last sync still to come
+            del loaded[oldest]
+            offsets -= oldest.count
+            oldest.release()
+
+    # --- truncating ------------------------------------------------------------------------
+
+    def truncate(self, index: int) -> Work[None]:
+        """Removes ``[index, ∞)``, durably. The log is clean, and nothing is being prepared."""
+        frontier = self.last_purged_log_id
+        if frontier is not None and index <= frontier.index:
+            raise LogRangeError(
+                f"cannot truncate from {index} on: the log was purged up to {frontier.index}"
+            )
+        if self._next_index is None or index >= self._next_index:
+            return
+        index = max(index, self.first_index)
+        position = bisect_right(self._first_ids, index) - 1
+        kept = self.segments[position]
+        removed = self.segments[position + 1 :]
+        if removed:
+            removed += self.prepared
+        last = yield partial(self._open_for_cut, position, index)
+
+        end, old_end, was_sealed = kept.span(index, index + 1)[0], kept.end, kept.is_sealed
+        self.epoch += 1
+        if removed:
+            del self.segments[position + 1 :], self._first_ids[position + 1 :]
+            self.prepared = []
+            for segment in removed:
+                self._loaded.pop(segment, None)
+        self._loaded.pop(kept, None)
+        assert kept.offsets is not None
+        kept.offsets = kept.offsets[: index - kept.first_id]  # a reader may have the old one
+        kept.end = kept.durable_end = end
+        kept.next_id = kept.durable_next_id = index
+        kept.is_sealed = False
+        self._forget_recent(index)
+        self._set_ends(last)
+        self.last_durable_log_id = self.last_log_id
+        yield partial(self._cut_on_disk, kept, removed, old_end, was_sealed=was_sealed)
+
+    def truncate_all(self) -> Work[None]:
+        """Removes every entry that is not purged."""
+        if self.count:
+            yield from self.truncate(self.first_index)
+
+    def _forget_recent(self, index: int) -> None:
+        if self._recent:
+            first = self._recent[0].index
+            for entry in self._recent[max(index - first, 0) :]:
+                self._recent_bytes -= record_bytes(len(entry.payload))
+            del self._recent[max(index - first, 0) :]
+
+    def _open_for_cut(self, position: int, index: int) -> LogId | None:
+        """Makes the segment writable again; returns the log id of the entry before."""
+        kept = self.segments[position]
+        kept.load(self._files)
+        if kept.is_sealed:
+            kept.file = self._files.open(kept.path, writable=True)
+        if index == self.first_index:
+            return None
+        if index > kept.first_id:
+            return self.read([Piece(kept, index - 1, index)])[0].log_id
+        previous = self.segments[position - 1]
+        return self.read([Piece(previous, index - 1, index)])[0].log_id
+
+    def _cut_on_disk(
+        self, kept: Segment, removed: list[Segment], old_end: int, *, was_sealed: bool
+    ) -> None:
+        # The order matters: no crash may leave a truncated record that a later scan takes for
+        # a valid one, or make an honest truncation look like damage.
+        file = kept.file
+        assert file is not None
+        if was_sealed:  # a sealed segment must have a follower: open it before those go
+            kept.write_mark(kept.next_id, kept.end, is_sealed=False)
+            file.sync()
+        for segment in reversed(removed):
+            self._files.unlink(segment.path)
+            segment.release()
+        if removed:
+            self._files.sync_directory(self.directory)
+        if not was_sealed:  # lower the mark before the bytes below it go
+            kept.write_mark(kept.next_id, kept.end, is_sealed=False)
+            file.sync()
+        zero_on_disk(file, kept.end, old_end)
+        file.sync()
+
+    # --- purging ---------------------------------------------------------------------------
+
+    def purge(self, log_id: LogId) -> Work[Callable[[], None]]:
+        """Removes ``[.., log_id.index]``. The log is clean, and nothing is being prepared.
+
+        Durable when the generator ends; the files are still there, and unlinking them is what
+        it returns, to be run in any thread at any later time.
+        """
+        frontier = self.last_purged_log_id
+        if frontier is not None and log_id.index <= frontier.index:
+            return _nothing
+        next_index = self._next_index
+        is_beyond = next_index is None or log_id.index >= next_index
+        if is_beyond:
+            # The tail is left only for a segment that exists: one file must always be there.
+            count = len(self.segments) if self.prepared else len(self.segments) - 1
+        else:
+            count = bisect_right(self._first_ids, log_id.index + 1) - 1
+        count = max(count, 0)
+        remaining = [*self.segments[count:], *self.prepared]
+        last = self.last_log_id
+        # The frontier is durable before the first unlink.
+        state = replace(
+            self.meta.state,
+            last_purged=log_id,
+            first_segment=remaining[0].number if remaining else self.meta.state.first_segment,
+        )
+        yield partial(self.meta.save, state)
+
+        removed = self.segments[:count]
+        del self.segments[:count], self._first_ids[:count]
+        for segment in removed:
+            self._loaded.pop(segment, None)
+        self._set_ends(None if is_beyond else last)
+        if not self.count:
+            self._recent, self._recent_bytes = [], 0
+            self.last_durable_log_id = self.last_log_id
+        return partial(self._unlink, removed) if removed else _nothing
+
+    def _unlink(self, segments: list[Segment]) -> None:
+        # Oldest first. No sync: a segment that comes back is known by its number to be purged.
+        for segment in segments:
+            self._files.unlink(segment.path)
+            segment.release()
+
+    # --- the rest --------------------------------------------------------------------------
+
+    def save_vote(self, vote: Vote) -> Work[None]:
+        yield partial(self.meta.save, replace(self.meta.state, vote=vote))
+
+    def close(self) -> Work[None]:
+        """Writes the final mark of a clean log and closes every file."""
+        yield self._close_on_disk
+
+    def _close_on_disk(self) -> None:
+        try:
+            tail = self.segments[-1] if self.segments else None
+            if tail is not None and tail.file is not None and not tail.is_sealed:
+                tail.write_header()
+                tail.file.sync()
+            self.meta.sync()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Closes every file as it is."""
+        for segment in [*self.segments, *self.prepared]:
+            if segment.file is not None:
+                segment.release()
+        self.meta.close()
+
+
+def _sync_on_disk(goals: Sequence[Goal]) -> None:
+    # Older segments first: a record in a newer one counts only when they are durable.
+    for segment, end, next_id, is_followed in goals:
+        file = segment.file
+        assert file is not None
+        segment.write_header()
+        file.sync()
+        if is_followed:
+            # Its records are durable and its follower exists under its name: seal it.
+            segment.write_mark(next_id, end, is_sealed=True)
+            file.sync()
+            file.freeze()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,243 @@
+"""One segment file: append, read, mark, seal, cut back. Knows nothing of other segments.
+
+Memory is changed by the thread that owns the log (the event loop's); the methods named
+``*_on_disk`` only touch the file and run on a writer thread. A reader thread may call
+``load`` and ``read`` at any time.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Sequence
+from dataclasses import replace
+
+from crc32c import crc32c
+
+from ._files import File, Files
+from ._format import (
+    DATA_START,
+    ENTRY_HEAD_BYTES,
+    RECORD_HEAD_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    SEALED,
+    SegmentHeader,
+)
+from ._scan import decode, hop, is_zero, scan
+from ._types import Entry
+from .errors import CorruptionError, EntryTooLargeError, LogGapError
+
+__all__ = ["Segment", "encode", "zero_on_disk"]
+
+_ZEROS = bytes(1 << 20)
+
+_COVERED = struct.Struct(">QIQQ")  # id, length, term, node id: as the checksum covers them
+_RECORD = struct.Struct(">QIIQQ")  # id, checksum, length, term, node id: as they are stored
+
+
+def encode(
+    entries: Sequence[Entry], index: int, salt: int, offset: int, max_payload_bytes: int
+) -> tuple[bytes, list[int]]:
+    """The records of ``entries``, the first of which must have ``index``, and their offsets."""
+    pack_covered, pack_record = _COVERED.pack, _RECORD.pack
+    parts: list[bytes] = []
+    offsets: list[int] = []
+    add = parts.append
+    for entry in entries:
+        term, found, payload, node_id = entry
+        if found != index:
+            raise LogGapError(
+                f"entry {found} cannot follow entry {index - 1}: the next index must be {index}"
+            )
+        length = ENTRY_HEAD_BYTES + len(payload)
+        if length > max_payload_bytes + ENTRY_HEAD_BYTES:
+            raise EntryTooLargeError(
+                f"entry {index} has a payload of {len(payload)} bytes, the store takes at most "
+                f"{max_payload_bytes}: open it with a larger max_entry_size or split the entry"
+            )
+        try:
+            covered = pack_covered(index, length, term, node_id)
+            checksum = crc32c(payload, crc32c(covered, salt))
+            add(pack_record(index, checksum, length, term, node_id))
+        except struct.error:
+            raise ValueError(
+                f"term {term}, index {index} and node id {node_id} must be whole numbers "
+                "from 0 to 2**64 - 1"
+            ) from None
+        add(payload)
+        offsets.append(offset)
+        offset += RECORD_HEAD_BYTES + length
+        index += 1
+    return b"".join(parts), offsets
+
+
+def zero_on_disk(file: File, start: int, stop: int) -> bool:
+    """Zeroes what is not yet zero in ``[start, stop)``; says whether anything was written."""
+    is_changed = False
+    for offset in range(start, stop, len(_ZEROS)):
+        length = min(len(_ZEROS), stop - offset)
+        if not is_zero(file.read(offset, length)):
+            file.write(offset, _ZEROS[:length])
+            is_changed = True
+    return is_changed
+
+
+#: an open file, and where its records begin
+Loaded = tuple[File, "array[int]"]
+
+
+class Segment:
+    """A segment. Its records are ``[first_id, next_id)``, in ``[DATA_START, end)`` of the file."""
+
+    __slots__ = (
+        "_header",
+        "durable_end",
+        "durable_next_id",
+        "end",
+        "file",
+        "first_id",
+        "is_dirty",
+        "is_sealed",
+        "length",
+        "next_id",
+        "number",
+        "offsets",
+        "path",
+        "salt",
+    )
+
+    def __init__(self, number: int, path: str, header: SegmentHeader, file: File | None) -> None:
+        self.number = number
+        self.path = path
+        self.salt = header.salt
+        self.length = header.length
+        #: open while written to or lately read
+        self.file = file
+        #: where each record begins; None while not loaded
+        self.offsets: array[int] | None = None
+        self.is_dirty = False
+        self.is_sealed = header.is_sealed
+        self._header = header
+        self.first_id = header.id_from
+        self.next_id = header.id_until + 1 if header.has_mark else header.id_from
+        self.end = header.data_end if header.data_start else DATA_START
+        # what is durable: the mark that the next header will carry
+        self.durable_end = self.end
+        self.durable_next_id = self.next_id
+
+    @property
+    def count(self) -> int:
+        """How many records it has."""
+        return self.next_id - self.first_id
+
+    @property
+    def room_bytes(self) -> int:
+        return 0 if self.is_sealed else self.length - self.end
+
+    # --- writing ---------------------------------------------------------------------------
+
+    def activate(self, first_id: int) -> None:
+        """Makes a segment without records begin with ``first_id``.
+
+        The header rides along with the sync of the first records: if it is lost so are they.
+        """
+        self._header = self._header.activated(first_id)
+        self.first_id = self.next_id = self.durable_next_id = first_id
+        self.end = self.durable_end = DATA_START
+        self.offsets = array("I")
+        self.write_header()
+
+    def extend(self, data: bytes, offsets: Sequence[int]) -> None:
+        """Adds encoded records at the end."""
+        assert self.file is not None
+        assert self.offsets is not None
+        self.file.write(self.end, data)
+        self.offsets.extend(offsets)
+        self.end += len(data)
+        self.next_id += len(offsets)
+
+    def write_header(self) -> None:
+        """Writes the header with the durable mark of the last sync: it rides along with the
+        next one and so never claims more than is on disk, whatever the order of pages.
+        """
+        self.write_mark(self.durable_next_id, self.durable_end, is_sealed=self.is_sealed)
+
+    def write_mark(self, next_id: int, end: int, *, is_sealed: bool) -> None:
+        assert self.file is not None
+        header = replace(
+            self._header,
+            id_until=next_id - 1 if end > DATA_START else 0,
+            data_end=end,
+            flags=SEALED if is_sealed else 0,
+        )
+        self.file.write(0, header.pack())
+
+    # --- reading ---------------------------------------------------------------------------
+
+    def load(self, files: Files) -> Loaded:
+        """Opens the file and finds where its records begin. May wait for the disk."""
+        file, offsets = self.file, self.offsets
+        if file is None:
+            file = files.open(self.path)
+        if offsets is None:
+            offsets = hop(file.read(0, self.end), DATA_START, self.end)
+            if len(offsets) < self.count:
+                self._raise_damage(file)
+        self.file, self.offsets = file, offsets
+        return file, offsets
+
+    def span(self, first: int, stop: int) -> tuple[int, int]:
+        """Where the records ``[first, stop)`` of the loaded segment lie in the file."""
+        assert self.offsets is not None
+        return self._span(self.offsets, first, stop)
+
+    def _span(self, offsets: array[int], first: int, stop: int) -> tuple[int, int]:
+        last = stop - self.first_id
+        return (
+            offsets[first - self.first_id],
+            offsets[last] if last < len(offsets) else self.end,
+        )
+
+    def read(self, files: Files, first: int, stop: int) -> list[Entry]:
+        """The entries ``[first, stop)``, which exist. May wait for the disk.
+
+        Raises CorruptionError where they are not what was written.
+        """
+        file, offsets = self.load(files)
+        start, end = self._span(offsets, first, stop)
+        return self._decode(file, file.read(start, end - start), first, stop)
+
+    def read_cached(self, first: int, stop: int) -> list[Entry] | None:
+        """As ``read``; None where that would wait for the disk."""
+        file, offsets = self.file, self.offsets
+        if file is None or offsets is None:
+            return None
+        start, end = self._span(offsets, first, stop)
+        data = file.read_cached(start, end - start)
+        return None if data is None else self._decode(file, data, first, stop)
+
+    def _decode(self, file: File, data: bytes, first: int, stop: int) -> list[Entry]:
+        entries = decode(data, self.salt, first, stop - first)
+        if len(entries) < stop - first:
+            self._raise_damage(file)
+        return entries
+
+    def _raise_damage(self, file: File) -> None:
+        result = scan(file.read(0, self.end), self.salt, self.first_id, DATA_START, self.end)
+        raise CorruptionError(
+            f"{self.path}, offset {result.end}: {result.why}; entries {result.next_id} to "
+            f"{self.next_id - 1} cannot be trusted. Stop this node and restore it from its "
+            "cluster, or reopen the log with auto_heal=True if the cluster re-sends them",
+            path=self.path,
+            offset=result.end,
+            first_id=result.next_id,
+            last_id=self.next_id - 1,
+        )
+
+    def release(self) -> None:
+        """Lets go of the file; it is closed when the last reader lets go of it too."""
+        self.file = None
+        self.offsets = None
+
+
+assert _RECORD.size == RECORD_OVERHEAD_BYTES

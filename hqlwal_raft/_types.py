@@ -1,0 +1,201 @@
+"""The values of the public API, all immutable. Knows no file and no event loop."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, final
+
+__all__ = [
+    "Entry",
+    "Finding",
+    "FindingKind",
+    "LogId",
+    "LogState",
+    "LogSync",
+    "StorageStatistics",
+    "Vote",
+]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LogId:
+    """Names one entry: the leader that proposed it (term, node id) and its index; u64 each.
+
+    Ordered as openraft orders log ids: by (term, node_id), then by index.
+    """
+
+    term: int
+    index: int
+    node_id: int = 0
+
+    def _key(self) -> tuple[int, int, int]:
+        return (self.term, self.node_id, self.index)
+
+    def __lt__(self, other: object) -> bool:
+        return self._key() < other._key() if isinstance(other, LogId) else NotImplemented
+
+    def __le__(self, other: object) -> bool:
+        return self._key() <= other._key() if isinstance(other, LogId) else NotImplemented
+
+    def __gt__(self, other: object) -> bool:
+        return self._key() > other._key() if isinstance(other, LogId) else NotImplemented
+
+    def __ge__(self, other: object) -> bool:
+        return self._key() >= other._key() if isinstance(other, LogId) else NotImplemented
+
+
+class Entry(NamedTuple):
+    """One entry of the log. Numbers are u64; the payload may be empty.
+
+    Any bytes-like payload may be appended; what is read back is always ``bytes``.
+    """
+
+    # A named tuple, because reading builds millions of these: a frozen dataclass costs
+    # four times as much to make.
+
+    term: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
+    payload: bytes = b""
+    node_id: int = 0
+
+    @property
+    def log_id(self) -> LogId:
+        return LogId(self.term, self.index, self.node_id)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What a node promised: the term, the candidate voted for, and whether it won.
+
+    ``node_id`` is an int (u64), a str (UTF-8, at most 1024 bytes) or None.
+    """
+
+    term: int
+    node_id: int | str | None = None
+    committed: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LogState:
+    """Both ends of the log, as openraft's ``get_log_state`` gives them."""
+
+    last_purged_log_id: LogId | None
+    last_log_id: LogId | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class LogSync:
+    """When appended entries are made durable; see the table at ``RaftLogStorage.open``.
+
+    One of ``LogSync.IMMEDIATE``, ``LogSync.IMMEDIATE_ASYNC``, ``LogSync.interval(ms)``; as
+    strings: ``"immediate"``, ``"immediate_async"``, ``"interval_200"``.
+    """
+
+    name: str
+    #: seconds between two syncs; 0 where the policy is not an interval
+    interval_seconds: float = 0.0
+
+    IMMEDIATE: ClassVar[LogSync]
+    IMMEDIATE_ASYNC: ClassVar[LogSync]
+
+    @classmethod
+    def interval(cls, milliseconds: int) -> LogSync:
+        """One sync every ``milliseconds`` (a whole number, at least 1)."""
+        if milliseconds < 1:
+            raise ValueError(f"sync interval of {milliseconds} ms: give at least 1 ms")
+        return cls(f"interval_{milliseconds}", milliseconds / 1000)
+
+    @classmethod
+    def parse(cls, value: LogSync | str) -> LogSync:
+        """The policy that ``value`` names; ``ValueError`` where it names none."""
+        if isinstance(value, LogSync):
+            return value
+        if value == "immediate":
+            return cls.IMMEDIATE
+        if value == "immediate_async":
+            return cls.IMMEDIATE_ASYNC
+        prefix, _, milliseconds = value.partition("_")
+        if prefix == "interval" and milliseconds.isascii() and milliseconds.isdigit():
+            return cls.interval(int(milliseconds))
+        raise ValueError(
+            f"unknown sync policy {value!r}: give 'immediate', 'immediate_async' or "
+            "'interval_N' (N milliseconds)"
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+LogSync.IMMEDIATE = LogSync("immediate")
+LogSync.IMMEDIATE_ASYNC = LogSync("immediate_async")
+
+
+class FindingKind(enum.Enum):
+    """What a finding is. Only ``DAMAGE`` and ``UNKNOWN_VERSION`` keep a store from opening."""
+
+    #: bytes past the durable mark that are no record: what a crash leaves; dropped at open
+    TORN_TAIL = "torn tail"
+    #: something durable is not as it was written
+    DAMAGE = "damage"
+    #: a file of a format version that is only inspected, not written
+    UNKNOWN_VERSION = "unknown version"
+    #: what a crash left behind and the next open removes
+    LEFTOVER = "leftover"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something noteworthy in a store's directory, as data."""
+
+    kind: FindingKind
+    path: str
+    message: str
+    #: where in the file it begins, in bytes
+    offset: int | None = None
+    #: the indexes concerned, both included, where they are known
+    first_id: int | None = None
+    last_id: int | None = None
+    #: the version found, for UNKNOWN_VERSION
+    version: int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class StorageStatistics:
+    """What a store has done since it was opened, and how it stands now."""
+
+    #: segment files, a prepared one not counted
+    segments: int
+    #: the sum of their lengths on disk
+    segment_bytes: int
+    #: entries in the log now
+    entries: int
+    #: calls of append that were accepted, and what they brought
+    appends: int
+    appended_entries: int
+    appended_bytes: int
+    #: syncs of log data (votes, purges and truncations sync besides)
+    syncs: int
+    #: entries that those syncs made durable, divided by the syncs
+    entries_per_sync: float
+    sync_last_seconds: float
+    sync_p50_seconds: float
+    sync_p99_seconds: float
+    sync_max_seconds: float
+    #: operations waiting for their turn
+    queue_depth: int
+    #: record bytes accepted but not yet durable
+    unsynced_bytes: int
+    last_log_id: LogId | None
+    last_durable_log_id: LogId | None
+    last_purged_log_id: LogId | None
+    #: what the cache of recent entries holds
+    cached_entries: int
+    cached_bytes: int
+    is_poisoned: bool

@@ -1,0 +1,569 @@
+"""The background writer: order, group commit, sync policy, back-pressure, poisoning.
+
+It owns the log. Memory is changed on the event loop only; what blocks runs on two long-lived
+threads: *disk* syncs, truncates, purges and saves votes, one after the other; *housekeeping*
+prepares the next segments and unlinks purged ones. While a sync runs, whatever is appended
+goes into the map and waits, as one group, for the next sync.
+
+Everything here is called on the event loop, except what is handed to a :class:`Worker`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import anyio
+
+from ._files import Lock, SyncError
+from ._log import Lacking, Log, Work
+from ._types import Entry, LogId, LogSync
+from .errors import WalClosedError, WalPoisonedError
+from .protocols import AppendCallback
+
+__all__ = ["Ticket", "Worker", "Writer"]
+
+logger = logging.getLogger("hqlwal_raft")
+
+#: runs a callable on the event loop, from any thread
+Post = Callable[[Callable[[], Any]], object]
+#: told how a job ended: its result, or the error that it raised
+Done = Callable[[Any, "BaseException | None"], None]
+
+
+class Worker:
+    """A long-lived thread that runs jobs in order and reports each to the event loop.
+
+    A thread of our own, because a fresh or pooled one per sync costs more than the sync.
+    """
+
+    def __init__(self, name: str, post: Post) -> None:
+        self._post = post
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Done] | None]
+        self._jobs = queue.SimpleQueue()
+        self._alarm: tuple[float, Callable[[], None]] | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], Any], done: Done) -> None:
+        self._jobs.put((job, done))
+
+    def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
+        """Rings on the event loop once ``seconds`` are over and the jobs before are done."""
+        when = time.monotonic() + seconds
+        self._jobs.put((partial(setattr, self, "_alarm", (when, ring)), _ignore))
+
+    def stop(self) -> None:
+        """Ends the thread when the jobs before are done."""
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while True:
+            timeout = max(0.0, self._alarm[0] - time.monotonic()) if self._alarm else None
+            try:
+                item = self._jobs.get(timeout=timeout)
+            except queue.Empty:
+                assert self._alarm is not None
+                (_, ring), self._alarm = self._alarm, None
+                self._report(ring)
+                continue
+            if item is None:
+                return
+            job, done = item
+            try:
+                outcome = partial(done, job(), None)
+            except BaseException as error:
+                outcome = partial(done, None, error)
+            if done is not _ignore:
+                self._report(outcome)
+            # nothing of a finished job, such as a purged segment, is kept alive until the next
+            del item, job, done, outcome
+
+    def _report(self, call: Callable[[], Any]) -> None:
+        # without an event loop there is nobody left who could be told
+        with contextlib.suppress(RuntimeError):
+            self._post(call)
+
+
+def _ignore(_result: object, _error: BaseException | None) -> None:
+    pass
+
+
+class Ticket:
+    """Something that will be settled; any number of tasks may wait for it."""
+
+    __slots__ = ("_event", "error", "is_settled", "result")
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self.is_settled = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def settle(self, result: Any, error: BaseException | None = None) -> None:
+        self.result, self.error, self.is_settled = result, error, True
+        self._event.set()
+
+    async def wait(self) -> Any:
+        """The result, or raises the error. Being cancelled only ends the waiting."""
+        await self._event.wait()
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class Group:
+    """What the next sync makes durable: the tasks that wait for it and the callbacks."""
+
+    __slots__ = ("_event", "callbacks", "error")
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+        self.callbacks: list[AppendCallback] = []
+        self.error: OSError | BaseException | None = None
+
+    def settle(self, error: BaseException | None) -> None:
+        self.error = error
+        self._event.set()
+        for callback in self.callbacks:
+            tell(callback, None if error is None else poisoned(error))
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        if self.error is not None:
+            raise poisoned(self.error)
+
+
+def tell(callback: AppendCallback, error: BaseException | None) -> None:
+    """Calls a callback of the user's, whose own failure must stop nothing here."""
+    try:
+        callback(error)
+    except Exception:
+        logger.exception("the callback of an append raised")
+
+
+def poisoned(cause: BaseException) -> WalPoisonedError:
+    """A new error for each who is told: a shared one would collect their tracebacks."""
+    error = WalPoisonedError(
+        f"the log takes no more writes, since one failed ({cause}). What was acknowledged "
+        "before is safe; close the store, see to the disk, and open it again"
+    )
+    error.__cause__ = cause
+    return error
+
+
+class _Append:
+    """An append that must wait for its turn, for room, or for a segment."""
+
+    __slots__ = ("callback", "entries", "is_abandoned", "ticket")
+
+    def __init__(self, entries: Sequence[Entry], callback: AppendCallback | None) -> None:
+        self.entries = entries
+        self.callback = callback
+        #: nobody waits any more: an error is the callback's to hear
+        self.is_abandoned = False
+        #: settled with the Group to wait for
+        self.ticket = Ticket()
+
+
+class _Exclusive:
+    """An operation that runs alone, on a log with nothing unsynced."""
+
+    __slots__ = ("begin", "is_closing", "ticket")
+
+    def __init__(self, begin: Callable[[], Work[Any]], *, is_closing: bool = False) -> None:
+        self.begin = begin
+        self.is_closing = is_closing
+        self.ticket = Ticket()
+
+
+class _Call:
+    """Something quick that must only keep its turn."""
+
+    __slots__ = ("call", "ticket")
+
+    def __init__(self, call: Callable[[Ticket], None]) -> None:
+        self.call = call
+        self.ticket = Ticket()
+
+
+class Writer:
+    """See the module."""
+
+    def __init__(
+        self,
+        log: Log,
+        lock: Lock,
+        policy: LogSync,
+        max_unsynced_bytes: int,
+        disk: Worker,
+        post: Post,
+    ) -> None:
+        self.log = log
+        self._lock = lock
+        self._policy = policy
+        self._max_unsynced_bytes = max_unsynced_bytes
+        self._disk = disk
+        self._housekeeping = Worker("hqlwal-housekeeping", post)
+        self._jobs_housekeeping = 0
+        self._pending: deque[_Append | _Exclusive | _Call] = deque()
+        self._group: Group | None = None
+        self._syncing: Group | None = None
+        self._is_sync_wanted = False
+        self._is_alarm_set = False
+        self._is_exclusive = False
+        self._is_preparing = False
+        self._closing: _Exclusive | None = None
+        #: why nothing is written any more
+        self.poison: BaseException | None = None
+        self.is_closed = False
+        self.appends = 0
+        self.appended_entries = 0
+        self.appended_bytes = 0
+        self.syncs = 0
+        self.synced_entries = 0
+        self.sync_seconds: deque[float] = deque(maxlen=4096)
+        self.sync_max_seconds = 0.0
+        self._prepare_ahead()
+
+    @property
+    def queue_depth(self) -> int:
+        return len(self._pending)
+
+    # --- what the store asks for -----------------------------------------------------------
+
+    def append_now(self, entries: Sequence[Entry], callback: AppendCallback | None) -> Group | None:
+        """Appends if nothing stands in the way; else None, and it has to queue."""
+        log = self.log
+        if (
+            self._pending
+            or self._is_exclusive
+            or self.poison is not None
+            or self.is_closed
+            or log.unsynced_bytes >= self._max_unsynced_bytes
+        ):
+            return None
+        before = log.unsynced_bytes
+        if log.append(entries) is not None:
+            return None
+        return self._accepted(len(entries), log.unsynced_bytes - before, callback)
+
+    async def append_later(
+        self, entries: Sequence[Entry], callback: AppendCallback | None
+    ) -> Group:
+        """Queues an append and waits until it is readable; raises why it was refused."""
+        operation = _Append(entries, callback)
+        ticket = self._enqueue(operation)
+        try:
+            group: Group = await ticket.wait()
+        except BaseException:
+            operation.is_abandoned = True
+            raise
+        return group
+
+    def run(self, begin: Callable[[], Work[Any]]) -> Ticket:
+        """Queues an operation that needs the log for itself."""
+        return self._enqueue(_Exclusive(begin))
+
+    def _next_group(self) -> Group:
+        """Those whom the next sync to begin will serve."""
+        if self._group is None:
+            self._group = Group()
+        return self._group
+
+    def flush(self) -> Ticket:
+        """Settled once everything accepted before is durable."""
+        return self._enqueue(_Call(self._flush))
+
+    def save_committed(self, log_id: LogId | None) -> Ticket:
+        return self._enqueue(_Call(partial(self._save_committed, log_id)))
+
+    def close(self) -> Ticket:
+        """Refuses what has not begun, makes durable what was accepted, closes the log."""
+        if self._closing is None:
+            refused, self._pending = self._pending, deque()
+            self._closing = _Exclusive(self.log.close, is_closing=True)
+            self.is_closed = True
+            self._is_sync_wanted = True
+            for operation in refused:
+                self._refuse(
+                    operation, WalClosedError("the store was closed before this call's turn")
+                )
+            self._pending.append(self._closing)
+            self._advance()
+        return self._closing.ticket
+
+    # --- order -----------------------------------------------------------------------------
+
+    def _enqueue(self, operation: _Append | _Exclusive | _Call) -> Ticket:
+        if self.is_closed:
+            raise WalClosedError("the store is closed")
+        if self.poison is not None:
+            raise poisoned(self.poison)
+        self._pending.append(operation)
+        self._advance()
+        return operation.ticket
+
+    def _advance(self) -> None:
+        """Starts whatever may start now, in the order of the calls."""
+        while self._pending and not self._is_exclusive:
+            if not self._start(self._pending[0]):
+                break
+        if (
+            self._is_sync_wanted
+            and self._syncing is None
+            and not self._is_exclusive
+            and self.poison is None
+        ):
+            self._sync()
+
+    def _start(self, operation: _Append | _Exclusive | _Call) -> bool:
+        """Takes the first operation off the queue and starts it; False where it must wait."""
+        if isinstance(operation, _Append):
+            return self._start_append(operation)
+        if isinstance(operation, _Exclusive):
+            return self._start_exclusive(operation)
+        self._pending.popleft()
+        operation.call(operation.ticket)
+        return True
+
+    def _start_append(self, operation: _Append) -> bool:
+        log = self.log
+        if log.unsynced_bytes >= self._max_unsynced_bytes:
+            self._is_sync_wanted = True
+            return False
+        before = log.unsynced_bytes
+        try:
+            lacking = log.append(operation.entries)
+        except Exception as error:
+            self._pending.popleft()
+            self._refuse(operation, error)
+            return True
+        if lacking is not None:
+            self._prepare(lacking)
+            return False
+        self._pending.popleft()
+        size = log.unsynced_bytes - before
+        operation.ticket.settle(self._accepted(len(operation.entries), size, operation.callback))
+        return True
+
+    def _accepted(self, entries: int, size: int, callback: AppendCallback | None) -> Group:
+        self.appends += 1
+        self.appended_entries += entries
+        self.appended_bytes += size
+        group = self._next_group()
+        if callback is not None:
+            group.callbacks.append(callback)
+        if not self.log.prepared:
+            self._prepare_ahead()
+        if self._policy.interval_seconds:
+            if not self._is_alarm_set:
+                self._is_alarm_set = True
+                self._disk.set_alarm(self._policy.interval_seconds, self._alarm)
+        else:
+            self._is_sync_wanted = True
+            if self._syncing is None:
+                self._sync()
+        return group
+
+    def _refuse(self, operation: _Append | _Exclusive | _Call, error: BaseException) -> None:
+        operation.ticket.settle(None, error)
+        if isinstance(operation, _Append) and operation.is_abandoned and operation.callback:
+            tell(operation.callback, error)
+
+    def _flush(self, ticket: Ticket) -> None:
+        group = self._next_group() if self.log.is_dirty else self._syncing
+        if group is None:
+            ticket.settle(None)
+            return
+        group.callbacks.append(lambda error: ticket.settle(None, error))
+        self._is_sync_wanted = True
+
+    def _save_committed(self, log_id: LogId | None, ticket: Ticket) -> None:
+        self.log.meta.save_committed(log_id)
+        ticket.settle(None)
+
+    def _alarm(self) -> None:
+        self._is_alarm_set = False
+        self._is_sync_wanted = True
+        self._advance()
+
+    # --- syncing ---------------------------------------------------------------------------
+
+    def _sync(self) -> None:
+        self._is_sync_wanted = False
+        if not self.log.is_dirty:
+            return
+        self._syncing, self._group = self._next_group(), None
+        work = self.log.sync()
+        self._disk.submit(partial(_timed, next(work)), partial(self._synced, work))
+
+    def _synced(self, work: Work[int], seconds: float, error: BaseException | None) -> None:
+        group, self._syncing = self._syncing, None
+        assert group is not None
+        if error is not None:
+            self._set_poison(error)
+            group.settle(error)
+            self._advance()
+            return
+        self.syncs += 1
+        self.sync_seconds.append(seconds)
+        self.sync_max_seconds = max(self.sync_max_seconds, seconds)
+        try:
+            work.send(None)
+        except StopIteration as end:
+            self.synced_entries += end.value
+        # The next sync begins before those who waited for this one are woken: what they do
+        # next overlaps with it.
+        self._advance()
+        group.settle(None)
+
+    # --- exclusive operations --------------------------------------------------------------
+
+    def _start_exclusive(self, operation: _Exclusive) -> bool:
+        if self.poison is not None:
+            return self._start_closing_poisoned(operation)
+        if self._syncing is not None or self._is_preparing:
+            return False
+        if self.log.is_dirty:
+            self._is_sync_wanted = True
+            return False
+        if operation.is_closing and self._jobs_housekeeping:
+            return False
+        self._pending.popleft()
+        self._is_exclusive = True
+        self._continue(operation, operation.begin(), None, None)
+        return True
+
+    def _start_closing_poisoned(self, operation: _Exclusive) -> bool:
+        # only closing is left; its files are closed as they are
+        if self._syncing is not None or self._jobs_housekeeping:
+            return False
+        self._pending.popleft()
+        self._is_exclusive = True
+        self._disk.submit(self.log.abandon, partial(self._closed, operation))
+        return True
+
+    def _continue(
+        self, operation: _Exclusive, work: Work[Any], result: Any, error: BaseException | None
+    ) -> None:
+        """One step of an operation: what it yields goes to the disk thread."""
+        try:
+            job = work.throw(error) if error is not None else work.send(result)
+        except StopIteration as end:
+            self._finished(operation, end.value)
+        except OSError as failure:
+            self._is_exclusive = False
+            self._set_poison(failure)
+            self._refuse_or_close(operation, failure)
+        except BaseException as failure:
+            self._is_exclusive = False
+            operation.ticket.settle(None, failure)
+            self._advance()
+        else:
+            self._disk.submit(job, partial(self._continue, operation, work))
+
+    def _refuse_or_close(self, operation: _Exclusive, failure: OSError) -> None:
+        if operation.is_closing:
+            self._closed(operation, None, failure)
+        else:
+            self._refuse(operation, poisoned(failure))
+            self._advance()
+
+    def _finished(self, operation: _Exclusive, value: Any) -> None:
+        if operation.is_closing:
+            self._closed(operation, None, None)
+            return
+        self._is_exclusive = False
+        if callable(value):  # what a purge leaves to be done
+            self._keep_house(value, partial(self._settle_purge, operation))
+        else:
+            operation.ticket.settle(value)
+        self._advance()
+
+    def _settle_purge(
+        self, operation: _Exclusive, _result: object, error: BaseException | None
+    ) -> None:
+        operation.ticket.settle(None, error)
+
+    def _closed(self, operation: _Exclusive, _result: object, error: BaseException | None) -> None:
+        is_clean = error is None and self.poison is None
+        failure = poisoned(error) if error is not None else None
+        self._disk.submit(
+            partial(self._lock.release, remove=is_clean),
+            lambda _result, late: operation.ticket.settle(None, failure or late),
+        )
+        self._disk.stop()
+        self._housekeeping.stop()
+
+    # --- housekeeping ----------------------------------------------------------------------
+
+    def _keep_house(self, job: Callable[[], Any], done: Done) -> None:
+        self._jobs_housekeeping += 1
+        self._housekeeping.submit(job, partial(self._kept_house, done))
+
+    def _kept_house(self, done: Done, result: Any, error: BaseException | None) -> None:
+        self._jobs_housekeeping -= 1
+        done(result, error)
+        self._advance()
+
+    def _prepare_ahead(self) -> None:
+        if not self.log.prepared and not self.is_closed:
+            self._prepare(None)
+
+    def _prepare(self, lacking: Lacking | None) -> None:
+        if self._is_preparing or self.poison is not None:
+            return
+        self._is_preparing = True
+        work = self.log.prepare(lacking)
+        self._keep_house(next(work), partial(self._prepared, work, lacking))
+
+    def _prepared(
+        self,
+        work: Work[None],
+        lacking: Lacking | None,
+        segment: Any,
+        error: BaseException | None,
+    ) -> None:
+        self._is_preparing = False
+        if error is None:
+            try:
+                work.send(segment)
+            except StopIteration:
+                return
+        if isinstance(error, SyncError):
+            self._set_poison(error)
+        elif lacking is not None and self._pending and isinstance(self._pending[0], _Append):
+            # A full disk, say: nothing was written, and it may pass. Whoever needs the segment
+            # is told; with nobody in need, the next who is will make another attempt.
+            assert error is not None
+            self._refuse(self._pending.popleft(), error)
+
+    # --- failing ---------------------------------------------------------------------------
+
+    def _set_poison(self, error: BaseException) -> None:
+        """Nothing is retried after a failed sync: the kernel may have dropped the pages."""
+        if self.poison is not None:
+            return
+        self.poison = error
+        self._is_sync_wanted = False
+        refused = [op for op in self._pending if op is not self._closing]
+        self._pending = deque(op for op in self._pending if op is self._closing)
+        for operation in refused:
+            self._refuse(operation, poisoned(error))
+        if self._group is not None:
+            group, self._group = self._group, None
+            group.settle(error)
+
+
+def _timed(job: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    job()
+    return time.perf_counter() - started

@@ -1,0 +1,142 @@
+"""The contract of a Raft log storage, as protocols with openraft's method names.
+
+``hqlwal_raft.testing.check_log_storage`` enforces what the docstrings demand; any class that
+passes it may stand in for :class:`hqlwal_raft.RaftLogStorage`. Knows only the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Protocol, runtime_checkable
+
+from ._types import Entry, LogId, LogState, Vote
+
+__all__ = ["AppendCallback", "LogReader", "LogStorage"]
+
+#: told once, on the event loop: None when the entries are durable, else why they are not
+AppendCallback = Callable[[BaseException | None], object]
+
+
+@runtime_checkable
+class LogReader(Protocol):
+    """The reading half; may be used by many tasks at once.
+
+    To ensure correctness:
+
+    - What an append made readable is seen by every read that starts afterwards.
+    - What a truncation or purge removed is seen by no read that starts afterwards, however
+      old the reader.
+    - A read is atomic: it shows the log as it was at one moment.
+    - Damage is raised as ``CorruptionError``, never shown as a shorter log.
+    """
+
+    async def try_get_log_entries(self, start: int, stop: int | None = None) -> list[Entry]:
+        """Every entry the log holds in ``[start, stop)``; ``stop=None`` reads to the end.
+
+        - What is purged or not yet there is missing at the ends of the list, never inside.
+        - An empty or inverted range gives an empty list.
+        """
+        ...
+
+    async def limited_get_log_entries(
+        self, start: int, stop: int | None = None, max_bytes: int = ...
+    ) -> list[Entry]:
+        """The first entries of ``[start, stop)``, at least one if there is any.
+
+        - The payloads sum to at most ``max_bytes`` unless the first alone is larger.
+        """
+        ...
+
+    def entries_stream(self, start: int, stop: int | None = None) -> AsyncIterator[Entry]:
+        """The entries of ``[start, stop)`` one by one, in bounded memory.
+
+        - ``stop=None`` ends at the last entry there is when the stream gets there.
+        """
+        ...
+
+    def leader_bounded_stream(
+        self, vote: Vote, start: int, stop: int | None = None
+    ) -> AsyncIterator[Entry]:
+        """``entries_stream`` while the saved vote equals ``vote``, a committed one.
+
+        - Raises ``LeaderChangedError`` as soon as it does not.
+        """
+        ...
+
+    async def get_key_log_ids(self) -> list[LogId]:
+        """The first entry, the first entry of each leader, the last entry; without repeats."""
+        ...
+
+    async def get_log_state(self) -> LogState:
+        """Both ends of the log.
+
+        - ``last_log_id`` is the purge frontier when the log is empty.
+        - Neither ever goes back, a truncation excepted.
+        """
+        ...
+
+    async def read_vote(self) -> Vote | None:
+        """The vote saved last."""
+        ...
+
+
+@runtime_checkable
+class LogStorage(LogReader, Protocol):
+    """The whole storage. Writes are applied in the order of their calls, whatever their kind."""
+
+    async def append(
+        self, entries: Iterable[Entry], callback: AppendCallback | None = None
+    ) -> None:
+        """Appends entries at the end of the log.
+
+        - Their indexes are consecutive and the first is the last index + 1. An empty log that
+          was never purged takes any first index, 0 included; after a purge of everything the
+          first is the frontier's index + 1. Otherwise ``LogGapError``, nothing written.
+        - Without a callback: durable on return, where the sync policy says so.
+        - With a callback: returns once the entries are readable by every reader; the callback
+          is called exactly once, on the event loop, when they are durable or with the error.
+        - An empty iterable returns at once (a callback is then called with None).
+        """
+        ...
+
+    async def truncate(self, log_id: LogId) -> None:
+        """Removes ``[log_id.index, ∞)``; durable on return.
+
+        - Past the end: nothing happens. At or below the frontier: ``LogRangeError``.
+        """
+        ...
+
+    async def truncate_after(self, log_id: LogId | None) -> None:
+        """Keeps up to and including ``log_id``; None removes everything not purged."""
+        ...
+
+    async def purge(self, log_id: LogId) -> None:
+        """Removes ``[.., log_id.index]``; durable on return.
+
+        - Beyond the end is legal: the log is then empty and its ``last_log_id`` is ``log_id``.
+        - At or below the frontier: nothing happens.
+        """
+        ...
+
+    async def save_vote(self, vote: Vote) -> None:
+        """Saves the vote; durable on return under every sync policy."""
+        ...
+
+    async def save_committed(self, log_id: LogId | None) -> None:
+        """Saves the committed log id, without a sync of its own."""
+        ...
+
+    async def read_committed(self) -> LogId | None:
+        """The committed log id saved last.
+
+        - After a crash it may be an older saved value, never one beyond the last log id.
+        """
+        ...
+
+    async def get_log_reader(self) -> LogReader:
+        """A reader that lives as long as the storage and may be used by other tasks."""
+        ...
+
+    async def aclose(self) -> None:
+        """Makes everything accepted durable and releases the storage. Idempotent."""
+        ...
