@@ -10,13 +10,14 @@ memory-mapped WAL segments. What it acknowledged survives a crash at any instant
 
 How it is built, from the ground up: ``_format`` has the bytes, ``_files`` the operating
 system, ``_scan`` the decoder, ``_segment`` one file, ``_meta`` the vote and the purge frontier,
-``audit`` the read-only examination, ``_log`` the ordered segments, ``_recovery`` what happens
-at open, ``_writer`` the background threads, ``_store`` the async face. Each imports only from
-those before it. ``hqlwal_raft.pysyncobj`` is the journal adapter for pysyncobj clusters,
+``audit`` the read-only examination, ``_reads`` what is at hand for reading, ``_log`` the ordered
+segments, ``_recovery`` what happens at open, ``_worker`` the threads, ``_writer`` the background
+writer, ``_reader`` and ``_store`` the async face. Each imports only from those before it. ``hqlwal_raft.pysyncobj`` is the journal adapter for pysyncobj clusters,
 ``hqlwal_raft.testing`` the conformance suite and the faulty disks.
 """
 
-from ._store import RaftLogReader, RaftLogStorage
+from ._reader import RaftLogReader
+from ._store import RaftLogStorage
 from ._types import Entry, LogId, LogState, LogSync, StorageStatistics, Vote
 from .errors import (
     CorruptionError,

@@ -12,9 +12,8 @@ from __future__ import annotations
 import os
 import random
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,6 +26,7 @@ from ._format import (
     segment_name,
 )
 from ._meta import Meta
+from ._reads import Options, Reads
 from ._segment import Segment, encode, zero_on_disk
 from ._types import Entry, LogId, LogState, Vote
 from .errors import EntryTooLargeError, LogGapError, LogRangeError
@@ -52,32 +52,6 @@ def drive(work: Work[T]) -> T:
     except StopIteration as end:
         value: T = end.value
         return value
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Sizes, in bytes, that a log is opened with."""
-
-    segment_size: int = 16 << 20
-    max_entry_size: int = 64 << 20
-    #: how many payload bytes of the newest entries are kept at hand
-    cache_bytes: int = 8 << 20
-    #: how many loaded segments are kept open for reading, and how many of their offsets
-    open_segments: int = 64
-    loaded_offsets: int = 2_000_000
-
-
-class Piece(NamedTuple):
-    """A part of a read: the entries ``[first, stop)`` of one segment."""
-
-    segment: Segment
-    first: int
-    stop: int
-
-    def size_is_modest(self, limit: int) -> bool:
-        """Whether the records, of a loaded segment, are at most ``limit`` bytes."""
-        start, end = self.segment.span(self.first, self.stop)
-        return end - start <= limit
 
 
 class Lacking(NamedTuple):
@@ -121,22 +95,21 @@ class Log:
         self.prepared = prepared
         #: counts truncations: a read that overlapped one must be repeated
         self.epoch = 0
-        self.unsynced_bytes = 0
-        self.unsynced_entries = 0
+        # counted since it was opened
+        self.appended_entries = self.synced_entries = 0
+        self.appended_bytes = self.synced_bytes = 0
+        self._max_entry_size = options.max_entry_size
+        # The tail, while entries can simply be added to it; None where an append has to see.
+        self._tail: Segment | None = None
         self._dirty: list[Segment] = []
-        self._loaded: OrderedDict[Segment, None] = OrderedDict()
-        # the newest entries, without a gap up to the end of the log
-        self._recent: list[Entry] = []
-        self._recent_bytes = 0
+        #: what is kept at hand for reading
+        self.reads = Reads(files, options, segments, self._first_ids)
         self._first_index: int | None = None
         self._next_index: int | None = None
         self._last_log_id: LogId | None = None
         self.last_durable_log_id: LogId | None = None
         self._set_ends(last_log_id)
         self.last_durable_log_id = self._last_log_id
-        for segment in segments[:-1]:
-            if segment.file is not None:
-                self._loaded[segment] = None
 
     # --- what the log holds ----------------------------------------------------------------
 
@@ -147,9 +120,8 @@ class Log:
     @property
     def last_log_id(self) -> LogId | None:
         """The last entry's; the purge frontier where there is none."""
-        if self._recent:
-            return self._recent[-1].log_id
-        return self._last_log_id
+        newest = self.reads.newest
+        return newest.log_id if newest is not None else self._last_log_id
 
     @property
     def state(self) -> LogState:
@@ -171,13 +143,13 @@ class Log:
         return 0 if self._next_index is None else self._next_index - self.first_index
 
     @property
-    def segment_bytes(self) -> int:
-        return sum(segment.length for segment in self.segments)
+    def unsynced_bytes(self) -> int:
+        """Record bytes that no sync has made durable yet."""
+        return self.appended_bytes - self.synced_bytes
 
     @property
-    def cached(self) -> tuple[int, int]:
-        """Entries and payload bytes in the cache."""
-        return len(self._recent), self._recent_bytes
+    def segment_bytes(self) -> int:
+        return sum(segment.length for segment in self.segments)
 
     def _set_ends(self, last_log_id: LogId | None) -> None:
         """Finds both ends anew after anything but an append."""
@@ -193,6 +165,9 @@ class Log:
         if next_ is None:
             first = None
         self._first_index, self._next_index = first, next_
+        index = next_ if next_ is not None else -1
+        tail = self._usable_tail(index)
+        self._tail = tail if tail is not None and tail.next_id == index else None
         is_empty = next_ is None or next_ == first
         self._last_log_id = frontier if is_empty else last_log_id
 
@@ -207,13 +182,15 @@ class Log:
         index = self._next_index
         if index is None:
             index = entries[0].index
-        tail = self.segments[-1] if self.segments else None
-        maximum = self.options.max_entry_size
-        if tail is not None and tail.next_id == index and not tail.is_sealed:
-            data, offsets = encode(entries, index, tail.salt, tail.end, maximum)
+        tail = self._tail
+        if tail is not None:
+            data, offsets = encode(entries, index, tail.salt, tail.end, self._max_entry_size)
             if len(data) <= tail.length - tail.end:
-                self._extend(tail, data, offsets)
-                self._remember(entries, index, len(data))
+                if not tail.is_dirty:
+                    tail.is_dirty = True
+                    self._dirty.append(tail)
+                tail.extend(data, offsets)
+                self._added(entries, index, len(data))
                 return None
         return self._append_across(entries, index)
 
@@ -221,7 +198,7 @@ class Log:
         """Appends what needs at least one further segment."""
         sizes = self._record_sizes(entries, index)
         tail = self._usable_tail(index)
-        room = tail.room_bytes if tail is not None else 0
+        room = tail.length - tail.end if tail is not None else 0
         # Everything is planned before anything is written: an append that meets a full disk
         # leaves nothing behind.
         parts: list[tuple[Segment | None, int, int]] = []
@@ -248,12 +225,15 @@ class Log:
                 self._activate(part, index + first)
             elif not part.count:
                 part.activate(index)
-            data, offsets = encode(
-                some, index + first, part.salt, part.end, self.options.max_entry_size
-            )
-            self._extend(part, data, offsets)
+                self._first_ids[-1] = index
+            data, offsets = encode(some, index + first, part.salt, part.end, self._max_entry_size)
+            part.extend(data, offsets)
+            if not part.is_dirty:
+                part.is_dirty = True
+                self._dirty.append(part)
             total += len(data)
-        self._remember(entries, index, total)
+        self._tail = self.segments[-1]
+        self._added(entries, index, total)
         return None
 
     def _usable_tail(self, index: int) -> Segment | None:
@@ -296,38 +276,16 @@ class Log:
         segment.activate(first_id)
         self.segments.append(segment)
         if old is not None and old.file is not None:
-            self.touch(old)
+            self.reads.touch(old)
         self._first_ids.append(first_id)
 
-    def _extend(self, segment: Segment, data: bytes, offsets: Sequence[int]) -> None:
-        segment.extend(data, offsets)
-        if not segment.is_dirty:
-            segment.is_dirty = True
-            self._dirty.append(segment)
-
-    def _remember(self, entries: Sequence[Entry], index: int, written_bytes: int) -> None:
+    def _added(self, entries: Sequence[Entry], index: int, size: int) -> None:
         if self._next_index is None:
             self._first_index = index
         self._next_index = index + len(entries)
-        self.unsynced_bytes += written_bytes
-        self.unsynced_entries += len(entries)
-        self._recent += entries
-        self._recent_bytes += written_bytes
-        if self._recent_bytes > 2 * self.options.cache_bytes:
-            self._trim_recent()
-
-    def _trim_recent(self) -> None:
-        """Forgets the oldest of the recent entries; the newest one is always kept."""
-        surplus = self._recent_bytes - self.options.cache_bytes
-        count = 0
-        for entry in self._recent[:-1]:
-            if surplus <= 0:
-                break
-            size = record_bytes(len(entry.payload))
-            surplus -= size
-            self._recent_bytes -= size
-            count += 1
-        del self._recent[:count]
+        self.appended_entries += len(entries)
+        self.appended_bytes += size
+        self.reads.add(entries, size)
 
     # --- preparing -------------------------------------------------------------------------
 
@@ -360,23 +318,21 @@ class Log:
     def is_dirty(self) -> bool:
         return bool(self._dirty)
 
-    def sync(self) -> Work[int]:
-        """Makes durable what was written before; returns how many entries that were."""
+    def sync(self) -> Work[None]:
+        """Makes durable what was written before."""
         tail = self.segments[-1] if self.segments else None
         goals = [Goal(s, s.end, s.next_id, s is not tail) for s in self._dirty]
         for segment in self._dirty:
             segment.is_dirty = False
         self._dirty = []
         log_id = self.last_log_id
-        covered_bytes, covered_entries = self.unsynced_bytes, self.unsynced_entries
+        entries, size = self.appended_entries, self.appended_bytes
         yield partial(_sync_on_disk, goals)
         for segment, end, next_id, is_followed in goals:
             segment.durable_end, segment.durable_next_id = end, next_id
             segment.is_sealed = is_followed
-        self.unsynced_bytes -= covered_bytes
-        self.unsynced_entries -= covered_entries
+        self.synced_entries, self.synced_bytes = entries, size
         self.last_durable_log_id = log_id
-        return covered_entries
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -385,83 +341,6 @@ class Log:
         next_index = self._next_index or 0
         stop = next_index if stop is None else min(stop, next_index)
         return max(start, self.first_index), stop
-
-    def read_recent(self, start: int, stop: int) -> list[Entry] | None:
-        """Entries ``[start, stop)``, which the log holds, if all are in the cache."""
-        recent = self._recent
-        if not recent:
-            return None
-        first = recent[0].index
-        return recent[start - first : stop - first] if start >= first else None
-
-    def pieces(self, start: int, stop: int, max_entries: int, max_bytes: int) -> list[Piece]:
-        """Where to read the first of the entries ``[start, stop)``, which the log holds.
-
-        At most ``max_entries`` and, beyond the first entry, ``max_bytes`` of records. What lies
-        in segments that are not loaded is left out; but where the first is not, it alone is
-        returned.
-        """
-        stop = min(stop, start + max_entries)
-        result: list[Piece] = []
-        position = bisect_right(self._first_ids, start) - 1
-        while start < stop:
-            segment = self.segments[position]
-            end = min(stop, segment.next_id)
-            if segment.offsets is None:
-                return result or [Piece(segment, start, end)]
-            first_byte, last_byte = segment.span(start, end)
-            if last_byte - first_byte > max_bytes:
-                fitting = bisect_right(segment.offsets, first_byte + max_bytes) - 1
-                stop = end = min(end, segment.first_id + fitting)
-                if start == end:
-                    if not result:
-                        result.append(Piece(segment, start, start + 1))
-                    break
-                first_byte, last_byte = segment.span(start, end)
-            max_bytes -= last_byte - first_byte
-            result.append(Piece(segment, start, end))
-            start = end
-            position += 1
-        return result
-
-    def read_cached(self, pieces: Sequence[Piece]) -> list[Entry] | None:
-        """Reads without waiting for the disk; None where that cannot be."""
-        result: list[Entry] = []
-        for segment, first, stop in pieces:
-            entries = segment.read_cached(first, stop)
-            if entries is None:
-                return None
-            result += entries
-        return result
-
-    def read(self, pieces: Sequence[Piece]) -> list[Entry]:
-        """Reads, waiting for the disk where need be: for another thread."""
-        result: list[Entry] = []
-        for segment, first, stop in pieces:
-            result += segment.read(self._files, first, stop)
-        return result
-
-    def load(self, segment: Segment) -> None:
-        """Makes a segment ready for reading: for another thread."""
-        segment.load(self._files)
-
-    def touch(self, segment: Segment) -> None:
-        """Notes that a loaded segment was read, so that the oldest others may be closed."""
-        if segment is self.segments[-1]:
-            return
-        loaded = self._loaded
-        if segment in loaded:
-            loaded.move_to_end(segment)
-            return
-        loaded[segment] = None
-        offsets = sum(s.count for s in loaded)
-        while len(loaded) > self.options.open_segments or offsets > self.options.loaded_offsets:
-            oldest = next(iter(loaded))
-            if oldest is segment or not oldest.is_sealed:
-                break  # a segment that is not sealed has its last sync still to come
-            del loaded[oldest]
-            offsets -= oldest.count
-            oldest.release()
 
     # --- truncating ------------------------------------------------------------------------
 
@@ -487,15 +366,13 @@ class Log:
         if removed:
             del self.segments[position + 1 :], self._first_ids[position + 1 :]
             self.prepared = []
-            for segment in removed:
-                self._loaded.pop(segment, None)
-        self._loaded.pop(kept, None)
+        self.reads.forget_segments([*removed, kept])
         assert kept.offsets is not None
         kept.offsets = kept.offsets[: index - kept.first_id]  # a reader may have the old one
         kept.end = kept.durable_end = end
         kept.next_id = kept.durable_next_id = index
         kept.is_sealed = False
-        self._forget_recent(index)
+        self.reads.forget_entries(index)
         self._set_ends(last)
         self.last_durable_log_id = self.last_log_id
         yield partial(self._cut_on_disk, kept, removed, old_end, was_sealed=was_sealed)
@@ -504,13 +381,6 @@ class Log:
         """Removes every entry that is not purged."""
         if self.count:
             yield from self.truncate(self.first_index)
-
-    def _forget_recent(self, index: int) -> None:
-        if self._recent:
-            first = self._recent[0].index
-            for entry in self._recent[max(index - first, 0) :]:
-                self._recent_bytes -= record_bytes(len(entry.payload))
-            del self._recent[max(index - first, 0) :]
 
     def _open_for_cut(self, position: int, index: int) -> LogId | None:
         """Makes the segment writable again; returns the log id of the entry before."""
@@ -521,9 +391,9 @@ class Log:
         if index == self.first_index:
             return None
         if index > kept.first_id:
-            return self.read([Piece(kept, index - 1, index)])[0].log_id
+            return kept.read(self._files, index - 1, index)[0].log_id
         previous = self.segments[position - 1]
-        return self.read([Piece(previous, index - 1, index)])[0].log_id
+        return previous.read(self._files, index - 1, index)[0].log_id
 
     def _cut_on_disk(
         self, kept: Segment, removed: list[Segment], old_end: int, *, was_sealed: bool
@@ -577,11 +447,10 @@ class Log:
 
         removed = self.segments[:count]
         del self.segments[:count], self._first_ids[:count]
-        for segment in removed:
-            self._loaded.pop(segment, None)
+        self.reads.forget_segments(removed)
         self._set_ends(None if is_beyond else last)
         if not self.count:
-            self._recent, self._recent_bytes = [], 0
+            self.reads.forget_entries(0)
             self.last_durable_log_id = self.last_log_id
         return partial(self._unlink, removed) if removed else _nothing
 

@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 from ._files import File, Files, Lock, LockedError
 from ._format import BROKEN_SUFFIX, DATA_START, LOCK_NAME
-from ._log import Log, Options
+from ._log import Log
 from ._meta import Meta, MetaReport
+from ._reads import Options
 from ._segment import Segment, zero_on_disk
 from ._types import Finding, FindingKind, LogId
-from .audit import DirectoryReport, SegmentReport, examine
+from .audit import DirectoryReport, SegmentReport, examine, scan_segment
 from .errors import CorruptionError, UnknownVersionError, WalLockedError
 
 __all__ = ["open_log"]
@@ -154,17 +155,17 @@ def _heal(files: Files, report: DirectoryReport, healing: _Healing) -> None:
             file.sync()
         finally:
             file.close()
-    else:
+    for segment in reversed(healing.set_aside):
+        aside.append(_free_broken_name(files, segment.path))
+        files.rename(segment.path, aside[-1])
+    files.sync_directory(report.path)
+    if kept is None:  # last: until then it is missing segments, which heals again after a crash
         assert report.meta is not None
         meta = Meta.open(files, report.meta)
         try:
             meta.save(replace(meta.state, first_segment=0))
         finally:
             meta.close()
-    for segment in reversed(healing.set_aside):
-        aside.append(_free_broken_name(files, segment.path))
-        files.rename(segment.path, aside[-1])
-    files.sync_directory(report.path)
     last = kept.next_id - 1 if kept is not None else None
     logger.warning(
         "%s: healed. %s. The log now ends with entry %s; everything after it is lost here and "
@@ -234,6 +235,8 @@ def _open_segments(
     prepared: list[Segment] = []
     kept = [s for s in report.segments if not s.is_dropped]
     tail = next((s for s in reversed(kept) if s.is_used), None)
+    if tail is not None and tail is kept[-1] and tail.is_sealed:
+        _unseal(files, tail)  # before the seal of an earlier one says that this one is needed
     for found in kept:
         header = found.header
         assert header is not None
@@ -259,6 +262,19 @@ def _open_segments(
                     segment.release()
         (used if found.is_used else prepared).append(segment)
     return used, prepared
+
+
+def _unseal(files: Files, tail: SegmentReport) -> None:
+    """Takes the seal off a last segment whose followers a truncation removed."""
+    assert tail.header is not None
+    file = files.open(tail.path, writable=True)
+    try:
+        _write_header(file, tail)
+        file.sync()
+    finally:
+        file.close()
+    tail.header = replace(tail.header, flags=0)
+    scan_segment(files, tail)
 
 
 def _last_log_id(files: Files, used: list[Segment], report: DirectoryReport) -> LogId | None:

@@ -40,17 +40,16 @@ def encode(
 ) -> tuple[bytes, list[int]]:
     """The records of ``entries``, the first of which must have ``index``, and their offsets."""
     pack_covered, pack_record = _COVERED.pack, _RECORD.pack
+    max_length = ENTRY_HEAD_BYTES + max_payload_bytes
     parts: list[bytes] = []
     offsets: list[int] = []
-    add = parts.append
-    for entry in entries:
-        term, found, payload, node_id = entry
+    for term, found, payload, node_id in entries:
         if found != index:
             raise LogGapError(
                 f"entry {found} cannot follow entry {index - 1}: the next index must be {index}"
             )
         length = ENTRY_HEAD_BYTES + len(payload)
-        if length > max_payload_bytes + ENTRY_HEAD_BYTES:
+        if length > max_length:
             raise EntryTooLargeError(
                 f"entry {index} has a payload of {len(payload)} bytes, the store takes at most "
                 f"{max_payload_bytes}: open it with a larger max_entry_size or split the entry"
@@ -58,13 +57,12 @@ def encode(
         try:
             covered = pack_covered(index, length, term, node_id)
             checksum = crc32c(payload, crc32c(covered, salt))
-            add(pack_record(index, checksum, length, term, node_id))
+            parts += pack_record(index, checksum, length, term, node_id), payload
         except struct.error:
             raise ValueError(
                 f"term {term}, index {index} and node id {node_id} must be whole numbers "
                 "from 0 to 2**64 - 1"
             ) from None
-        add(payload)
         offsets.append(offset)
         offset += RECORD_HEAD_BYTES + length
         index += 1
@@ -129,10 +127,6 @@ class Segment:
     def count(self) -> int:
         """How many records it has."""
         return self.next_id - self.first_id
-
-    @property
-    def room_bytes(self) -> int:
-        return 0 if self.is_sealed else self.length - self.end
 
     # --- writing ---------------------------------------------------------------------------
 

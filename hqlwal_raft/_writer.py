@@ -11,152 +11,20 @@ Everything here is called on the event loop, except what is handed to a :class:`
 from __future__ import annotations
 
 import contextlib
-import logging
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import anyio
-
 from ._files import Lock, SyncError
 from ._log import Lacking, Log, Work
 from ._types import Entry, LogId, LogSync
-from .errors import WalClosedError, WalPoisonedError
+from ._worker import Done, Group, Post, Ticket, Worker, poisoned, tell
+from .errors import WalClosedError
 from .protocols import AppendCallback
 
-__all__ = ["Ticket", "Worker", "Writer"]
-
-logger = logging.getLogger("hqlwal_raft")
-
-#: runs a callable on the event loop, from any thread
-Post = Callable[[Callable[[], Any]], object]
-#: told how a job ended: its result, or the error that it raised
-Done = Callable[[Any, "BaseException | None"], None]
-
-
-class Worker:
-    """A long-lived thread that runs jobs in order and reports each to the event loop.
-
-    A thread of our own, because a fresh or pooled one per sync costs more than the sync.
-    """
-
-    def __init__(self, name: str, post: Post) -> None:
-        self._post = post
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Done] | None]
-        self._jobs = queue.SimpleQueue()
-        self._alarm: tuple[float, Callable[[], None]] | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def submit(self, job: Callable[[], Any], done: Done) -> None:
-        self._jobs.put((job, done))
-
-    def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
-        """Rings on the event loop once ``seconds`` are over and the jobs before are done."""
-        when = time.monotonic() + seconds
-        self._jobs.put((partial(setattr, self, "_alarm", (when, ring)), _ignore))
-
-    def stop(self) -> None:
-        """Ends the thread when the jobs before are done."""
-        self._jobs.put(None)
-
-    def _run(self) -> None:
-        while True:
-            timeout = max(0.0, self._alarm[0] - time.monotonic()) if self._alarm else None
-            try:
-                item = self._jobs.get(timeout=timeout)
-            except queue.Empty:
-                assert self._alarm is not None
-                (_, ring), self._alarm = self._alarm, None
-                self._report(ring)
-                continue
-            if item is None:
-                return
-            job, done = item
-            try:
-                outcome = partial(done, job(), None)
-            except BaseException as error:
-                outcome = partial(done, None, error)
-            if done is not _ignore:
-                self._report(outcome)
-            # nothing of a finished job, such as a purged segment, is kept alive until the next
-            del item, job, done, outcome
-
-    def _report(self, call: Callable[[], Any]) -> None:
-        # without an event loop there is nobody left who could be told
-        with contextlib.suppress(RuntimeError):
-            self._post(call)
-
-
-def _ignore(_result: object, _error: BaseException | None) -> None:
-    pass
-
-
-class Ticket:
-    """Something that will be settled; any number of tasks may wait for it."""
-
-    __slots__ = ("_event", "error", "is_settled", "result")
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-        self.is_settled = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def settle(self, result: Any, error: BaseException | None = None) -> None:
-        self.result, self.error, self.is_settled = result, error, True
-        self._event.set()
-
-    async def wait(self) -> Any:
-        """The result, or raises the error. Being cancelled only ends the waiting."""
-        await self._event.wait()
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-
-class Group:
-    """What the next sync makes durable: the tasks that wait for it and the callbacks."""
-
-    __slots__ = ("_event", "callbacks", "error")
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-        self.callbacks: list[AppendCallback] = []
-        self.error: OSError | BaseException | None = None
-
-    def settle(self, error: BaseException | None) -> None:
-        self.error = error
-        self._event.set()
-        for callback in self.callbacks:
-            tell(callback, None if error is None else poisoned(error))
-
-    async def wait(self) -> None:
-        await self._event.wait()
-        if self.error is not None:
-            raise poisoned(self.error)
-
-
-def tell(callback: AppendCallback, error: BaseException | None) -> None:
-    """Calls a callback of the user's, whose own failure must stop nothing here."""
-    try:
-        callback(error)
-    except Exception:
-        logger.exception("the callback of an append raised")
-
-
-def poisoned(cause: BaseException) -> WalPoisonedError:
-    """A new error for each who is told: a shared one would collect their tracebacks."""
-    error = WalPoisonedError(
-        f"the log takes no more writes, since one failed ({cause}). What was acknowledged "
-        "before is safe; close the store, see to the disk, and open it again"
-    )
-    error.__cause__ = cause
-    return error
+__all__ = ["Writer"]
 
 
 class _Append:
@@ -208,7 +76,7 @@ class Writer:
     ) -> None:
         self.log = log
         self._lock = lock
-        self._policy = policy
+        self._interval_seconds = policy.interval_seconds
         self._max_unsynced_bytes = max_unsynced_bytes
         self._disk = disk
         self._housekeeping = Worker("hqlwal-housekeeping", post)
@@ -225,10 +93,7 @@ class Writer:
         self.poison: BaseException | None = None
         self.is_closed = False
         self.appends = 0
-        self.appended_entries = 0
-        self.appended_bytes = 0
         self.syncs = 0
-        self.synced_entries = 0
         self.sync_seconds: deque[float] = deque(maxlen=4096)
         self.sync_max_seconds = 0.0
         self._prepare_ahead()
@@ -247,13 +112,11 @@ class Writer:
             or self._is_exclusive
             or self.poison is not None
             or self.is_closed
-            or log.unsynced_bytes >= self._max_unsynced_bytes
+            or log.appended_bytes - log.synced_bytes >= self._max_unsynced_bytes
+            or log.append(entries) is not None
         ):
             return None
-        before = log.unsynced_bytes
-        if log.append(entries) is not None:
-            return None
-        return self._accepted(len(entries), log.unsynced_bytes - before, callback)
+        return self._accepted(callback)
 
     async def append_later(
         self, entries: Sequence[Entry], callback: AppendCallback | None
@@ -339,7 +202,6 @@ class Writer:
         if log.unsynced_bytes >= self._max_unsynced_bytes:
             self._is_sync_wanted = True
             return False
-        before = log.unsynced_bytes
         try:
             lacking = log.append(operation.entries)
         except Exception as error:
@@ -350,23 +212,23 @@ class Writer:
             self._prepare(lacking)
             return False
         self._pending.popleft()
-        size = log.unsynced_bytes - before
-        operation.ticket.settle(self._accepted(len(operation.entries), size, operation.callback))
+        operation.ticket.settle(self._accepted(operation.callback))
         return True
 
-    def _accepted(self, entries: int, size: int, callback: AppendCallback | None) -> Group:
+    def _accepted(self, callback: AppendCallback | None) -> Group:
         self.appends += 1
-        self.appended_entries += entries
-        self.appended_bytes += size
-        group = self._next_group()
+        group = self._group
+        if group is None:
+            group = self._group = Group()
         if callback is not None:
             group.callbacks.append(callback)
         if not self.log.prepared:
             self._prepare_ahead()
-        if self._policy.interval_seconds:
-            if not self._is_alarm_set:
-                self._is_alarm_set = True
-                self._disk.set_alarm(self._policy.interval_seconds, self._alarm)
+        if self._is_alarm_set:
+            return group
+        if self._interval_seconds:
+            self._is_alarm_set = True
+            self._disk.set_alarm(self._interval_seconds, self._alarm)
         else:
             self._is_sync_wanted = True
             if self._syncing is None:
@@ -405,7 +267,7 @@ class Writer:
         work = self.log.sync()
         self._disk.submit(partial(_timed, next(work)), partial(self._synced, work))
 
-    def _synced(self, work: Work[int], seconds: float, error: BaseException | None) -> None:
+    def _synced(self, work: Work[None], seconds: float, error: BaseException | None) -> None:
         group, self._syncing = self._syncing, None
         assert group is not None
         if error is not None:
@@ -416,10 +278,8 @@ class Writer:
         self.syncs += 1
         self.sync_seconds.append(seconds)
         self.sync_max_seconds = max(self.sync_max_seconds, seconds)
-        try:
+        with contextlib.suppress(StopIteration):
             work.send(None)
-        except StopIteration as end:
-            self.synced_entries += end.value
         # The next sync begins before those who waited for this one are woken: what they do
         # next overlaps with it.
         self._advance()

@@ -217,13 +217,14 @@ def _scan_segments(
     total = sum(segment.size for segment in chosen)
     done = 0
     for segment in chosen:
-        _scan_segment(files, segment)
+        scan_segment(files, segment)
         done += segment.size
         if progress is not None:
             progress(done, total)
 
 
-def _scan_segment(files: Files, segment: SegmentReport) -> None:
+def scan_segment(files: Files, segment: SegmentReport) -> None:
+    """Reads the segment's records into the report, and what is wrong with them."""
     header = segment.header
     assert header is not None
     file = files.open(segment.path)
@@ -290,38 +291,35 @@ def _judge_sequence(report: DirectoryReport) -> None:
             )
         )
         return
-    _judge_order(kept, meta.state.last_purged)
-
-
-def _judge_order(kept: list[SegmentReport], frontier: LogId | None) -> None:
-    """Finds where the records end, and damage where they should not."""
     for previous, segment in itertools.pairwise(kept):
         if segment.number != previous.number + 1:
             _damage(segment, f"segment {previous.number + 1}, which precedes it, is missing")
             return
-    if any(segment.header is None for segment in kept):
-        return  # already found damaged
+    if all(segment.header is not None for segment in kept):  # else it is found already
+        _judge_order(kept, meta.state.last_purged)
+
+
+def _judge_order(kept: list[SegmentReport], frontier: LogId | None) -> None:
+    """Finds where the records end, and damage where they should not."""
     next_free = frontier.index + 1 if frontier else 0
     last: SegmentReport | None = None
     # a segment, unused or torn, after which only unacknowledged records can follow
     torn: SegmentReport | None = None
     is_dropping = False
-    for segment in kept:
+    for segment in kept:  # a log may begin anywhere; that the first is the first, meta.hql says
         if not segment.is_used:
             torn = torn or segment
             if is_dropping:
                 _drop(segment)
             continue
         if torn is None:
-            if not _follows(segment, last, frontier):
-                if last is None or last.is_sealed:
-                    expected = last.next_id if last else next_free
-                    _damage(segment, _gap(expected, segment.first_id), first_id=expected)
-                    return
-                torn = last
-            else:
+            if last is None or _follows(segment, last, frontier):
                 last = segment
                 continue
+            if last.is_sealed:
+                _damage(segment, _gap(last.next_id, segment.first_id), first_id=last.next_id)
+                return
+            torn = last
         if segment.has_mark:
             _damage_torn(torn, segment, last.next_id if last else next_free)
             return
@@ -330,10 +328,8 @@ def _judge_order(kept: list[SegmentReport], frontier: LogId | None) -> None:
     _judge_end(kept, last)
 
 
-def _follows(segment: SegmentReport, last: SegmentReport | None, frontier: LogId | None) -> bool:
-    """Whether no entry is missing before the segment."""
-    if last is None:
-        return frontier is None or segment.first_id <= frontier.index + 1
+def _follows(segment: SegmentReport, last: SegmentReport, frontier: LogId | None) -> bool:
+    """Whether no entry is missing between the two."""
     if segment.first_id == last.next_id:
         return True
     # what is missing may be purged
@@ -359,7 +355,10 @@ def _judge_end(kept: list[SegmentReport], last: SegmentReport | None) -> None:
             segment.findings.append(
                 Finding(FindingKind.TORN_TAIL, segment.path, message, offset=segment.end)
             )
-    if last is not None and last is kept[-1] and last.is_sealed:
+    # A sealed segment behind one that is not: a truncation was under way, which unseals the
+    # one that stays and then removes from the newest backwards. Nothing is missing then.
+    is_truncating = any(s.is_used and not s.is_sealed for s in kept)
+    if last is not None and last is kept[-1] and last.is_sealed and not is_truncating:
         _damage(
             last,
             "it is sealed, so another segment followed it, and that is missing",

@@ -1,0 +1,187 @@
+"""What a log keeps at hand for reading: its newest entries and the segments lately read.
+
+Knows where entries lie, and nothing of how they got there. All of it is used by the thread
+that owns the log, but for ``read`` and ``load``, which wait for the disk.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ._files import Files
+from ._format import record_bytes
+from ._segment import Segment
+from ._types import Entry
+
+__all__ = ["Options", "Piece", "Reads"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Sizes, in bytes, that a log is opened with."""
+
+    segment_size: int = 16 << 20
+    max_entry_size: int = 64 << 20
+    #: how many payload bytes of the newest entries are kept at hand
+    cache_bytes: int = 8 << 20
+    #: how many loaded segments are kept open for reading, and how many of their offsets
+    open_segments: int = 64
+    loaded_offsets: int = 2_000_000
+
+
+class Piece(NamedTuple):
+    """A part of a read: the entries ``[first, stop)`` of one segment."""
+
+    segment: Segment
+    first: int
+    stop: int
+
+    def size_is_modest(self, limit: int) -> bool:
+        """Whether the records, of a loaded segment, are at most ``limit`` bytes."""
+        start, end = self.segment.span(self.first, self.stop)
+        return end - start <= limit
+
+
+class Reads:
+    """See the module. The lists of segments and first ids are the log's own."""
+
+    def __init__(
+        self, files: Files, options: Options, segments: list[Segment], first_ids: list[int]
+    ) -> None:
+        self._files = files
+        self._options = options
+        self._segments = segments
+        self._first_ids = first_ids
+        # the newest entries, without a gap up to the end of the log
+        self._recent: list[Entry] = []
+        self._recent_bytes = 0
+        self._recent_limit = 2 * options.cache_bytes  # trimmed to half of it, seldom
+        # lately read, the oldest first; the tail is not among them, it is always loaded
+        self._loaded: OrderedDict[Segment, None] = OrderedDict()
+
+    # --- the newest entries ----------------------------------------------------------------
+
+    @property
+    def newest(self) -> Entry | None:
+        """The log's last entry, if entries were added since it was opened or cut."""
+        return self._recent[-1] if self._recent else None
+
+    @property
+    def cached(self) -> tuple[int, int]:
+        """How many entries are kept, and their bytes as records."""
+        return len(self._recent), self._recent_bytes
+
+    def add(self, entries: Sequence[Entry], size: int) -> None:
+        self._recent += entries
+        self._recent_bytes += size
+        if self._recent_bytes > self._recent_limit:
+            self._trim()
+
+    def _trim(self) -> None:
+        """Forgets the oldest of the recent entries; the newest one is always kept."""
+        surplus = self._recent_bytes - self._options.cache_bytes
+        count = 0
+        for entry in self._recent[:-1]:
+            if surplus <= 0:
+                break
+            size = record_bytes(len(entry.payload))
+            surplus -= size
+            self._recent_bytes -= size
+            count += 1
+        del self._recent[:count]
+
+    def forget_entries(self, index: int) -> None:
+        """Forgets the entries from ``index`` on."""
+        if self._recent:
+            first = self._recent[0].index
+            for entry in self._recent[max(index - first, 0) :]:
+                self._recent_bytes -= record_bytes(len(entry.payload))
+            del self._recent[max(index - first, 0) :]
+
+    def read_recent(self, start: int, stop: int) -> list[Entry] | None:
+        """Entries ``[start, stop)``, which the log holds, if all are in the cache."""
+        recent = self._recent
+        if not recent:
+            return None
+        first = recent[0].index
+        return recent[start - first : stop - first] if start >= first else None
+
+    # --- segments ---------------------------------------------------------------------------
+
+    def pieces(self, start: int, stop: int, max_entries: int, max_bytes: int) -> list[Piece]:
+        """Where to read the first of the entries ``[start, stop)``, which the log holds.
+
+        At most ``max_entries`` and, beyond the first entry, ``max_bytes`` of records. What lies
+        in segments that are not loaded is left out; but where the first is not, it alone is
+        returned.
+        """
+        stop = min(stop, start + max_entries)
+        result: list[Piece] = []
+        position = bisect_right(self._first_ids, start) - 1
+        while start < stop:
+            segment = self._segments[position]
+            end = min(stop, segment.next_id)
+            if segment.offsets is None:
+                return result or [Piece(segment, start, end)]
+            first_byte, last_byte = segment.span(start, end)
+            if last_byte - first_byte > max_bytes:
+                fitting = bisect_right(segment.offsets, first_byte + max_bytes) - 1
+                stop = end = min(end, segment.first_id + fitting)
+                if start == end:
+                    if not result:
+                        result.append(Piece(segment, start, start + 1))
+                    break
+                first_byte, last_byte = segment.span(start, end)
+            max_bytes -= last_byte - first_byte
+            result.append(Piece(segment, start, end))
+            start = end
+            position += 1
+        return result
+
+    def read_cached(self, pieces: Sequence[Piece]) -> list[Entry] | None:
+        """Reads without waiting for the disk; None where that cannot be."""
+        result: list[Entry] = []
+        for segment, first, stop in pieces:
+            entries = segment.read_cached(first, stop)
+            if entries is None:
+                return None
+            result += entries
+        return result
+
+    def read(self, pieces: Sequence[Piece]) -> list[Entry]:
+        """Reads, waiting for the disk where need be: for another thread."""
+        result: list[Entry] = []
+        for segment, first, stop in pieces:
+            result += segment.read(self._files, first, stop)
+        return result
+
+    def load(self, segment: Segment) -> None:
+        """Makes a segment ready for reading: for another thread."""
+        segment.load(self._files)
+
+    def touch(self, segment: Segment) -> None:
+        """Notes that a loaded segment was read, so that the oldest others may be closed."""
+        if segment is self._segments[-1]:
+            return
+        loaded = self._loaded
+        if segment in loaded:
+            loaded.move_to_end(segment)
+            return
+        loaded[segment] = None
+        offsets = sum(s.count for s in loaded)
+        while len(loaded) > self._options.open_segments or offsets > self._options.loaded_offsets:
+            oldest = next(iter(loaded))
+            if oldest is segment or not oldest.is_sealed:
+                break  # a segment that is not sealed has its last sync still to come
+            del loaded[oldest]
+            offsets -= oldest.count
+            oldest.release()
+
+    def forget_segments(self, segments: Iterable[Segment]) -> None:
+        """For segments that are no longer the log's, or are its tail again."""
+        for segment in segments:
+            self._loaded.pop(segment, None)
