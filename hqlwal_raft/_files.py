@@ -31,7 +31,9 @@ __all__ = [
 
 
 class SyncError(OSError):
-    """A sync failed: the kernel may have dropped what was not written. Never retried."""
+    """A sync, or a write that cannot be taken back, failed. Never retried: after a failed sync
+    the kernel may have dropped what was not written.
+    """
 
 
 def _noted(error: OSError, path: str, doing: str) -> OSError:
@@ -233,6 +235,10 @@ class _OsFile(File):
             os.fdatasync(self._descriptor)
         except OSError as error:
             raise _noted(SyncError(*error.args), self.path, "syncing") from error
+        if os.fstat(self._descriptor).st_nlink == 0:
+            # somebody removed the file: what is written to it is gone with the last descriptor
+            error = SyncError(errno.ENOENT, "the file was removed while it was in use", self.path)
+            raise _noted(error, self.path, "syncing")
 
     def freeze(self) -> None:
         if self._map is not None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from ._files import Files
+from ._files import Files, SyncError
 from ._format import (
     DATA_START,
     U64_MAX,
@@ -27,7 +27,7 @@ from ._format import (
 )
 from ._meta import Meta
 from ._reads import Options, Reads
-from ._segment import Segment, encode, zero_on_disk
+from ._segment import NotPlainError, Segment, encode, zero_on_disk
 from ._types import Entry, LogId, LogState, Vote
 from .errors import EntryTooLargeError, LogGapError, LogRangeError
 
@@ -176,12 +176,12 @@ class Log:
     def append(self, entries: Sequence[Entry]) -> Lacking | None:
         """Adds entries, which are readable at once and durable after the next sync.
 
-        Raises LogGapError, EntryTooLargeError, ValueError; or returns what has to be prepared
+        Raises LogGapError, EntryTooLargeError, ValueError, NotPlainError; or returns what has to be prepared
         first. In each of these cases nothing is changed.
         """
         index = self._next_index
         if index is None:
-            index = entries[0].index
+            index = _first_index_of(entries)
         tail = self._tail
         if tail is not None:
             data, offsets = encode(entries, index, tail.salt, tail.end, self._max_entry_size)
@@ -248,6 +248,8 @@ class Log:
         sizes = []
         for expected, entry in enumerate(entries, index):
             # as encode() does; here so that nothing is written before all is checked
+            if type(entry) is not Entry or type(entry.payload) is not bytes:
+                raise NotPlainError
             if entry.index != expected:
                 raise LogGapError(
                     f"entry {entry.index} cannot follow entry {expected - 1}: the next index "
@@ -375,7 +377,10 @@ class Log:
         self.reads.forget_entries(index)
         self._set_ends(last)
         self.last_durable_log_id = self.last_log_id
-        yield partial(self._cut_on_disk, kept, removed, old_end, was_sealed=was_sealed)
+        try:
+            yield partial(self._cut_on_disk, kept, removed, old_end, was_sealed=was_sealed)
+        except OSError as error:  # memory and disk may differ now
+            raise SyncError(*error.args) from error
 
     def truncate_all(self) -> Work[None]:
         """Removes every entry that is not purged."""
@@ -485,6 +490,12 @@ class Log:
             if segment.file is not None:
                 segment.release()
         self.meta.close()
+
+
+def _first_index_of(entries: Sequence[Entry]) -> int:
+    if type(entries[0]) is not Entry:
+        raise NotPlainError
+    return entries[0].index
 
 
 def _sync_on_disk(goals: Sequence[Goal]) -> None:

@@ -26,8 +26,8 @@ class Options:
 
     segment_size: int = 16 << 20
     max_entry_size: int = 64 << 20
-    #: how many payload bytes of the newest entries are kept at hand
-    cache_bytes: int = 8 << 20
+    #: how much memory the newest entries may take
+    cache_bytes: int = 16 << 20
     #: how many loaded segments are kept open for reading, and how many of their offsets
     open_segments: int = 64
     loaded_offsets: int = 2_000_000
@@ -46,6 +46,14 @@ class Piece(NamedTuple):
         return end - start <= limit
 
 
+#: what an entry's objects take beyond its record's bytes, about
+_OBJECTS_BYTES = 160
+
+
+def _memory_bytes(entry: Entry) -> int:
+    return record_bytes(len(entry.payload)) + _OBJECTS_BYTES
+
+
 class Reads:
     """See the module. The lists of segments and first ids are the log's own."""
 
@@ -59,7 +67,7 @@ class Reads:
         # the newest entries, without a gap up to the end of the log
         self._recent: list[Entry] = []
         self._recent_bytes = 0
-        self._recent_limit = 2 * options.cache_bytes  # trimmed to half of it, seldom
+        self._cache_bytes = options.cache_bytes
         # lately read, the oldest first; the tail is not among them, it is always loaded
         self._loaded: OrderedDict[Segment, None] = OrderedDict()
 
@@ -72,23 +80,23 @@ class Reads:
 
     @property
     def cached(self) -> tuple[int, int]:
-        """How many entries are kept, and their bytes as records."""
+        """How many entries are kept, and about how many bytes of memory that takes."""
         return len(self._recent), self._recent_bytes
 
     def add(self, entries: Sequence[Entry], size: int) -> None:
         self._recent += entries
-        self._recent_bytes += size
-        if self._recent_bytes > self._recent_limit:
+        self._recent_bytes += size + _OBJECTS_BYTES * len(entries)
+        if self._recent_bytes > self._cache_bytes:
             self._trim()
 
     def _trim(self) -> None:
         """Forgets the oldest of the recent entries; the newest one is always kept."""
-        surplus = self._recent_bytes - self._options.cache_bytes
+        surplus = self._recent_bytes - self._cache_bytes * 7 // 8
         count = 0
         for entry in self._recent[:-1]:
             if surplus <= 0:
                 break
-            size = record_bytes(len(entry.payload))
+            size = _memory_bytes(entry)
             surplus -= size
             self._recent_bytes -= size
             count += 1
@@ -99,7 +107,7 @@ class Reads:
         if self._recent:
             first = self._recent[0].index
             for entry in self._recent[max(index - first, 0) :]:
-                self._recent_bytes -= record_bytes(len(entry.payload))
+                self._recent_bytes -= _memory_bytes(entry)
             del self._recent[max(index - first, 0) :]
 
     def read_recent(self, start: int, stop: int) -> list[Entry] | None:

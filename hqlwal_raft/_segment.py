@@ -27,7 +27,7 @@ from ._scan import decode, hop, is_zero, scan
 from ._types import Entry
 from .errors import CorruptionError, EntryTooLargeError, LogGapError
 
-__all__ = ["Segment", "encode", "zero_on_disk"]
+__all__ = ["NotPlainError", "Segment", "encode", "plain", "zero_on_disk"]
 
 _ZEROS = bytes(1 << 20)
 
@@ -35,15 +35,38 @@ _COVERED = struct.Struct(">QIQQ")  # id, length, term, node id: as the checksum 
 _RECORD = struct.Struct(">QIIQQ")  # id, checksum, length, term, node id: as they are stored
 
 
+class NotPlainError(TypeError):
+    """Something is no Entry, or its payload is not bytes; ``plain`` makes it so if it can be."""
+
+
+def plain(entry: Entry) -> Entry:
+    """The entry with a payload of bytes that nobody can change any more."""
+    if not isinstance(entry, Entry):
+        raise TypeError(f"{entry!r} is no Entry")
+    payload = entry.payload
+    return Entry(
+        entry.term,
+        entry.index,
+        payload if type(payload) is bytes else bytes(memoryview(payload)),
+        entry.node_id,
+    )
+
+
 def encode(
     entries: Sequence[Entry], index: int, salt: int, offset: int, max_payload_bytes: int
 ) -> tuple[bytes, list[int]]:
-    """The records of ``entries``, the first of which must have ``index``, and their offsets."""
+    """The records of ``entries``, the first of which must have ``index``, and their offsets.
+
+    Raises LogGapError, EntryTooLargeError, ValueError, and NotPlainError.
+    """
     pack_covered, pack_record = _COVERED.pack, _RECORD.pack
     max_length = ENTRY_HEAD_BYTES + max_payload_bytes
     parts: list[bytes] = []
     offsets: list[int] = []
-    for term, found, payload, node_id in entries:
+    for entry in entries:
+        term, found, payload, node_id = entry
+        if type(entry) is not Entry or type(payload) is not bytes:
+            raise NotPlainError
         if found != index:
             raise LogGapError(
                 f"entry {found} cannot follow entry {index - 1}: the next index must be {index}"

@@ -22,8 +22,9 @@ from ._log import Log, drive
 from ._reader import Core, RaftLogReader, open_cores
 from ._reads import Options
 from ._recovery import open_log
+from ._segment import NotPlainError, plain
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from ._worker import Group, Post, Ticket, Worker
+from ._worker import Post, Ticket, Worker
 from ._writer import Writer
 from .protocols import AppendCallback
 
@@ -64,7 +65,7 @@ class RaftLogStorage(RaftLogReader):
         auto_heal: bool = False,
         check_integrity: bool | None = None,
         max_unsynced_bytes: int = 64 << 20,
-        cache_bytes: int = 8 << 20,
+        cache_bytes: int = 16 << 20,
         files: Files | None = None,
     ) -> AsyncIterator[RaftLogStorage]:
         """Opens the log in the directory ``path``, for ``async with``.
@@ -93,7 +94,8 @@ class RaftLogStorage(RaftLogReader):
           ``HQL_CHECK_WAL_INTEGRITY=true``.
         - ``max_unsynced_bytes``: once so much is accepted but not durable, appends wait. The
           last batch may exceed it.
-        - ``cache_bytes``: what is kept in memory of the newest entries.
+        - ``cache_bytes``: how much memory the newest entries may take; reads of them need
+          no disk.
         - ``files``: the file system, for tests (``hqlwal_raft.testing``).
 
         Raises WalLockedError, CorruptionError, UnknownVersionError, OSError; nothing on disk
@@ -147,18 +149,20 @@ class RaftLogStorage(RaftLogReader):
         core = self._core
         if core.is_closed:
             core.check_open()
-        batch = [
-            entry if type(entry) is Entry and type(entry[2]) is bytes else _normalized(entry)
-            for entry in entries
-        ]
+        batch = entries if type(entries) is list else list(entries)
         if not batch:
             if callback is not None:
                 callback(None)
             return
         writer = core.writer
-        group: Group | None = writer.append_now(batch, callback)
+        try:
+            group = writer.append_now(batch, callback)
+        except NotPlainError:
+            batch = [plain(entry) for entry in batch]
+            group = writer.append_now(batch, callback)
         if group is None:
-            group = await writer.append_later(batch, callback)
+            # it waits for its turn: from here on the batch is ours, and like any other
+            group = await writer.append_later([plain(entry) for entry in batch], callback)
         if self._entries_wait and callback is None:
             await group.wait()
             return
@@ -279,16 +283,6 @@ class RaftLogStorage(RaftLogReader):
 
 
 # --- helpers -----------------------------------------------------------------------------
-
-
-def _normalized(entry: Entry) -> Entry:
-    """The entry with a payload of bytes that nobody can change any more."""
-    if not isinstance(entry, Entry):
-        raise TypeError(f"{entry!r} is no Entry")
-    payload = entry.payload
-    if not isinstance(payload, bytes):
-        payload = bytes(memoryview(payload))
-    return Entry(entry.term, entry.index, payload, entry.node_id)
 
 
 def _check_log_id(log_id: LogId) -> None:

@@ -88,6 +88,8 @@ class Writer:
         self._is_alarm_set = False
         self._is_exclusive = False
         self._is_preparing = False
+        # not again on a full disk, until somebody needs a segment
+        self._is_preparing_ahead = True
         self._closing: _Exclusive | None = None
         #: why nothing is written any more
         self.poison: BaseException | None = None
@@ -319,23 +321,22 @@ class Writer:
             job = work.throw(error) if error is not None else work.send(result)
         except StopIteration as end:
             self._finished(operation, end.value)
-        except OSError as failure:
-            self._is_exclusive = False
-            self._set_poison(failure)
-            self._refuse_or_close(operation, failure)
         except BaseException as failure:
-            self._is_exclusive = False
-            operation.ticket.settle(None, failure)
-            self._advance()
+            self._failed(operation, failure)
         else:
             self._disk.submit(job, partial(self._continue, operation, work))
 
-    def _refuse_or_close(self, operation: _Exclusive, failure: OSError) -> None:
+    def _failed(self, operation: _Exclusive, failure: BaseException) -> None:
         if operation.is_closing:
+            self._set_poison(failure)
             self._closed(operation, None, failure)
-        else:
-            self._refuse(operation, poisoned(failure))
-            self._advance()
+            return
+        self._is_exclusive = False
+        if isinstance(failure, SyncError):
+            self._set_poison(failure)
+            failure = poisoned(failure)
+        self._refuse(operation, failure)
+        self._advance()
 
     def _finished(self, operation: _Exclusive, value: Any) -> None:
         if operation.is_closing:
@@ -375,7 +376,7 @@ class Writer:
         self._advance()
 
     def _prepare_ahead(self) -> None:
-        if not self.log.prepared and not self.is_closed:
+        if self._is_preparing_ahead and not self.log.prepared and not self.is_closed:
             self._prepare(None)
 
     def _prepare(self, lacking: Lacking | None) -> None:
@@ -393,17 +394,15 @@ class Writer:
         error: BaseException | None,
     ) -> None:
         self._is_preparing = False
+        self._is_preparing_ahead = error is None
         if error is None:
-            try:
+            with contextlib.suppress(StopIteration):
                 work.send(segment)
-            except StopIteration:
-                return
-        if isinstance(error, SyncError):
+        elif isinstance(error, SyncError):
             self._set_poison(error)
         elif lacking is not None and self._pending and isinstance(self._pending[0], _Append):
             # A full disk, say: nothing was written, and it may pass. Whoever needs the segment
-            # is told; with nobody in need, the next who is will make another attempt.
-            assert error is not None
+            # is told, and the next who needs it makes another attempt.
             self._refuse(self._pending.popleft(), error)
 
     # --- failing ---------------------------------------------------------------------------
