@@ -131,15 +131,19 @@ class SegmentHeader:
         return replace(self, id_from=id_from, data_start=DATA_START, data_end=DATA_START)
 
     def pack(self) -> bytes:
+        return self.pack_marked(self.id_until, self.data_end, is_sealed=self.is_sealed)
+
+    def pack_marked(self, id_until: int, data_end: int, *, is_sealed: bool) -> bytes:
+        """The bytes of the header with another durable mark."""
         head = _HEADER.pack(
             MAGIC_SEGMENT,
             VERSION,
             self.id_from,
-            self.id_until,
+            id_until if data_end > self.data_start else 0,
             self.data_start,
-            self.data_end,
+            data_end,
             self.salt,
-            self.flags,
+            SEALED if is_sealed else 0,
             self.length,
         )
         return head + _U32.pack(crc32c(head))

@@ -62,13 +62,9 @@ class Lacking(NamedTuple):
     length: int
 
 
-class Goal(NamedTuple):
-    """What a sync makes durable of one segment."""
-
-    segment: Segment
-    end: int
-    next_id: int
-    is_followed: bool
+#: what a sync makes durable of one segment: up to where, the next id there, and whether another
+#: segment follows
+Goal = tuple[Segment, int, int, bool]
 
 
 class Log:
@@ -107,9 +103,10 @@ class Log:
         self._first_index: int | None = None
         self._next_index: int | None = None
         self._last_log_id: LogId | None = None
-        self.last_durable_log_id: LogId | None = None
+        # the last entry, or its log id, that is durable
+        self._durable: Entry | LogId | None = None
         self._set_ends(last_log_id)
-        self.last_durable_log_id = self._last_log_id
+        self._durable = self._last_log_id
 
     # --- what the log holds ----------------------------------------------------------------
 
@@ -122,6 +119,12 @@ class Log:
         """The last entry's; the purge frontier where there is none."""
         newest = self.reads.newest
         return newest.log_id if newest is not None else self._last_log_id
+
+    @property
+    def last_durable_log_id(self) -> LogId | None:
+        """The last log id whose entry no crash can take any more."""
+        durable = self._durable
+        return durable.log_id if isinstance(durable, Entry) else durable
 
     @property
     def state(self) -> LogState:
@@ -277,9 +280,17 @@ class Log:
         old = self.segments[-1] if self.segments else None
         segment.activate(first_id)
         self.segments.append(segment)
-        if old is not None and old.file is not None:
-            self.reads.touch(old)
         self._first_ids.append(first_id)
+        if old is not None:
+            self._leave(old)
+
+    def _leave(self, tail: Segment) -> None:
+        """Has the next sync seal the segment that was the tail until now."""
+        if not tail.is_sealed and not tail.is_dirty:
+            tail.is_dirty = True
+            self._dirty.append(tail)
+        if tail.file is not None:
+            self.reads.touch(tail)
 
     def _added(self, entries: Sequence[Entry], index: int, size: int) -> None:
         if self._next_index is None:
@@ -323,18 +334,20 @@ class Log:
     def sync(self) -> Work[None]:
         """Makes durable what was written before."""
         tail = self.segments[-1] if self.segments else None
-        goals = [Goal(s, s.end, s.next_id, s is not tail) for s in self._dirty]
+        goals: list[Goal] = [(s, s.end, s.next_id, s is not tail) for s in self._dirty]
         for segment in self._dirty:
+            segment.check_not_removed()
+            segment.write_header()
             segment.is_dirty = False
         self._dirty = []
-        log_id = self.last_log_id
+        newest, last = self.reads.newest, self._last_log_id
         entries, size = self.appended_entries, self.appended_bytes
         yield partial(_sync_on_disk, goals)
         for segment, end, next_id, is_followed in goals:
             segment.durable_end, segment.durable_next_id = end, next_id
             segment.is_sealed = is_followed
         self.synced_entries, self.synced_bytes = entries, size
-        self.last_durable_log_id = log_id
+        self._durable = newest if newest is not None else last
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -376,7 +389,7 @@ class Log:
         kept.is_sealed = False
         self.reads.forget_entries(index)
         self._set_ends(last)
-        self.last_durable_log_id = self.last_log_id
+        self._durable = self.last_log_id
         try:
             yield partial(self._cut_on_disk, kept, removed, old_end, was_sealed=was_sealed)
         except OSError as error:  # memory and disk may differ now
@@ -456,7 +469,7 @@ class Log:
         self._set_ends(None if is_beyond else last)
         if not self.count:
             self.reads.forget_entries(0)
-            self.last_durable_log_id = self.last_log_id
+            self._durable = self.last_log_id
         return partial(self._unlink, removed) if removed else _nothing
 
     def _unlink(self, segments: list[Segment]) -> None:
@@ -503,7 +516,6 @@ def _sync_on_disk(goals: Sequence[Goal]) -> None:
     for segment, end, next_id, is_followed in goals:
         file = segment.file
         assert file is not None
-        segment.write_header()
         file.sync()
         if is_followed:
             # Its records are durable and its follower exists under its name: seal it.

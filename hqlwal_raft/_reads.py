@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from ._files import Files
@@ -93,7 +94,7 @@ class Reads:
         """Forgets the oldest of the recent entries; the newest one is always kept."""
         surplus = self._recent_bytes - self._cache_bytes * 7 // 8
         count = 0
-        for entry in self._recent[:-1]:
+        for entry in islice(self._recent, len(self._recent) - 1):
             if surplus <= 0:
                 break
             size = _memory_bytes(entry)
@@ -184,7 +185,7 @@ class Reads:
         while len(loaded) > self._options.open_segments or offsets > self._options.loaded_offsets:
             oldest = next(iter(loaded))
             if oldest is segment or not oldest.is_sealed:
-                break  # a segment that is not sealed has its last sync still to come
+                break  # one that is not sealed yet has its last sync still to come
             del loaded[oldest]
             offsets -= oldest.count
             oldest.release()

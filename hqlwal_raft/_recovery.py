@@ -12,7 +12,14 @@ import os
 from dataclasses import dataclass, replace
 
 from ._files import File, Files, Lock, LockedError
-from ._format import BROKEN_SUFFIX, DATA_START, LOCK_NAME
+from ._format import (
+    BROKEN_SUFFIX,
+    DATA_START,
+    LOCK_NAME,
+    META_NAME,
+    SegmentHeader,
+    segment_number,
+)
 from ._log import Log
 from ._meta import Meta, MetaReport
 from ._reads import Options
@@ -61,6 +68,8 @@ def open_log(
             pid=error.pid,
         ) from None
     try:
+        if had_lock_file:
+            _reload(files, path)
         report = examine(path, deep=is_checking_everything, files=files)
         healing = _judge(report, is_healing=is_healing)
         lock.announce()
@@ -72,6 +81,25 @@ def open_log(
     except BaseException:
         lock.release(remove=not had_lock_file)
         raise
+
+
+def _reload(files: Files, path: str) -> None:
+    """After an unclean end: what is judged must be what is on disk.
+
+    If that end was a failed sync, memory may still show what will never be written. Sealed
+    segments were synced before they were sealed.
+    """
+    names = files.names(path)
+    segments = [name for name in names if segment_number(name) is not None]
+    for name in [name for name in names if name == META_NAME] + segments[::-1]:
+        file = files.open(os.path.join(path, name))
+        try:
+            file.reload()
+            header = SegmentHeader.unpack(file.read(0, DATA_START))
+        finally:
+            file.close()
+        if isinstance(header, SegmentHeader) and header.is_sealed:
+            break
 
 
 # --- judging -----------------------------------------------------------------------------
@@ -178,15 +206,8 @@ def _heal(files: Files, report: DirectoryReport, healing: _Healing) -> None:
 
 
 def _write_header(file: File, segment: SegmentReport) -> None:
-    header = segment.header
-    assert header is not None
-    header = replace(
-        header,
-        id_until=segment.next_id - 1 if segment.end > DATA_START else 0,
-        data_end=segment.end,
-        flags=0,
-    )
-    file.write(0, header.pack())
+    assert segment.header is not None
+    file.write(0, segment.header.pack_marked(segment.next_id - 1, segment.end, is_sealed=False))
 
 
 def _free_broken_name(files: Files, path: str) -> str:

@@ -7,20 +7,19 @@ Memory is changed by the thread that owns the log (the event loop's); the method
 
 from __future__ import annotations
 
+import errno
 import struct
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
 
 from crc32c import crc32c
 
-from ._files import File, Files
+from ._files import File, Files, SyncError
 from ._format import (
     DATA_START,
     ENTRY_HEAD_BYTES,
     RECORD_HEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
-    SEALED,
     SegmentHeader,
 )
 from ._scan import decode, hop, is_zero, scan
@@ -173,6 +172,11 @@ class Segment:
         self.end += len(data)
         self.next_id += len(offsets)
 
+    def check_not_removed(self) -> None:
+        """A sync of a removed file would succeed, and keep nothing."""
+        if self.file is not None and self.file.is_removed():
+            raise SyncError(errno.ENOENT, "the file was taken away while in use", self.path)
+
     def write_header(self) -> None:
         """Writes the header with the durable mark of the last sync: it rides along with the
         next one and so never claims more than is on disk, whatever the order of pages.
@@ -181,13 +185,7 @@ class Segment:
 
     def write_mark(self, next_id: int, end: int, *, is_sealed: bool) -> None:
         assert self.file is not None
-        header = replace(
-            self._header,
-            id_until=next_id - 1 if end > DATA_START else 0,
-            data_end=end,
-            flags=SEALED if is_sealed else 0,
-        )
-        self.file.write(0, header.pack())
+        self.file.write(0, self._header.pack_marked(next_id - 1, end, is_sealed=is_sealed))
 
     # --- reading ---------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ Turns the writer's tickets into awaits. Nothing here blocks the event loop.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -24,7 +23,7 @@ from ._reads import Options
 from ._recovery import open_log
 from ._segment import NotPlainError, plain
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from ._worker import Post, Ticket, Worker
+from ._worker import Ticket, Worker, running_loop
 from ._writer import Writer
 from .protocols import AppendCallback
 
@@ -114,10 +113,10 @@ class RaftLogStorage(RaftLogReader):
             is_healing=auto_heal,
             is_checking_everything=check_integrity,
         )
-        post = _find_post()
-        disk = Worker("hqlwal-disk", post)
-        log, lock = await _open_on(disk, opening)
-        core = Core(path, log, Writer(log, lock, policy, max_unsynced_bytes, disk, post))
+        loop = running_loop()
+        disk = Worker("hqlwal-disk", loop)
+        log, lock = await _open_on(disk, Ticket(loop), opening)
+        core = Core(path, log, Writer(log, lock, policy, max_unsynced_bytes, disk, loop))
         open_cores.add(core)
         store = cls(core, policy)
         try:
@@ -312,20 +311,11 @@ def _quantile(ascending: list[float], part: float) -> float:
     return ascending[min(int(len(ascending) * part), len(ascending) - 1)] if ascending else 0.0
 
 
-def _find_post() -> Post:
-    """How a thread gets something called on the running event loop, without waiting for it."""
-    try:
-        return asyncio.get_running_loop().call_soon_threadsafe
-    except RuntimeError:
-        import trio.lowlevel  # noqa: PLC0415 - needed only where it is there
-
-        return trio.lowlevel.current_trio_token().run_sync_soon
-
-
-async def _open_on(disk: Worker, opening: Callable[[], tuple[Log, Lock]]) -> tuple[Log, Lock]:
+async def _open_on(
+    disk: Worker, ticket: Ticket, opening: Callable[[], tuple[Log, Lock]]
+) -> tuple[Log, Lock]:
     """Opens the log on its thread. If that fails or is cancelled, nothing stays open."""
     opened: list[tuple[Log, Lock]] = []
-    ticket = Ticket()
 
     def undo() -> None:
         for log, lock in opened:

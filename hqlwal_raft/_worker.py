@@ -5,6 +5,7 @@ Knows the event loop, but nothing of logs.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import queue
@@ -12,19 +13,41 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
-
-import anyio
+from typing import Any, NamedTuple, Protocol
 
 from .errors import WalPoisonedError
 from .protocols import AppendCallback
 
-__all__ = ["Done", "Group", "Post", "Ticket", "Worker", "poisoned", "tell"]
+__all__ = ["Done", "Group", "Loop", "Ticket", "Worker", "poisoned", "running_loop", "tell"]
 
 logger = logging.getLogger("hqlwal_raft")
 
-#: runs a callable on the event loop, from any thread
-Post = Callable[[Callable[[], Any]], object]
+
+class Event(Protocol):
+    """What asyncio's and trio's events have in common. anyio's costs some microseconds more."""
+
+    def set(self) -> Any: ...
+    async def wait(self) -> Any: ...
+
+
+class Loop(NamedTuple):
+    """The running event loop, as far as it is needed here."""
+
+    #: has a callable called on the loop, from any thread, without waiting for it
+    post: Callable[[Callable[[], Any]], Any]
+    event: Callable[[], Event]
+
+
+def running_loop() -> Loop:
+    """The event loop of the calling task, asyncio's or trio's."""
+    try:
+        return Loop(asyncio.get_running_loop().call_soon_threadsafe, asyncio.Event)
+    except RuntimeError:
+        import trio  # noqa: PLC0415 - needed only where it is there
+
+        return Loop(trio.lowlevel.current_trio_token().run_sync_soon, trio.Event)
+
+
 #: told how a job ended: its result, or the error that it raised
 Done = Callable[[Any, "BaseException | None"], None]
 
@@ -35,8 +58,8 @@ class Worker:
     A thread of our own, because a fresh or pooled one per sync costs more than the sync.
     """
 
-    def __init__(self, name: str, post: Post) -> None:
-        self._post = post
+    def __init__(self, name: str, loop: Loop) -> None:
+        self._post = loop.post
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Done] | None]
         self._jobs = queue.SimpleQueue()
         self._alarm: tuple[float, Callable[[], None]] | None = None
@@ -92,8 +115,8 @@ class Ticket:
 
     __slots__ = ("_event", "error", "is_settled", "result")
 
-    def __init__(self) -> None:
-        self._event = anyio.Event()
+    def __init__(self, loop: Loop) -> None:
+        self._event = loop.event()
         self.is_settled = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -115,8 +138,8 @@ class Group:
 
     __slots__ = ("_event", "callbacks", "error")
 
-    def __init__(self) -> None:
-        self._event = anyio.Event()
+    def __init__(self, loop: Loop) -> None:
+        self._event = loop.event()
         self.callbacks: list[AppendCallback] = []
         self.error: OSError | BaseException | None = None
 

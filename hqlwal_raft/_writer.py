@@ -20,7 +20,7 @@ from typing import Any
 from ._files import Lock, SyncError
 from ._log import Lacking, Log, Work
 from ._types import Entry, LogId, LogSync
-from ._worker import Done, Group, Post, Ticket, Worker, poisoned, tell
+from ._worker import Done, Group, Loop, Ticket, Worker, poisoned, tell
 from .errors import WalClosedError
 from .protocols import AppendCallback
 
@@ -32,13 +32,15 @@ class _Append:
 
     __slots__ = ("callback", "entries", "is_abandoned", "ticket")
 
-    def __init__(self, entries: Sequence[Entry], callback: AppendCallback | None) -> None:
+    def __init__(
+        self, ticket: Ticket, entries: Sequence[Entry], callback: AppendCallback | None
+    ) -> None:
         self.entries = entries
         self.callback = callback
         #: nobody waits any more: an error is the callback's to hear
         self.is_abandoned = False
         #: settled with the Group to wait for
-        self.ticket = Ticket()
+        self.ticket = ticket
 
 
 class _Exclusive:
@@ -46,10 +48,12 @@ class _Exclusive:
 
     __slots__ = ("begin", "is_closing", "ticket")
 
-    def __init__(self, begin: Callable[[], Work[Any]], *, is_closing: bool = False) -> None:
+    def __init__(
+        self, ticket: Ticket, begin: Callable[[], Work[Any]], *, is_closing: bool = False
+    ) -> None:
         self.begin = begin
         self.is_closing = is_closing
-        self.ticket = Ticket()
+        self.ticket = ticket
 
 
 class _Call:
@@ -57,9 +61,9 @@ class _Call:
 
     __slots__ = ("call", "ticket")
 
-    def __init__(self, call: Callable[[Ticket], None]) -> None:
+    def __init__(self, ticket: Ticket, call: Callable[[Ticket], None]) -> None:
         self.call = call
-        self.ticket = Ticket()
+        self.ticket = ticket
 
 
 class Writer:
@@ -72,14 +76,15 @@ class Writer:
         policy: LogSync,
         max_unsynced_bytes: int,
         disk: Worker,
-        post: Post,
+        loop: Loop,
     ) -> None:
         self.log = log
         self._lock = lock
         self._interval_seconds = policy.interval_seconds
         self._max_unsynced_bytes = max_unsynced_bytes
         self._disk = disk
-        self._housekeeping = Worker("hqlwal-housekeeping", post)
+        self._loop = loop
+        self._housekeeping = Worker("hqlwal-housekeeping", loop)
         self._jobs_housekeeping = 0
         self._pending: deque[_Append | _Exclusive | _Call] = deque()
         self._group: Group | None = None
@@ -104,6 +109,9 @@ class Writer:
     def queue_depth(self) -> int:
         return len(self._pending)
 
+    def _ticket(self) -> Ticket:
+        return Ticket(self._loop)
+
     # --- what the store asks for -----------------------------------------------------------
 
     def append_now(self, entries: Sequence[Entry], callback: AppendCallback | None) -> Group | None:
@@ -124,7 +132,7 @@ class Writer:
         self, entries: Sequence[Entry], callback: AppendCallback | None
     ) -> Group:
         """Queues an append and waits until it is readable; raises why it was refused."""
-        operation = _Append(entries, callback)
+        operation = _Append(self._ticket(), entries, callback)
         ticket = self._enqueue(operation)
         try:
             group: Group = await ticket.wait()
@@ -135,26 +143,26 @@ class Writer:
 
     def run(self, begin: Callable[[], Work[Any]]) -> Ticket:
         """Queues an operation that needs the log for itself."""
-        return self._enqueue(_Exclusive(begin))
+        return self._enqueue(_Exclusive(self._ticket(), begin))
 
     def _next_group(self) -> Group:
         """Those whom the next sync to begin will serve."""
         if self._group is None:
-            self._group = Group()
+            self._group = Group(self._loop)
         return self._group
 
     def flush(self) -> Ticket:
         """Settled once everything accepted before is durable."""
-        return self._enqueue(_Call(self._flush))
+        return self._enqueue(_Call(self._ticket(), self._flush))
 
     def save_committed(self, log_id: LogId | None) -> Ticket:
-        return self._enqueue(_Call(partial(self._save_committed, log_id)))
+        return self._enqueue(_Call(self._ticket(), partial(self._save_committed, log_id)))
 
     def close(self) -> Ticket:
         """Refuses what has not begun, makes durable what was accepted, closes the log."""
         if self._closing is None:
             refused, self._pending = self._pending, deque()
-            self._closing = _Exclusive(self.log.close, is_closing=True)
+            self._closing = _Exclusive(self._ticket(), self.log.close, is_closing=True)
             self.is_closed = True
             self._is_sync_wanted = True
             for operation in refused:
@@ -221,7 +229,7 @@ class Writer:
         self.appends += 1
         group = self._group
         if group is None:
-            group = self._group = Group()
+            group = self._group = Group(self._loop)
         if callback is not None:
             group.callbacks.append(callback)
         if not self.log.prepared:
@@ -265,9 +273,14 @@ class Writer:
         self._is_sync_wanted = False
         if not self.log.is_dirty:
             return
-        self._syncing, self._group = self._next_group(), None
         work = self.log.sync()
-        self._disk.submit(partial(_timed, next(work)), partial(self._synced, work))
+        try:
+            job = next(work)
+        except SyncError as error:
+            self._set_poison(error)
+            return
+        self._syncing, self._group = self._next_group(), None
+        self._disk.submit(partial(_timed, job), partial(self._synced, work))
 
     def _synced(self, work: Work[None], seconds: float, error: BaseException | None) -> None:
         group, self._syncing = self._syncing, None
