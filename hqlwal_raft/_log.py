@@ -187,8 +187,9 @@ class Log:
             index = _first_index_of(entries)
         tail = self._tail
         if tail is not None:
-            data, offsets = encode(entries, index, tail.salt, tail.end, self._max_entry_size)
-            if len(data) <= tail.length - tail.end:
+            end = tail.end
+            data, offsets = encode(entries, index, tail.salt, end, self._max_entry_size)
+            if end + len(data) <= tail.length:
                 if not tail.is_dirty:
                     tail.is_dirty = True
                     self._dirty.append(tail)

@@ -28,14 +28,15 @@ __all__ = ["Core", "RaftLogReader", "open_cores"]
 # How much one step of a long read takes before others get their turn.
 _CHUNK_ENTRIES = 1024
 _CHUNK_BYTES = 256 << 10
-# How many calls that never had to wait go by before one lets other tasks run.
-_CALLS_PER_TURN = 64
+# How much work, about a microsecond each, is done without waiting before other tasks, and the
+# threads that need the interpreter too, get their turn.
+_WORK_PER_TURN = 256
 
 
 class Core:
     """What a store and its readers share."""
 
-    __slots__ = ("__weakref__", "is_closed", "log", "path", "turns", "why_closed", "writer")
+    __slots__ = ("__weakref__", "is_closed", "log", "path", "why_closed", "work", "writer")
 
     def __init__(self, path: str, log: Log, writer: Writer) -> None:
         self.path = path
@@ -43,7 +44,8 @@ class Core:
         self.writer = writer
         self.is_closed = False
         self.why_closed = ""
-        self.turns = _CALLS_PER_TURN
+        #: what may still be done in this turn
+        self.work = _WORK_PER_TURN
 
     def check_open(self) -> None:
         if self.is_closed:
@@ -53,12 +55,15 @@ class Core:
         self.is_closed = True
         self.why_closed = why
 
-    async def take_turn(self) -> None:
+    async def did(self, work: int) -> None:
         """Called where nothing was waited for: a busy task must not starve the others."""
-        self.turns -= 1
-        if self.turns < 0:
-            self.turns = _CALLS_PER_TURN
-            await anyio.lowlevel.checkpoint()
+        self.work -= work
+        if self.work < 0:
+            await self.take_turn()
+
+    async def take_turn(self) -> None:
+        self.work = _WORK_PER_TURN
+        await anyio.lowlevel.checkpoint()
 
 
 open_cores: weakref.WeakSet[Core] = weakref.WeakSet()
@@ -94,16 +99,22 @@ class RaftLogReader:
         soon as that append is readable. Raises CorruptionError where a checksum is wrong,
         never gives a shortened list; OSError where the disk fails.
         """
-        core = self._core
-        core.check_open()
-        log = core.log
+        core, log = self._core, self._core.log
+        if core.is_closed:
+            core.check_open()
         first, end = log.clip(start, stop)
         if first >= end:
-            await core.take_turn()
+            await core.did(1)
             return []
         entries = log.reads.read_recent(first, end)
         if entries is not None:
-            await core.take_turn()
+            await core.did(1)
+            return entries
+        entries = log.reads.read_loaded(first, end, _CHUNK_ENTRIES, _CHUNK_BYTES)
+        if entries is not None:
+            core.work -= 4 + end - first
+            if core.work < 0:
+                await core.take_turn()
             return entries
         return await self._read(start, stop, None)
 
@@ -177,7 +188,7 @@ class RaftLogReader:
             log = core.log
             epoch, first, end = log.epoch, log.first_index, log.next_index
             if end is None or first >= end:
-                await core.take_turn()
+                await core.did(1)
                 return []
             ids = await self._find_leaders(first, end - 1)
             if ids is not None and log.epoch == epoch and log.first_index == first:
@@ -266,7 +277,7 @@ class RaftLogReader:
         end = min(end, first + _CHUNK_ENTRIES)
         recent = log.reads.read_recent(first, end)
         if recent is not None:
-            await core.take_turn()
+            await core.did(1)
             return recent
         limit = _CHUNK_BYTES
         if max_bytes is not None:
@@ -287,7 +298,7 @@ class RaftLogReader:
             entries = await _in_thread(partial(log.reads.read, pieces))
             core.check_open()
         else:
-            await core.take_turn()
+            await core.did(4 + len(entries))
         return entries
 
 

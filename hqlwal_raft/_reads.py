@@ -25,7 +25,7 @@ __all__ = ["Options", "Piece", "Reads"]
 class Options:
     """Sizes, in bytes, that a log is opened with."""
 
-    segment_size: int = 16 << 20
+    segment_size: int = 8 << 20
     max_entry_size: int = 64 << 20
     #: how much memory the newest entries may take
     cache_bytes: int = 16 << 20
@@ -150,6 +150,22 @@ class Reads:
             start = end
             position += 1
         return result
+
+    def read_loaded(
+        self, start: int, stop: int, max_entries: int, max_bytes: int
+    ) -> list[Entry] | None:
+        """Entries ``[start, stop)``, which the log holds: the short way, for a modest number in
+        one loaded segment whose bytes are in memory. None where it is not that simple.
+        """
+        position = bisect_right(self._first_ids, start) - 1
+        segment = self._segments[position]
+        if stop - start > max_entries or stop > segment.next_id or segment.offsets is None:
+            return None
+        first_byte, last_byte = segment.span(start, stop)
+        if last_byte - first_byte > max_bytes:
+            return None
+        self.touch(segment)
+        return segment.read_cached(start, stop)
 
     def read_cached(self, pieces: Sequence[Piece]) -> list[Entry] | None:
         """Reads without waiting for the disk; None where that cannot be."""

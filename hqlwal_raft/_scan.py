@@ -109,10 +109,35 @@ def hop(data: bytes, start: int, stop: int) -> array[int]:
     offsets = array("I")
     unpack = RECORD_HEAD.unpack_from
     offset, stop = start, min(stop, len(data))
+    stride = alike = 0
     while offset + RECORD_OVERHEAD_BYTES <= stop:
         offsets.append(offset)
-        offset += RECORD_HEAD_BYTES + unpack(data, offset)[2]
+        length = unpack(data, offset)[2]
+        alike = alike + 1 if stride == RECORD_HEAD_BYTES + length else 0
+        stride = RECORD_HEAD_BYTES + length
+        if alike == _ALIKE_ENOUGH:
+            # Many logs have entries of one size: such a run is crossed a block at a time.
+            alike = 0
+            while offset + (_BLOCK + 1) * stride <= stop and _has_lengths(
+                data, offset + stride, stride, length
+            ):
+                offsets.extend(range(offset + stride, offset + (_BLOCK + 1) * stride, stride))
+                offset += _BLOCK * stride
+        offset += stride
     return offsets
+
+
+_ALIKE_ENOUGH = 16
+_BLOCK = 256
+
+
+def _has_lengths(data: bytes, offset: int, stride: int, length: int) -> bool:
+    """Whether the next ``_BLOCK`` records, ``stride`` apart, all have this length."""
+    stop = offset + _BLOCK * stride
+    return all(
+        data[offset + place : stop : stride] == bytes((byte,)) * _BLOCK
+        for place, byte in enumerate(length.to_bytes(4, "big"), RECORD_HEAD_BYTES - 4)
+    )
 
 
 def is_zero(data: bytes) -> bool:

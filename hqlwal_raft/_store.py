@@ -59,7 +59,7 @@ class RaftLogStorage(RaftLogReader):
         path: str | os.PathLike[str],
         *,
         sync: LogSync | str = LogSync.IMMEDIATE,
-        segment_size: int = 16 << 20,
+        segment_size: int = 8 << 20,
         max_entry_size: int = 64 << 20,
         auto_heal: bool = False,
         check_integrity: bool | None = None,
@@ -165,8 +165,8 @@ class RaftLogStorage(RaftLogReader):
         if self._entries_wait and callback is None:
             await group.wait()
             return
-        core.turns -= 1
-        if core.turns < 0:
+        core.work -= 2 + len(batch)
+        if core.work < 0:
             await core.take_turn()
 
     async def truncate(self, log_id: LogId) -> None:
