@@ -20,16 +20,15 @@ from typing import Any, NamedTuple, TypeVar
 from ._files import Files, SyncError
 from ._format import (
     DATA_START,
-    U64_MAX,
     SegmentHeader,
     record_bytes,
     segment_name,
 )
 from ._meta import Meta
 from ._reads import Options, Reads
-from ._segment import NotPlainError, Segment, encode, zero_on_disk
+from ._segment import NotPlainError, Segment, encode, encode_one, refusal, zero_on_disk
 from ._types import Entry, LogId, LogState, Vote
-from .errors import EntryTooLargeError, LogGapError, LogRangeError
+from .errors import LogRangeError
 
 __all__ = ["Log", "Options", "Work", "drive"]
 
@@ -188,13 +187,23 @@ class Log:
         tail = self._tail
         if tail is not None:
             end = tail.end
-            data, offsets = encode(entries, index, tail.salt, end, self._max_entry_size)
-            if end + len(data) <= tail.length:
+            if len(entries) == 1:
+                data = encode_one(entries[0], index, tail.salt, self._max_entry_size)
+                offsets = [end]
+            else:
+                data, offsets = encode(entries, index, tail.salt, end, self._max_entry_size)
+            size = len(data)
+            if end + size <= tail.length:
                 if not tail.is_dirty:
                     tail.is_dirty = True
                     self._dirty.append(tail)
                 tail.extend(data, offsets)
-                self._added(entries, index, len(data))
+                # as _added does, for the path that most appends take
+                count = len(offsets)
+                self._next_index = index + count
+                self.appended_entries += count
+                self.appended_bytes += size
+                self.reads.add(entries, size)
                 return None
         return self._append_across(entries, index)
 
@@ -251,28 +260,10 @@ class Log:
     def _record_sizes(self, entries: Sequence[Entry], index: int) -> list[int]:
         sizes = []
         for expected, entry in enumerate(entries, index):
-            # as encode() does; here so that nothing is written before all is checked
-            if type(entry) is not Entry or type(entry.payload) is not bytes:
-                raise NotPlainError
-            if entry.index != expected:
-                raise LogGapError(
-                    f"entry {entry.index} cannot follow entry {expected - 1}: the next index "
-                    f"must be {expected}"
-                )
-            length = len(entry.payload)
-            if length > self.options.max_entry_size:
-                raise EntryTooLargeError(
-                    f"entry {expected} has a payload of {length} bytes, the store takes at most "
-                    f"{self.options.max_entry_size}: open it with a larger max_entry_size or "
-                    "split the entry"
-                )
-            if not (
-                0 <= entry.term <= U64_MAX
-                and 0 <= expected <= U64_MAX
-                and 0 <= entry.node_id <= U64_MAX
-            ):
-                raise ValueError(f"{entry.log_id} must be made of numbers from 0 to 2**64 - 1")
-            sizes.append(record_bytes(length))
+            error = refusal(entry, expected, self._max_entry_size)
+            if error is not None:  # before anything is written
+                raise error
+            sizes.append(record_bytes(len(entry.payload)))
         return sizes
 
     def _activate(self, segment: Segment, first_id: int) -> None:

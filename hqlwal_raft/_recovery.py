@@ -311,10 +311,17 @@ def _last_log_id(files: Files, used: list[Segment], report: DirectoryReport) -> 
 
 def _restore_committed(report: MetaReport | None, meta: Meta, log: Log) -> None:
     """The latest saved committed log id that the log reaches."""
-    if report is None:
+    if report is None or not report.committed:
         return
     last = log.last_log_id
-    for log_id in report.committed:
-        if log_id is None or (last is not None and log_id.index <= last.index):
-            meta.committed = log_id
-            return
+    meta.committed = next(
+        (
+            log_id
+            for log_id in report.committed
+            if log_id is None or (last is not None and log_id.index <= last.index)
+        ),
+        None,
+    )
+    if meta.committed != report.committed[0]:
+        # it must not come back when the log has grown to there again
+        meta.save_committed(meta.committed)

@@ -35,17 +35,21 @@ class Loop(NamedTuple):
 
     #: has a callable called on the loop, from any thread, without waiting for it
     post: Callable[[Callable[[], Any]], Any]
+    #: has a callable called on the loop, from the loop, after what is ready to run now
+    soon: Callable[[Callable[[], Any]], Any]
     event: Callable[[], Event]
 
 
 def running_loop() -> Loop:
     """The event loop of the calling task, asyncio's or trio's."""
     try:
-        return Loop(asyncio.get_running_loop().call_soon_threadsafe, asyncio.Event)
+        loop = asyncio.get_running_loop()
+        return Loop(loop.call_soon_threadsafe, loop.call_soon, asyncio.Event)
     except RuntimeError:
         import trio  # noqa: PLC0415 - needed only where it is there
 
-        return Loop(trio.lowlevel.current_trio_token().run_sync_soon, trio.Event)
+        run_sync_soon = trio.lowlevel.current_trio_token().run_sync_soon
+        return Loop(run_sync_soon, run_sync_soon, trio.Event)
 
 
 #: told how a job ended: its result, or the error that it raised

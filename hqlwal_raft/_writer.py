@@ -90,6 +90,10 @@ class Writer:
         self._group: Group | None = None
         self._syncing: Group | None = None
         self._is_sync_wanted = False
+        self._is_sync_coming = False
+        # whether the last sync served more than one append, and how many there were before it
+        self._is_crowded = False
+        self._appends_before = 0
         self._is_alarm_set = False
         self._is_exclusive = False
         self._is_preparing = False
@@ -126,6 +130,10 @@ class Writer:
             or log.append(entries) is not None
         ):
             return None
+        group = self._group
+        if group is not None and callback is None and log.prepared:
+            self.appends += 1  # an earlier append of the group has seen to all that follows
+            return group
         return self._accepted(callback)
 
     async def append_later(
@@ -189,13 +197,7 @@ class Writer:
         while self._pending and not self._is_exclusive:
             if not self._start(self._pending[0]):
                 break
-        if (
-            self._is_sync_wanted
-            and self._syncing is None
-            and not self._is_exclusive
-            and self.poison is None
-        ):
-            self._sync()
+        self._sync_when_all_are_in()
 
     def _start(self, operation: _Append | _Exclusive | _Call) -> bool:
         """Takes the first operation off the queue and starts it; False where it must wait."""
@@ -241,8 +243,7 @@ class Writer:
             self._disk.set_alarm(self._interval_seconds, self._alarm)
         else:
             self._is_sync_wanted = True
-            if self._syncing is None:
-                self._sync()
+            self._sync_when_all_are_in()
         return group
 
     def _refuse(self, operation: _Append | _Exclusive | _Call, error: BaseException) -> None:
@@ -269,7 +270,25 @@ class Writer:
 
     # --- syncing ---------------------------------------------------------------------------
 
+    def _sync_when_all_are_in(self) -> None:
+        """Begins the sync that is wanted: at once for one who appends alone; else when all
+        tasks that are ready to run have had their turn, so that it serves them too."""
+        if not self._is_sync_wanted or self._syncing is not None:
+            return
+        if not self._is_crowded:
+            self._sync()
+        elif not self._is_sync_coming:
+            self._is_sync_coming = True
+            self._loop.soon(self._sync_now)
+
+    def _sync_now(self) -> None:
+        self._is_sync_coming = False
+        if self._is_sync_wanted and self._syncing is None:
+            self._sync()
+
     def _sync(self) -> None:
+        if self._is_exclusive or self.poison is not None:
+            return
         self._is_sync_wanted = False
         if not self.log.is_dirty:
             return
@@ -280,6 +299,8 @@ class Writer:
             self._set_poison(error)
             return
         self._syncing, self._group = self._next_group(), None
+        self._is_crowded = self.appends > self._appends_before + 1
+        self._appends_before = self.appends
         self._disk.submit(partial(_timed, job), partial(self._synced, work))
 
     def _synced(self, work: Work[None], seconds: float, error: BaseException | None) -> None:
@@ -295,10 +316,8 @@ class Writer:
         self.sync_max_seconds = max(self.sync_max_seconds, seconds)
         with contextlib.suppress(StopIteration):
             work.send(None)
-        # The next sync begins before those who waited for this one are woken: what they do
-        # next overlaps with it.
-        self._advance()
         group.settle(None)
+        self._advance()
 
     # --- exclusive operations --------------------------------------------------------------
 
