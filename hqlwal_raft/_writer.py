@@ -103,6 +103,7 @@ class Writer:
         #: why nothing is written any more
         self.poison: BaseException | None = None
         self.is_closed = False
+        self._was_poisoned = False  # before it was closed
         self.appends = 0
         self.syncs = 0
         self.sync_seconds: deque[float] = deque(maxlen=4096)
@@ -172,6 +173,7 @@ class Writer:
             refused, self._pending = self._pending, deque()
             self._closing = _Exclusive(self._ticket(), self.log.close, is_closing=True)
             self.is_closed = True
+            self._was_poisoned = self.poison is not None
             self._is_sync_wanted = True
             for operation in refused:
                 self._refuse(
@@ -388,6 +390,8 @@ class Writer:
 
     def _closed(self, operation: _Exclusive, _result: object, error: BaseException | None) -> None:
         is_clean = error is None and self.poison is None
+        if error is None and not self._was_poisoned:
+            error = self.poison  # the last sync failed: who closes is the first to be told
         failure = poisoned(error) if error is not None else None
         self._disk.submit(
             partial(self._lock.release, remove=is_clean),
