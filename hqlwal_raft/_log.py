@@ -86,7 +86,7 @@ class Log:
         #: ascending; the last one is the tail, the only one that records are added to
         self.segments = segments
         self._first_ids = [segment.first_id for segment in segments]
-        #: published, unused, in the order in which they will be used
+        #: published, without records, in the order in which they will be used
         self.prepared = prepared
         #: counts truncations: a read that overlapped one must be repeated
         self.epoch = 0
@@ -167,9 +167,7 @@ class Log:
         if next_ is None:
             first = None
         self._first_index, self._next_index = first, next_
-        index = next_ if next_ is not None else -1
-        tail = self._usable_tail(index)
-        self._tail = tail if tail is not None and tail.next_id == index else None
+        self._tail = self._usable_tail(next_) if next_ is not None else None
         is_empty = next_ is None or next_ == first
         self._last_log_id = frontier if is_empty else last_log_id
 
@@ -236,9 +234,6 @@ class Log:
             some = entries[first:stop]
             if part is not tail:
                 self._activate(part, index + first)
-            elif not part.count:
-                part.activate(index)
-                self._first_ids[-1] = index
             data, offsets = encode(some, index + first, part.salt, part.end, self._max_entry_size)
             part.extend(data, offsets)
             if not part.is_dirty:
@@ -252,10 +247,7 @@ class Log:
     def _usable_tail(self, index: int) -> Segment | None:
         """The tail, if records from ``index`` on can be added to it."""
         tail = self.segments[-1] if self.segments else None
-        if tail is None or tail.is_sealed:
-            return None
-        # A segment without records can begin with any id.
-        return tail if tail.next_id == index or not tail.count else None
+        return tail if tail and not tail.is_sealed and tail.next_id == index else None
 
     def _record_sizes(self, entries: Sequence[Entry], index: int) -> list[int]:
         sizes = []
@@ -379,6 +371,9 @@ class Log:
         kept.end = kept.durable_end = end
         kept.next_id = kept.durable_next_id = index
         kept.is_sealed = False
+        if not kept.count:  # it can begin with any id now, like one that was never used
+            del self.segments[position:], self._first_ids[position:]
+            self.prepared.insert(0, kept)
         self.reads.forget_entries(index)
         self._set_ends(last)
         self._durable = self.last_log_id

@@ -251,7 +251,7 @@ def _apply(files: Files, report: DirectoryReport, options: Options) -> Log:
 def _open_segments(
     files: Files, report: DirectoryReport, opened: list[Segment]
 ) -> tuple[list[Segment], list[Segment]]:
-    """The segments with records and the prepared ones; the tail and those are writable."""
+    """The segments with records, and those without; the tail and the latter are writable."""
     used: list[Segment] = []
     prepared: list[Segment] = []
     kept = [s for s in report.segments if not s.is_dropped]
@@ -281,7 +281,8 @@ def _open_segments(
                     file.sync()
                     segment.is_sealed = True
                     segment.release()
-        (used if found.is_used else prepared).append(segment)
+        # one without records can begin with any id, used before or not
+        (used if segment.count or segment.is_sealed else prepared).append(segment)
     return used, prepared
 
 

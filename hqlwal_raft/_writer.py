@@ -274,7 +274,8 @@ class Writer:
 
     def _sync_when_all_are_in(self) -> None:
         """Begins the sync that is wanted: at once for one who appends alone; else when all
-        tasks that are ready to run have had their turn, so that it serves them too."""
+        tasks that are ready to run have had their turn, so that it serves them too.
+        """
         if not self._is_sync_wanted or self._syncing is not None:
             return
         if not self._is_crowded:
