@@ -374,8 +374,8 @@ class Log:
         if not kept.count:  # it can begin with any id now, like one that was never used
             del self.segments[position:], self._first_ids[position:]
             self.prepared.insert(0, kept)
-        self.reads.forget_entries(index)
         self._set_ends(last)
+        self.reads.forget_entries(index if self.count else 0)
         self._durable = self.last_log_id
         try:
             yield partial(self._cut_on_disk, kept, removed, old_end, was_sealed=was_sealed)

@@ -179,8 +179,8 @@ class RaftLogReader:
     async def get_key_log_ids(self) -> list[LogId]:
         """The first entry's log id, the first of each leader's, and the last; no repeats.
 
-        Reads a number of entries that grows with the leaders and only with the logarithm of
-        the log.
+        The entries of one leader are contiguous in Raft, so it reads a number of them that
+        grows with the leaders and only with the logarithm of the log.
         """
         core = self._core
         while True:
@@ -308,7 +308,7 @@ def _fitting(entries: list[Entry], budget: int, *, is_first: bool) -> tuple[int,
         size = len(entry.payload)
         if size > budget and not (is_first and position == 0):
             return position, budget
-        budget = max(budget - size, 0)
+        budget -= size  # below 0 when the first alone was too much: not even an empty one fits
     return len(entries), budget
 
 
