@@ -176,8 +176,9 @@ class Log:
     def append(self, entries: Sequence[Entry]) -> Lacking | None:
         """Adds entries, which are readable at once and durable after the next sync.
 
-        Raises LogGapError, EntryTooLargeError, ValueError, NotPlainError; or returns what has to be prepared
-        first. In each of these cases nothing is changed.
+        Raises LogGapError, EntryTooLargeError, ValueError, NotPlainError; or returns what has
+        to be prepared first: in each of these cases nothing is changed. Raises SyncError where
+        the write itself failed.
         """
         index = self._next_index
         if index is None:

@@ -128,9 +128,14 @@ class Writer:
             or self.poison is not None
             or self.is_closed
             or log.appended_bytes - log.synced_bytes >= self._max_unsynced_bytes
-            or log.append(entries) is not None
         ):
             return None
+        try:
+            if log.append(entries) is not None:
+                return None
+        except SyncError as error:
+            self._set_poison(error)
+            raise poisoned(error) from error
         group = self._group
         if group is not None and callback is None and log.prepared:
             self.appends += 1  # an earlier append of the group has seen to all that follows
@@ -220,6 +225,9 @@ class Writer:
             lacking = log.append(operation.entries)
         except Exception as error:
             self._pending.popleft()
+            if isinstance(error, SyncError):
+                self._set_poison(error)
+                error = poisoned(error)
             self._refuse(operation, error)
             return True
         if lacking is not None:
