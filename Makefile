@@ -1,0 +1,71 @@
+# Everything runs in .venv, made on first use from the first Python >= 3.11 found.
+# Another one: make test PYTHON=/path/to/python3.13
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+is_new_enough = $(1) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
+	if $(call is_new_enough,$$python); then echo $$python; break; fi; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := python -m pip --disable-pip-version-check --no-input
+ARGS ?=
+
+.PHONY: help demo test test-all lint format bench torture clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.test  ## three nodes, writes, kill -9, a comparison; ARGS="--commands 500 --folder DIR"
+	@$(BIN)/python examples/demo_cluster.py $(ARGS)
+
+test: $(VENV)/.test  ## the test suite; ARGS="-k name" to choose
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all:  ## the test suite under every supported Python on this machine (pyenv's included)
+	@tried=; failed=; for version in 3.11 3.12 3.13 3.14; do \
+		for python in python$$version ~/.pyenv/versions/$$version.*/bin/python; do \
+			$(call is_new_enough,$$python) || continue; \
+			echo "== $$python"; tried+=" $$version"; \
+			$(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version \
+				|| failed+=" $$version"; \
+			break; \
+		done; \
+	done; echo "tried:$${tried:- none}; failed:$${failed:- none}"; test -n "$$tried" -a -z "$$failed"
+
+lint: $(VENV)/.lint  ## style, format, types, import order
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+
+format: $(VENV)/.lint  ## mends style and format where that can be done
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.bench  ## measures the store against its peers; ARGS=--quick for a minute's worth
+	$(BIN)/python benchmarks/store.py $(ARGS)
+
+torture: $(VENV)/.test  ## power cuts and kills for as long as you like; ARGS="--seconds 600"
+	$(BIN)/python -m tests.torture $(ARGS)
+
+clean:  ## removes the virtual environments and what the tools leave behind
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# One stamp per dependency group, so that a second run installs nothing. The pip that came
+# with the interpreter may not know dependency groups (25.1 does), so it is renewed first.
+$(VENV)/.made:
+	@if [ -z "$(PYTHON)" ]; then echo "hqlwal_raft needs Python >= 3.11; none was found" >&2; exit 1; fi
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/$(PIP) install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.%: pyproject.toml | $(VENV)/.made
+	$(BIN)/$(PIP) install --quiet --editable . --group $*
+	@touch $@
+
+.PRECIOUS: $(VENV)/.%
