@@ -1,0 +1,141 @@
+"""The cases of what is kept beside the entries: log state, vote, committed log id.
+
+It must not know any storage.
+"""
+
+from __future__ import annotations
+
+from hqlwal_raft._types import LogId, LogState, Vote
+
+from ._case import Trial, case, equal, holds
+
+__all__: list[str] = []
+
+_U64_MAX = (1 << 64) - 1
+
+
+@case
+async def the_log_state_follows_the_log(trial: Trial) -> None:
+    """Both ends are right after every change, and after a reopen."""
+    async with trial.open() as storage:
+
+        async def expect(purged: LogId | None, last: LogId | None, what: str) -> None:
+            equal(await storage.get_log_state(), LogState(purged, last), what)
+
+        await expect(None, None, "an unused storage")
+        await storage.append([trial.entry(3), trial.entry(4, term=2, node_id=9)])
+        await expect(None, LogId(2, 4, 9), "after an append")
+        await storage.append(trial.entries(5, 12, term=2, node_id=9))
+        await expect(None, LogId(2, 11, 9), "after another append")
+        await storage.truncate(LogId(2, 8, 9))
+        await expect(None, LogId(2, 7, 9), "after a truncation")
+        await storage.purge(LogId(1, 3))
+        await expect(LogId(1, 3), LogId(2, 7, 9), "after a purge")
+    async with trial.open() as storage:
+        await expect(LogId(1, 3), LogId(2, 7, 9), "after a reopen")
+        await storage.purge(LogId(2, 7, 9))
+        await expect(LogId(2, 7, 9), LogId(2, 7, 9), "after a purge of everything")
+        await storage.append(trial.entries(8, 9, term=4))
+        await expect(LogId(2, 7, 9), LogId(4, 8), "after an append behind the frontier")
+    async with trial.open() as storage:
+        await expect(LogId(2, 7, 9), LogId(4, 8), "after a second reopen")
+
+
+@case
+async def the_vote_saved_last_is_read_back(trial: Trial) -> None:
+    """A vote replaces the one before, in whatever order of terms it comes."""
+    votes = [Vote(1, 1), Vote(1, 1, committed=True), Vote(2, 3), Vote(2, 2), Vote(1, 1)]
+    async with trial.open() as storage:
+        for vote in votes:
+            await storage.save_vote(vote)
+            equal(await storage.read_vote(), vote, "the vote")
+            await holds(storage, [], "a vote changes no log")
+
+
+@case
+async def every_kind_of_vote_survives_a_reopen(trial: Trial) -> None:
+    """Node ids are int, str or None and keep their type; committed is kept."""
+    node_ids: list[int | str | None] = [0, 1, "1", "", None, _U64_MAX, "node-é-節点", "n" * 300]
+    votes = [Vote(term, node_id) for term, node_id in enumerate(node_ids)]
+    votes += [Vote(_U64_MAX, node_id, committed=True) for node_id in node_ids]
+    async with trial.open() as storage:
+        await storage.save_vote(votes[0])
+    for vote, following in zip(votes, [*votes[1:], votes[0]], strict=True):
+        async with trial.open() as storage:
+            got = await storage.read_vote()
+            equal(got, vote, "the vote after a reopen")
+            if got is not None:
+                equal(type(got.node_id), type(vote.node_id), f"the node id's type in {vote}")
+                equal(got.committed is True, vote.committed, f"committed in {vote}")
+            await storage.save_vote(following)
+
+
+@case
+async def a_vote_outlives_every_change_of_the_log(trial: Trial) -> None:
+    """Appends, truncations and purges leave the vote as it is."""
+    vote = Vote(5, "node-2", committed=True)
+    async with trial.open() as storage:
+        await storage.save_vote(vote)
+        await storage.append(trial.entries(1, 11))
+        await storage.truncate(LogId(1, 8))
+        await storage.purge(LogId(1, 3))
+        equal(await storage.read_vote(), vote, "the vote after the changes")
+    async with trial.open() as storage:
+        equal(await storage.read_vote(), vote, "the vote after a reopen")
+        await storage.purge(LogId(1, 100))
+        await storage.truncate_after(None)
+        equal(await storage.read_vote(), vote, "the vote of an emptied log")
+    async with trial.open() as storage:
+        equal(await storage.read_vote(), vote, "the vote after a second reopen")
+
+
+@case
+async def votes_between_appends_are_kept_with_them(trial: Trial) -> None:
+    """Votes and entries written by turns are all there, also after a reopen."""
+    async with trial.open() as storage:
+        for index in range(1, 9):
+            await storage.append([trial.entry(index, term=index)])
+            await storage.save_vote(Vote(index, index))
+        equal(await storage.read_vote(), Vote(8, 8), "the vote")
+    entries = [trial.entry(index, term=index) for index in range(1, 9)]
+    async with trial.open() as storage:
+        equal(await storage.read_vote(), Vote(8, 8), "the vote after a reopen")
+        await holds(storage, entries, "the entries after a reopen")
+
+
+@case
+async def the_committed_log_id_is_read_back(trial: Trial) -> None:
+    """What was saved last is read, None included."""
+    async with trial.open() as storage:
+        await storage.append(trial.entries(1, 11, term=2, node_id=4))
+        for committed in (LogId(2, 1, 4), LogId(2, 9, 4), LogId(2, 5, 4), None, LogId(2, 10, 4)):
+            await storage.save_committed(committed)
+            equal(await storage.read_committed(), committed, "the committed log id")
+
+
+@case
+async def the_committed_log_id_survives_a_clean_close(trial: Trial) -> None:
+    """After a clean close the committed log id is the one saved last."""
+    async with trial.open() as storage:
+        await storage.append(trial.entries(1, 9))
+        await storage.save_committed(LogId(1, 3))
+        await storage.save_committed(LogId(1, 7))
+    for saved, following in ((LogId(1, 7), LogId(1, 8)), (LogId(1, 8), None)):
+        async with trial.open() as storage:
+            equal(await storage.read_committed(), saved, "committed after a reopen")
+            await storage.save_committed(following)
+    async with trial.open() as storage:
+        equal(await storage.read_committed(), None, "committed after None was saved")
+
+
+@case
+async def the_committed_log_id_may_be_the_frontier(trial: Trial) -> None:
+    """Where everything committed was purged, it is still known."""
+    frontier = LogId(1, 8)
+    async with trial.open() as storage:
+        await storage.append(trial.entries(1, 9))
+        await storage.save_committed(frontier)
+        await storage.purge(frontier)
+        equal(await storage.read_committed(), frontier, "committed after the purge")
+    async with trial.open() as storage:
+        equal(await storage.read_committed(), frontier, "committed after a reopen")

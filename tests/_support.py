@@ -1,0 +1,223 @@
+"""What the store's tests share: entries, directories as bytes, gates in the file system.
+
+It must not test anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from hqlwal_raft import Entry
+from hqlwal_raft._files import File, Files, Lock, OsFiles
+
+PATIENCE_SECONDS = 30
+
+#: called before each call on the file system: the kind of call, the path
+Hook = Callable[[str, str], None]
+
+
+def entries(start: int, stop: int, size: int = 20, term: int = 1) -> list[Entry]:
+    """Entries ``[start, stop)`` with payloads of ``size`` bytes."""
+    return [Entry(term, index, (b"%d." % index).ljust(size, b"x")) for index in range(start, stop)]
+
+
+def contents(directory: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below the directory: its mode and its bytes."""
+    return {
+        str(path.relative_to(directory)): (path.stat().st_mode, path.read_bytes())
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def segments(directory: Path) -> list[Path]:
+    return sorted(directory.glob("*.wal"))
+
+
+def on_both_backends(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Makes two tests of a coroutine function: one under asyncio, one under trio."""
+
+    def run(backend: str, **fixtures: Any) -> None:
+        anyio.run(functools.partial(test, **fixtures), backend=backend)
+
+    signature = inspect.signature(test)
+    backend = inspect.Parameter("backend", inspect.Parameter.KEYWORD_ONLY)
+    functools.update_wrapper(run, test)
+    del run.__wrapped__  # type: ignore[attr-defined]
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), backend]
+    )
+    parametrized: Callable[..., None] = pytest.mark.parametrize("backend", ["asyncio", "trio"])(run)
+    return parametrized
+
+
+def start_python(code: str, *args: object, **options: Any) -> subprocess.Popen[str]:
+    """A process that runs the code with the arguments; its output can be read."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+        **options,
+    )
+
+
+def run_python(code: str, *args: object) -> str:
+    """What the code prints."""
+    with start_python(code, *args) as process:
+        out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 0, out
+    return out
+
+
+class Gate:
+    """A hook that holds the calls of one kind until it is opened."""
+
+    def __init__(self, call: str = "sync", ending: str = ".wal") -> None:
+        self._call = call
+        self._ending = ending
+        self._lock = threading.Condition()
+        self._is_open = True
+        self._held = 0
+        self.passed = 0
+
+    def __call__(self, call: str, path: str) -> None:
+        if call != self._call or not path.endswith(self._ending):
+            return
+        with self._lock:
+            self._held += 1
+            self._lock.notify_all()
+            assert self._lock.wait_for(lambda: self._is_open, PATIENCE_SECONDS), "nobody opened"
+            self._held -= 1
+            self.passed += 1
+
+    def shut(self) -> None:
+        with self._lock:
+            self._is_open = False
+
+    def open(self) -> None:
+        with self._lock:
+            self._is_open = True
+            self._lock.notify_all()
+
+    async def held(self) -> None:
+        """Waits until a call is held."""
+
+        def wait() -> None:
+            with self._lock:
+                assert self._lock.wait_for(lambda: self._held, PATIENCE_SECONDS), "nobody came"
+
+        await anyio.to_thread.run_sync(wait)
+
+
+class HookedFiles(Files):
+    """The real file system with a hook before every call."""
+
+    def __init__(self, *hooks: Hook, files: Files | None = None) -> None:
+        self._hooks = hooks
+        self._files = files or OsFiles()
+
+    def around(self, call: str, path: str) -> AbstractContextManager[object]:
+        """Entered before each call is made, left after it."""
+        for hook in self._hooks:
+            hook(call, path)
+        return contextlib.nullcontext()
+
+    def make_directory(self, path: str) -> None:
+        with self.around("make_directory", path):
+            self._files.make_directory(path)
+
+    def is_directory(self, path: str) -> bool:
+        with self.around("is_directory", path):
+            return self._files.is_directory(path)
+
+    def names(self, path: str) -> list[str]:
+        with self.around("names", path):
+            return self._files.names(path)
+
+    def open(self, path: str, *, writable: bool = False) -> File:
+        with self.around("open", path):
+            return _HookedFile(self.around, self._files.open(path, writable=writable))
+
+    def create(self, path: str, size: int) -> File:
+        with self.around("create", path):
+            return _HookedFile(self.around, self._files.create(path, size))
+
+    def rename(self, source: str, target: str) -> None:
+        with self.around("rename", target):
+            self._files.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        with self.around("unlink", path):
+            self._files.unlink(path)
+
+    def sync_directory(self, path: str) -> None:
+        with self.around("sync_directory", path):
+            self._files.sync_directory(path)
+
+    def lock(self, directory: str) -> Lock:
+        with self.around("lock", os.path.join(directory, "lock.hql")):
+            return self._files.lock(directory)
+
+
+class _HookedFile(File):
+    def __init__(
+        self, around: Callable[[str, str], AbstractContextManager[object]], file: File
+    ) -> None:
+        self._around = around
+        self._file = file
+        self.size = file.size
+
+    @property
+    def path(self) -> str:
+        return self._file.path
+
+    @path.setter
+    def path(self, path: str) -> None:
+        self._file.path = path
+
+    def write(self, offset: int, data: bytes) -> None:
+        with self._around("write", self.path):
+            self._file.write(offset, data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        with self._around("read", self.path):
+            return self._file.read(offset, length)
+
+    def read_cached(self, offset: int, length: int) -> bytes | None:
+        with self._around("read_cached", self.path):
+            return self._file.read_cached(offset, length)
+
+    def sync(self) -> None:
+        with self._around("sync", self.path):
+            self._file.sync()
+
+    def is_removed(self) -> bool:
+        return self._file.is_removed()
+
+    def reload(self) -> None:
+        with self._around("reload", self.path):
+            self._file.reload()
+
+    def freeze(self) -> None:
+        self._file.freeze()
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,452 @@
+"""Directories that a store must not open: the right error, and nothing changed on disk."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hqlwal_raft import (
+    CorruptionError,
+    LogId,
+    LogState,
+    RaftLogStorage,
+    UnknownVersionError,
+    Vote,
+)
+from hqlwal_raft._format import DATA_START, SegmentHeader, segment_name
+from hqlwal_raft.testing import FailingFiles
+from tests._support import contents, entries, on_both_backends, segments
+
+SEGMENT_SIZE = 8192
+#: eight records of 900 bytes fill a segment: 30 entries take four
+SIZE = 900
+RECORD = 32 + SIZE
+COUNT = 30
+
+
+async def fill(directory: Path) -> None:
+    """A cleanly closed log of four segments, with a vote."""
+    async with RaftLogStorage.open(directory, segment_size=SEGMENT_SIZE) as store:
+        for index in range(1, COUNT + 1):
+            await store.append(entries(index, index + 1, size=SIZE))
+        await store.save_vote(Vote(7, "me"))
+
+
+async def opened(directory: Path, **options: Any) -> list[Any]:
+    """The entries of the log in the directory."""
+    async with RaftLogStorage.open(directory, segment_size=SEGMENT_SIZE, **options) as store:
+        return await store.try_get_log_entries(0)
+
+
+async def refused(directory: Path, error_type: type[Exception], **options: Any) -> Any:
+    """The error that opening raises; nothing may have changed on disk."""
+    before = contents(directory)
+    with pytest.raises(error_type) as caught:
+        await opened(directory, **options)
+    assert contents(directory) == before
+    return caught.value
+
+
+def flip(path: Path, offset: int, mask: int = 1) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= mask
+    path.write_bytes(data)
+
+
+def record_offset(index: int) -> tuple[int, int]:
+    """The segment number of an entry, and where its record begins."""
+    return (index - 1) // 8 + 1, DATA_START + (index - 1) % 8 * RECORD
+
+
+def segment(directory: Path, number: int) -> Path:
+    return directory / segment_name(number)
+
+
+def begins(path: Path) -> int:
+    """The first index that a segment's header names; 0 where there is none."""
+    header = SegmentHeader.unpack(path.read_bytes()[:DATA_START])
+    return header.id_from if isinstance(header, SegmentHeader) else 0
+
+
+# --- what is no directory of ours to use -------------------------------------------------
+
+
+@on_both_backends
+async def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"a file")
+    for inside in (path, path / "below"):
+        with pytest.raises(NotADirectoryError) as caught:
+            await opened(inside)
+        assert str(path) in str(caught.value) + "".join(getattr(caught.value, "__notes__", []))
+        assert path.read_bytes() == b"a file"
+
+
+@on_both_backends
+@pytest.mark.parametrize("call", ["lock", "open", "names"])
+async def test_a_directory_without_permission_is_refused(tmp_path: Path, call: str) -> None:
+    await fill(tmp_path)
+    files = FailingFiles()
+    files.fail(call, errno.EACCES, times=1000)
+    error = await refused(tmp_path, PermissionError, files=files)
+    assert error.errno == errno.EACCES
+    assert str(tmp_path) in str(error) + "".join(getattr(error, "__notes__", []))
+
+
+@on_both_backends
+async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    files = FailingFiles()
+    files.fail("make_directory", errno.EACCES)
+    with pytest.raises(PermissionError) as caught:
+        await opened(tmp_path / "log", files=files)
+    assert "log" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- damage ------------------------------------------------------------------------------
+
+
+def cut(directory: Path) -> Path:
+    path = segment(directory, 4)
+    os.truncate(path, SEGMENT_SIZE - 1)
+    return path
+
+
+def cut_within_the_header(directory: Path) -> Path:
+    path = segment(directory, 2)
+    os.truncate(path, 40)
+    return path
+
+
+def empty(directory: Path) -> Path:
+    path = segment(directory, 4)
+    os.truncate(path, 0)
+    return path
+
+
+def missing_between(directory: Path) -> Path:
+    segment(directory, 2).unlink()
+    return segment(directory, 3)
+
+
+def missing_first(directory: Path) -> Path:
+    segment(directory, 1).unlink()
+    return directory
+
+
+def missing_newest(directory: Path) -> Path:
+    for path in segments(directory)[3:]:
+        path.unlink()
+    return segment(directory, 3)
+
+
+def missing_all(directory: Path) -> Path:
+    for path in segments(directory):
+        path.unlink()
+    return directory
+
+
+def flipped_in_a_header(directory: Path) -> Path:
+    path = segment(directory, 2)
+    flip(path, 20)
+    return path
+
+
+def flipped_in_a_durable_record(directory: Path) -> Path:
+    number, offset = record_offset(27)
+    path = segment(directory, number)
+    flip(path, offset + 500)
+    return path
+
+
+def foreign_file(directory: Path) -> Path:
+    path = segment(directory, len(segments(directory)) + 1)
+    path.write_bytes(b"these are somebody's notes, under an unlucky name\n" * 300)
+    return path
+
+
+def swapped_segments(directory: Path) -> Path:
+    first, second = segment(directory, 1), segment(directory, 2)
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(data)
+    return second
+
+
+def damaged_meta(directory: Path) -> Path:
+    path = directory / "meta.hql"
+    flip(path, 10)
+    flip(path, 4096 + 10)
+    return path
+
+
+def cut_meta(directory: Path) -> Path:
+    path = directory / "meta.hql"
+    os.truncate(path, 6000)
+    return path
+
+
+def missing_meta(directory: Path) -> Path:
+    (directory / "meta.hql").unlink()
+    return directory
+
+
+DAMAGE = [
+    cut,
+    cut_within_the_header,
+    empty,
+    missing_between,
+    missing_first,
+    missing_newest,
+    missing_all,
+    flipped_in_a_header,
+    flipped_in_a_durable_record,
+    foreign_file,
+    swapped_segments,
+    damaged_meta,
+    cut_meta,
+    missing_meta,
+]
+ABOUT_THE_VOTE = [damaged_meta, cut_meta, missing_meta]
+
+
+@on_both_backends
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+async def test_damage_is_refused_with_path_and_advice(
+    tmp_path: Path, damage: Callable[[Path], Path]
+) -> None:
+    await fill(tmp_path)
+    path = damage(tmp_path)
+    error = await refused(tmp_path, CorruptionError)
+    assert str(path) in str(error)
+    assert error.path.startswith(str(tmp_path))
+    assert "Nothing was changed" in str(error)
+    assert "fresh directory" in str(error)
+    # the lock was given up, and a second attempt ends the same
+    assert str(await refused(tmp_path, CorruptionError)) == str(error)
+
+
+@on_both_backends
+@pytest.mark.parametrize("damage", ABOUT_THE_VOTE, ids=lambda damage: damage.__name__)
+async def test_a_lost_vote_is_not_healed(tmp_path: Path, damage: Callable[[Path], Path]) -> None:
+    await fill(tmp_path)
+    damage(tmp_path)
+    error = await refused(tmp_path, CorruptionError, auto_heal=True)
+    assert "vote" in str(error)
+
+
+@on_both_backends
+async def test_a_damaged_record_is_named_by_offset_and_entries(tmp_path: Path) -> None:
+    await fill(tmp_path)
+    number, offset = record_offset(27)
+    flip(segment(tmp_path, number), offset + 500)
+    error = await refused(tmp_path, CorruptionError)
+    assert error.path == str(segment(tmp_path, number))
+    assert (error.offset, error.first_id, error.last_id) == (offset, 27, COUNT)
+    assert "27" in str(error)
+
+
+# --- versions ----------------------------------------------------------------------------
+
+
+@on_both_backends
+async def test_a_segment_of_version_1_is_refused_by_its_version(tmp_path: Path) -> None:
+    await fill(tmp_path)
+    path = segment(tmp_path, 1)
+    path.write_bytes(struct.pack(">7sBQQII", b"HQL_WAL", 1, 1, 8, 32, 500).ljust(8192, b"\0"))
+    error = await refused(tmp_path, UnknownVersionError)
+    assert (error.path, error.version) == (str(path), 1)
+    assert str(path) in str(error)
+    assert "version 1" in str(error)
+    assert "release" in str(error)
+
+
+@on_both_backends
+async def test_a_meta_of_another_version_is_refused_by_its_version(tmp_path: Path) -> None:
+    await fill(tmp_path)
+    path = tmp_path / "meta.hql"
+    data = bytearray(path.read_bytes())
+    data[7] = data[4096 + 7] = 9
+    path.write_bytes(data)
+    error = await refused(tmp_path, UnknownVersionError)
+    assert (error.path, error.version) == (str(path), 9)
+    assert str(path) in str(error)
+
+
+@on_both_backends
+async def test_an_unknown_version_is_not_healed(tmp_path: Path) -> None:
+    await fill(tmp_path)
+    path = segment(tmp_path, 1)
+    path.write_bytes(struct.pack(">7sBQQII", b"HQL_WAL", 1, 1, 8, 32, 500).ljust(8192, b"\0"))
+    await refused(tmp_path, UnknownVersionError, auto_heal=True)
+
+
+# --- torn tails are no damage ------------------------------------------------------------
+
+
+def unclose(directory: Path, last: int) -> Path:
+    """Lowers the newest segment's mark, as if the process had been killed after ``last``."""
+    number, offset = record_offset(last + 1)
+    path = segment(directory, number)
+    header = SegmentHeader.unpack(path.read_bytes()[:DATA_START])
+    assert isinstance(header, SegmentHeader)
+    data = replace(header, id_until=last, data_end=offset, flags=0).pack()
+    path.write_bytes(data + path.read_bytes()[DATA_START:])
+    return path
+
+
+@on_both_backends
+async def test_a_torn_tail_is_dropped_and_the_store_opens(tmp_path: Path) -> None:
+    await fill(tmp_path)
+    path = unclose(tmp_path, last=27)
+    flip(path, record_offset(29)[1] + 100)
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        # entry 28 was whole, though nobody was told that it is durable
+        assert await store.try_get_log_entries(0) == entries(1, 29, size=SIZE)
+        assert await store.read_vote() == Vote(7, "me")
+        await store.append(entries(29, 32, size=SIZE, term=2))
+    assert await opened(tmp_path) == entries(1, 29, SIZE) + entries(29, 32, SIZE, term=2)
+
+
+@on_both_backends
+async def test_what_was_torn_never_comes_back(tmp_path: Path) -> None:
+    await fill(tmp_path)
+    path = unclose(tmp_path, last=26)
+    flip(path, record_offset(28)[1] + 100)
+    # 29 and 30 are whole behind the torn 28; new entries of equal size must not revive them
+    assert await opened(tmp_path) == entries(1, 28, size=SIZE)
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(28, 29, size=SIZE, term=2))
+    assert await opened(tmp_path) == entries(1, 28, SIZE) + entries(28, 29, SIZE, term=2)
+
+
+# --- sealed segments and the integrity check ---------------------------------------------
+
+
+@on_both_backends
+async def test_damage_in_a_sealed_segment_is_found_when_it_is_read(tmp_path: Path) -> None:
+    await fill(tmp_path)
+    number, offset = record_offset(11)
+    flip(segment(tmp_path, number), offset + 500)
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(1, 11) == entries(1, 11, size=SIZE)
+        assert await store.try_get_log_entries(12) == entries(12, COUNT + 1, size=SIZE)
+        reader = await store.get_log_reader()
+        for side in (store, reader):
+            for start, stop in ((11, 12), (1, None), (10, 13)):
+                with pytest.raises(CorruptionError, match="11") as caught:
+                    await side.try_get_log_entries(start, stop)
+                assert caught.value.path == str(segment(tmp_path, number))
+            with pytest.raises(CorruptionError):
+                await side.limited_get_log_entries(11)
+            with pytest.raises(CorruptionError):
+                [entry async for entry in side.entries_stream(11)]
+        # damage that is read is no poison
+        await store.append(entries(COUNT + 1, COUNT + 3, size=SIZE))
+
+
+@on_both_backends
+@pytest.mark.parametrize("by_environment", [True, False])
+async def test_the_integrity_check_finds_damage_in_a_sealed_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_environment: bool
+) -> None:
+    monkeypatch.delenv("HQL_CHECK_WAL_INTEGRITY", raising=False)
+    await fill(tmp_path)
+    number, offset = record_offset(11)
+    flip(segment(tmp_path, number), offset + 500)
+    options: dict[str, Any] = {} if by_environment else {"check_integrity": True}
+    if by_environment:
+        monkeypatch.setenv("HQL_CHECK_WAL_INTEGRITY", "true")
+    error = await refused(tmp_path, CorruptionError, **options)
+    assert error.path == str(segment(tmp_path, number))
+    assert (error.offset, error.first_id) == (offset, 11)
+    flip(segment(tmp_path, number), offset + 500)
+    assert await opened(tmp_path, **options) == entries(1, COUNT + 1, size=SIZE)
+
+
+# --- healing -----------------------------------------------------------------------------
+
+
+@on_both_backends
+async def test_auto_heal_keeps_a_copy_and_cuts_the_log_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fill(tmp_path)
+    number, offset = record_offset(27)
+    path = segment(tmp_path, number)
+    flip(path, offset + 500)
+    damaged = path.read_bytes()
+    with caplog.at_level(logging.WARNING, logger="hqlwal_raft"):
+        assert await opened(tmp_path, auto_heal=True) == entries(1, 27, size=SIZE)
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert str(path) in record.getMessage()
+    assert "26" in record.getMessage()
+    assert ".broken" in record.getMessage()
+    assert Path(str(path) + ".broken").read_bytes() == damaged
+    # healed for good: it opens without, takes entries, and holds them
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.read_vote() == Vote(7, "me")
+        assert await store.get_log_state() == LogState(None, LogId(1, 26))
+        await store.append(entries(27, 50, size=SIZE, term=2))
+    healed = entries(1, 27, SIZE) + entries(27, 50, SIZE, term=2)
+    assert await opened(tmp_path, check_integrity=True) == healed
+
+
+@on_both_backends
+@pytest.mark.parametrize(
+    ("damage", "last"),
+    [
+        (cut, 24),
+        (cut_within_the_header, 8),
+        (empty, 24),
+        (missing_between, 8),
+        (missing_newest, 24),
+        (flipped_in_a_header, 8),
+        (flipped_in_a_durable_record, 26),
+        (foreign_file, COUNT),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+async def test_auto_heal_keeps_what_lies_before_the_damage(
+    tmp_path: Path, damage: Callable[[Path], Path], last: int
+) -> None:
+    await fill(tmp_path)
+    damaged = damage(tmp_path)
+    lost = {path: path.read_bytes() for path in segments(tmp_path) if begins(path) > last}
+    if damage is not missing_newest:  # there nothing that is left is damaged
+        lost |= {damaged: damaged.read_bytes()}
+    assert await opened(tmp_path, auto_heal=True) == entries(1, last + 1, size=SIZE)
+    for path, data in lost.items():  # nothing was thrown away
+        assert Path(str(path) + ".broken").read_bytes() == data
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(last + 1, last + 20, size=SIZE))
+    assert await opened(tmp_path, check_integrity=True) == entries(1, last + 20, size=SIZE)
+
+
+@on_both_backends
+async def test_auto_heal_of_a_healthy_log_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await fill(tmp_path)
+    assert await opened(tmp_path, auto_heal=True) == entries(1, COUNT + 1, size=SIZE)
+    assert not list(tmp_path.glob("*.broken*"))
+    assert not caplog.records
+
+
+@on_both_backends
+async def test_a_second_healing_keeps_both_copies(tmp_path: Path) -> None:
+    await fill(tmp_path)
+    for index, last in ((29, 28), (27, 26)):
+        number, offset = record_offset(index)
+        path = segment(tmp_path, number)
+        flip(path, offset + 500)
+        assert await opened(tmp_path, auto_heal=True) == entries(1, last + 1, size=SIZE)
+    assert len(list(tmp_path.glob(f"{segment_name(4)}.broken*"))) == 2

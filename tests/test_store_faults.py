@@ -1,0 +1,386 @@
+"""A disk that fails under our store: poisoning, a full disk that passes, failing reads."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from hqlwal_raft import LogId, RaftLogStorage, Vote, WalPoisonedError
+from hqlwal_raft.testing import FailingFiles
+from tests._support import Gate, HookedFiles, entries, on_both_backends
+
+SEGMENT_SIZE = 8192
+
+Write = Callable[[RaftLogStorage], Awaitable[Any]]
+
+WRITES: dict[str, Write] = {
+    "append": lambda store: store.append(entries(11, 12)),
+    "append with a callback": lambda store: store.append(entries(11, 12), lambda error: None),
+    "truncate": lambda store: store.truncate(LogId(1, 8)),
+    "truncate_after": lambda store: store.truncate_after(None),
+    "purge": lambda store: store.purge(LogId(1, 3)),
+    "save_vote": lambda store: store.save_vote(Vote(7)),
+    "save_committed": lambda store: store.save_committed(LogId(1, 4)),
+    "flush": lambda store: store.flush(),
+}
+
+
+def is_segment(path: str) -> bool:
+    return path.endswith(".wal")
+
+
+def is_meta(path: str) -> bool:
+    return path.endswith("meta.hql")
+
+
+async def raised(call: Awaitable[Any]) -> BaseException | None:
+    try:
+        await call
+    except (Exception, ExceptionGroup) as error:
+        return error
+    return None
+
+
+def assert_poisoned(error: object, number: int) -> None:
+    assert isinstance(error, WalPoisonedError), error
+    assert isinstance(error.__cause__, OSError)
+    assert error.__cause__.errno == number
+    assert "open it again" in str(error)
+
+
+async def close_poisoned(store: RaftLogStorage) -> None:
+    """Closing may tell of the failure again; it must end."""
+    with anyio.fail_after(20):
+        with contextlib.suppress(WalPoisonedError):
+            await store.aclose()
+
+
+# --- poisoning ---------------------------------------------------------------------------
+
+
+@on_both_backends
+async def test_a_failed_sync_poisons_the_append_and_every_later_write(tmp_path: Path) -> None:
+    files = FailingFiles()
+    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+        await store.append(entries(1, 11))
+        await store.save_vote(Vote(3))
+        files.fail("sync", errno.EIO, where=is_segment)
+        assert_poisoned(await raised(store.append(entries(11, 12))), errno.EIO)
+        assert store.statistics().is_poisoned
+        files.heal()
+        for name, write in WRITES.items():
+            error = await raised(write(store))
+            assert isinstance(error, WalPoisonedError), (name, error)
+            assert_poisoned(error, errno.EIO)
+
+
+@on_both_backends
+async def test_a_poisoned_store_is_still_read(tmp_path: Path) -> None:
+    files = FailingFiles()
+    async with RaftLogStorage.open(tmp_path, files=files, cache_bytes=0) as store:
+        await store.append(entries(1, 11))
+        await store.save_vote(Vote(3, committed=True))
+        await store.save_committed(LogId(1, 4))
+        reader = await store.get_log_reader()
+        files.fail("sync", errno.EIO, where=is_segment)
+        assert_poisoned(await raised(store.append(entries(11, 12))), errno.EIO)
+        for side in (store, reader):
+            assert (await side.try_get_log_entries(0))[:10] == entries(1, 11)
+            assert await side.limited_get_log_entries(1, 3) == entries(1, 3)
+            assert [entry async for entry in side.entries_stream(1, 11)] == entries(1, 11)
+            assert await side.read_vote() == Vote(3, committed=True)
+            assert (await side.get_key_log_ids())[0] == LogId(1, 1)
+        assert await store.read_committed() == LogId(1, 4)
+        assert store.statistics().last_durable_log_id == LogId(1, 10)
+
+
+@on_both_backends
+async def test_a_failed_sync_is_never_tried_again(tmp_path: Path) -> None:
+    files = FailingFiles()
+    calls: list[tuple[str, str]] = []
+
+    def note(call: str, path: str) -> None:
+        if call in ("sync", "write") and not path.endswith(".tmp"):
+            calls.append((call, path))
+
+    hooked = HookedFiles(note, files=files)
+    async with RaftLogStorage.open(tmp_path, files=hooked, segment_size=8192) as store:
+        await store.append(entries(1, 11))
+        files.fail("sync", errno.EIO, where=is_segment)
+        assert_poisoned(await raised(store.append(entries(11, 12))), errno.EIO)
+        del calls[:]
+        for write in WRITES.values():
+            await raised(write(store))
+        await close_poisoned(store)
+    assert calls == []
+
+
+@on_both_backends
+async def test_all_who_wait_for_a_failing_sync_are_told(tmp_path: Path) -> None:
+    files = FailingFiles()
+    gate = Gate()
+    told: list[BaseException | None] = []
+    outcomes: list[BaseException | None] = []
+    options: dict[str, Any] = {"files": HookedFiles(gate, files=files)}
+    async with RaftLogStorage.open(tmp_path, **options) as store:
+        await store.append(entries(1, 2))
+        gate.shut()
+
+        async def append(index: int, *, task_status: Any) -> None:
+            task_status.started()
+            outcomes.append(await raised(store.append(entries(index, index + 1))))
+
+        async with anyio.create_task_group() as tasks:
+            for index in range(2, 8):
+                await tasks.start(append, index)
+            await store.append(entries(8, 9), told.append)
+            await store.append(entries(9, 10), told.append)
+            await gate.held()
+            files.fail("sync", errno.EIO, where=is_segment)
+            gate.open()
+        assert len(outcomes) == 6
+        for error in [*outcomes, *told]:
+            assert_poisoned(error, errno.EIO)
+        assert len(told) == 2
+        assert len({id(error) for error in outcomes}) == 6  # each has its own traceback
+    assert len(told) == 2
+
+
+@on_both_backends
+@pytest.mark.parametrize("name", ["truncate", "purge", "save_vote", "append"])
+async def test_a_failing_write_of_any_kind_poisons(tmp_path: Path, name: str) -> None:
+    files = FailingFiles()
+    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 11))
+        where = is_meta if name in ("purge", "save_vote") else is_segment
+        files.fail("sync", errno.EIO, where=where)
+        assert_poisoned(await raised(WRITES[name](store)), errno.EIO)
+        files.heal()
+        assert_poisoned(await raised(store.append(entries(11, 12))), errno.EIO)
+        assert_poisoned(await raised(store.save_vote(Vote(9))), errno.EIO)
+
+
+@on_both_backends
+async def test_a_vote_that_could_not_be_saved_is_not_shown(tmp_path: Path) -> None:
+    files = FailingFiles()
+    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+        await store.save_vote(Vote(3))
+        files.fail("sync", errno.EIO, where=is_meta)
+        assert_poisoned(await raised(store.save_vote(Vote(4))), errno.EIO)
+        assert await store.read_vote() == Vote(3)
+    async with RaftLogStorage.open(tmp_path, segment_size=8192) as store:
+        assert await store.read_vote() in (Vote(3), Vote(4))
+
+
+@on_both_backends
+async def test_leaving_a_poisoned_store_ends_and_what_was_acknowledged_is_there(
+    tmp_path: Path,
+) -> None:
+    files = FailingFiles()
+
+    async def use() -> None:
+        async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+            await store.append(entries(1, 11))
+            files.fail("sync", errno.EIO, where=is_segment, times=1000)
+            await raised(store.append(entries(11, 12)))
+
+    with anyio.fail_after(20):
+        error = await raised(use())
+    assert error is None or isinstance(error, WalPoisonedError)
+    async with RaftLogStorage.open(tmp_path, segment_size=8192) as store:
+        got = await store.try_get_log_entries(0)
+        assert got[:10] == entries(1, 11)
+        await store.append(entries(got[-1].index + 1, got[-1].index + 4))
+
+
+@on_both_backends
+async def test_the_first_failing_sync_at_the_close_is_raised_by_it(tmp_path: Path) -> None:
+    files = FailingFiles()
+    told: list[BaseException | None] = []
+    with pytest.raises(WalPoisonedError) as caught:
+        async with RaftLogStorage.open(tmp_path, sync="interval_60000", files=files) as store:
+            await store.append(entries(1, 11), told.append)
+            files.fail("sync", errno.EIO, where=is_segment, times=1000)
+    assert_poisoned(caught.value, errno.EIO)
+    assert len(told) == 1
+    assert_poisoned(told[0], errno.EIO)
+    async with RaftLogStorage.open(tmp_path, segment_size=8192) as store:
+        assert await store.read_vote() is None
+
+
+@on_both_backends
+async def test_the_cause_names_the_file(tmp_path: Path) -> None:
+    files = FailingFiles()
+    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+        await store.append(entries(1, 2))
+        files.fail("sync", errno.EIO, where=is_segment)
+        error = await raised(store.append(entries(2, 3)))
+        assert isinstance(error, WalPoisonedError)
+        assert str(tmp_path) in str(error)
+
+
+# --- a full disk -------------------------------------------------------------------------
+
+
+@on_both_backends
+async def test_a_full_disk_refuses_the_append_and_passes(tmp_path: Path) -> None:
+    files = FailingFiles()
+    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 2))
+        files.fail("create", errno.ENOSPC, times=1000)
+        index = 2
+        error = None
+        while error is None:
+            error = await raised(store.append(entries(index, index + 1, size=3000)))
+            index += error is None
+        assert isinstance(error, OSError)
+        assert error.errno == errno.ENOSPC
+        assert str(tmp_path) in str(error) + "".join(getattr(error, "__notes__", []))
+        held = [*entries(1, 2), *entries(2, index, size=3000)]
+        assert await store.try_get_log_entries(0) == held
+        assert not store.statistics().is_poisoned
+        # while it is full, what needs no new segment works
+        await store.save_vote(Vote(1))
+        await store.truncate(LogId(1, index - 1))
+        files.heal()
+        more = entries(index - 1, index + 20, size=3000)
+        await store.append(more)
+        assert await store.try_get_log_entries(0) == [*held[:-1], *more]
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == [*held[:-1], *more]
+
+
+@on_both_backends
+async def test_a_batch_for_which_the_disk_is_too_full_is_refused_whole(tmp_path: Path) -> None:
+    files = FailingFiles()
+    told: list[object] = []
+    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 3))
+        files.fail("create", errno.ENOSPC, nth=3, times=1000)
+        batch = entries(3, 40, size=3000)
+        error = await raised(store.append(batch, told.append))
+        assert isinstance(error, OSError)
+        assert error.errno == errno.ENOSPC
+        assert await store.try_get_log_entries(0) == entries(1, 3)
+        jumbo = await raised(store.append(entries(3, 4, size=100_000)))
+        assert isinstance(jumbo, OSError)
+        assert await store.try_get_log_entries(0) == entries(1, 3)
+        files.heal()
+        await store.append(batch, told.append)
+        await store.append(entries(40, 41, size=100_000))
+        assert await store.try_get_log_entries(0) == [
+            *entries(1, 3),
+            *batch,
+            *entries(40, 41, size=100_000),
+        ]
+    assert told == [None]
+
+
+@on_both_backends
+async def test_of_waiting_appends_only_those_that_find_no_room_fail(tmp_path: Path) -> None:
+    files = FailingFiles()
+    outcomes: dict[str, BaseException | None] = {}
+    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 3))
+        files.fail("create", errno.ENOSPC, times=1000)
+
+        async def write(name: str, call: Awaitable[Any], *, task_status: Any) -> None:
+            task_status.started()
+            outcomes[name] = await raised(call)
+
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(write, "jumbo", store.append(entries(3, 4, size=50_000)))
+            await tasks.start(write, "vote", store.save_vote(Vote(5)))
+            await tasks.start(write, "small", store.append(entries(3, 5)))
+        assert isinstance(outcomes.pop("jumbo"), OSError)
+        assert outcomes == {"vote": None, "small": None}
+        assert await store.try_get_log_entries(0) == entries(1, 5)
+
+
+@on_both_backends
+async def test_opening_works_on_a_full_disk(tmp_path: Path) -> None:
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 31, size=900))
+        await store.save_vote(Vote(2))
+    files = FailingFiles()
+    files.fail("create", errno.ENOSPC, times=1000)
+    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == entries(1, 31, size=900)
+        error = await raised(store.append(entries(31, 60, size=900)))
+        assert isinstance(error, OSError)
+        assert error.errno == errno.ENOSPC
+        files.heal()
+        await store.append(entries(31, 60, size=900))
+        assert await store.try_get_log_entries(0) == entries(1, 60, size=900)
+
+
+@on_both_backends
+async def test_a_failed_rename_while_preparing_passes_too(tmp_path: Path) -> None:
+    files = FailingFiles()
+    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 3))
+        files.fail("rename", errno.EMFILE, times=1000)
+        error = await raised(store.append(entries(3, 30, size=3000)))
+        assert isinstance(error, OSError)
+        assert error.errno == errno.EMFILE
+        files.heal()
+        await store.append(entries(3, 30, size=3000))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+# --- failing reads and opens -------------------------------------------------------------
+
+
+@on_both_backends
+async def test_a_failed_read_is_an_oserror_and_no_poison(tmp_path: Path) -> None:
+    def cold(call: str, path: str) -> None:
+        """Nothing is in memory, as on a machine that has just been started."""
+
+    class ColdFiles(HookedFiles):
+        def open(self, path: str, *, writable: bool = False) -> Any:
+            file = super().open(path, writable=writable)
+            file.read_cached = lambda offset, length: None  # type: ignore[method-assign]
+            return file
+
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 31, size=900))
+    files = FailingFiles()
+    options: dict[str, Any] = {"segment_size": SEGMENT_SIZE, "cache_bytes": 0}
+    async with RaftLogStorage.open(
+        tmp_path, files=ColdFiles(cold, files=files), **options
+    ) as store:
+        files.fail("read", errno.EIO, where=is_segment)
+        error = await raised(store.try_get_log_entries(1, 31))
+        assert isinstance(error, OSError)
+        assert error.errno == errno.EIO
+        assert await store.try_get_log_entries(1, 31) == entries(1, 31, size=900)
+        await store.append(entries(31, 33))
+
+
+@on_both_backends
+@pytest.mark.parametrize("call", ["names", "lock", "open", "read", "sync_directory"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+async def test_an_open_that_fails_leaves_a_store_that_opens(
+    tmp_path: Path, call: str, number: int
+) -> None:
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 31, size=900))
+    files = FailingFiles()
+    files.fail(call, number)
+
+    async def use() -> None:
+        async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE):
+            pass
+
+    error = await raised(use())
+    assert isinstance(error, OSError), error
+    assert error.errno == number
+    assert str(tmp_path) in str(error) + "".join(getattr(error, "__notes__", []))
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == entries(1, 31, size=900)
