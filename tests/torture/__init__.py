@@ -1,0 +1,1 @@
+"""Power cuts and kills: histories, images, the ledger that judges them, and mutations."""

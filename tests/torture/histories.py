@@ -1,0 +1,256 @@
+"""Random histories on a disk that forgets, one life of the store after the other.
+
+One seed is one history, step for step: everything runs in this thread, and what happens
+"while" a sync runs happens inside of that sync.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections import Counter
+from collections.abc import Callable
+from itertools import count
+
+from hqlwal_raft import LogId, Vote
+from hqlwal_raft._files import Files, SyncError
+from hqlwal_raft.testing import FailingFiles, ForgetfulDisk
+
+from .core import Core
+from .images import Examiner, Recorder
+from .ledger import Ledger, Node, Span, Violation
+
+__all__ = ["History"]
+
+
+class History:
+    """Runs the history of one seed and examines the images of the power cuts in it."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        lives: int = 4,
+        moments_per_life: int = 24,
+        images_per_moment: int = 2,
+        failing_share: float = 0.0,
+        wrap: Callable[[Files], Files] | None = None,
+    ) -> None:
+        self.wrap = wrap
+        #: of all lives, how many meet a sync that fails
+        self.failing_share = failing_share
+        self.rng = rng = random.Random(seed)
+        self.lives = lives
+        self.moments_per_life = moments_per_life
+        self.images_per_moment = images_per_moment
+        page_bytes = rng.choice((4096, 512))
+        segment_size = rng.choice((8192, 8192, 12288, 16384, 32768))
+        # Mostly one size for all, so that records written after a crash end where remains of
+        # older ones may begin: 96 gives records of 128 bytes, which no page border cuts.
+        payload_bytes = rng.choice((96, 96, 100, 0, 224, 480, 992, 1500))
+        self.is_even = rng.random() < 0.7
+        self.examiner = Examiner(rng, segment_size, count(1), payload_bytes, wrap)
+        self.steps = Counter[str]()
+        self._disk = ForgetfulDisk(page_bytes=page_bytes)
+        self._ledger = Ledger()
+        self._pending: list[Node] = []
+        self._terms = count(2)
+        self._may_append = False
+        self._killed: tuple[ForgetfulDisk, Span] | None = None
+
+    def run(self) -> Counter[str]:
+        """What was tried; raises Violation where a promise was broken."""
+        for life in range(self.lives):
+            try:
+                self._live(is_last=life == self.lives - 1)
+            except Violation as violation:
+                raise Violation(f"life {life}: {violation}") from violation
+        return self.examiner.tried
+
+    # --- one life ------------------------------------------------------------------------
+
+    def _live(self, *, is_last: bool) -> None:
+        rng, disk, ledger = self.rng, self._disk, self._ledger
+        recorder = Recorder(disk, ledger, rng, share=0.6)
+        disk.on_point = lambda what, path: self._at_point(recorder, what, path)
+        self._killed, self._pending = None, []
+        self._may_append = False
+        files = FailingFiles(disk)
+        try:
+            core = self._core = Core(self._meddled(files), self.examiner.segment_size)
+        except Exception as error:
+            raise Violation(f"opening: {error!r}") from error
+        recorder.take("opened")
+        end = rng.choice(("close", "kill", "cut", "cut"))
+        if rng.random() < self.failing_share:
+            files.fail("sync", errno.EIO, nth=rng.randint(1, 30))
+        try:
+            for _ in range(rng.randint(4, 24)):
+                self._step(core, ledger)
+                recorder.take("acknowledged")
+            if end == "close":
+                core.close()
+                ledger.durable(self._pending)
+                recorder.take("closed")
+        except SyncError:  # nothing is retried: this life is over
+            end = rng.choice(("failed", "cut"))
+            self.steps["failed sync"] += 1
+        except Exception as error:
+            raise Violation(f"a call failed: {error!r}") from error
+        disk.on_point = None
+        moments = rng.sample(recorder.moments, min(len(recorder.moments), self.moments_per_life))
+        self.examiner.examine(moments, ledger, per_moment=self.images_per_moment)
+        if is_last:
+            return
+        self.steps[end] += 1
+        at, is_power_lost = ledger.now, False
+        match end:
+            case "close":
+                next_disk = disk.after_kill()
+            case "failed":  # what was only readable may have been lost with the sync
+                next_disk, is_power_lost = disk.after_kill(), True
+            case "kill":
+                next_disk, at = self._killed_midway() or (disk.after_kill(), ledger.now)
+            case _:
+                moment = rng.choice(recorder.moments)
+                next_disk, at, is_power_lost = moment.snapshot.image(rng), moment.at, True
+        core.abandon()
+        self._begin_again(next_disk, at, end, is_power_lost=is_power_lost)
+
+    def _begin_again(self, disk: ForgetfulDisk, at: Span, end: str, *, is_power_lost: bool) -> None:
+        """Opens the disk to see what is there, then gives it to the next life as it is."""
+        core, view = self.examiner.open(disk, f"after {end}")
+        try:
+            self._ledger.judge(view, at, is_power_lost=is_power_lost)
+            if end == "close":
+                self._ledger.judge_closed(view)
+        except Violation as violation:
+            raise Violation(f"after {end}: {violation}") from None
+        core.abandon()
+        self._disk = disk.after_kill()
+        self._ledger = self._ledger.after(view)
+
+    def _killed_midway(self) -> tuple[ForgetfulDisk, Span] | None:
+        return self._killed
+
+    def _meddled(self, files: Files) -> Files:
+        return files if self.wrap is None else self.wrap(files)
+
+    def _at_point(self, recorder: Recorder, what: str, path: str) -> None:
+        recorder.point(what, path)
+        if self._killed is None and self.rng.random() < 0.02:
+            self._killed = recorder.disk.after_kill(), recorder.ledger.now
+        is_due = what == "syncing" and path.endswith(".wal") and self._may_append
+        if is_due and self.rng.random() < 0.4:
+            self._may_append = False  # once for each sync
+            self._append(self._core, self._ledger)
+            recorder.take("appended while syncing")
+
+    # --- steps ---------------------------------------------------------------------------
+
+    def _step(self, core: Core, ledger: Ledger) -> None:
+        steps: list[tuple[int, Callable[[Core, Ledger], None]]] = [
+            (30, self._append_and_sync),
+            (24, self._append),
+            (8, self._sync),
+            (9, self._truncate),
+            (7, self._purge),
+            (2, self._purge_everything),
+            (4, self._do_chores),
+            (6, self._vote),
+            (6, self._commit),
+            (4, self._prepare),
+        ]
+        step = self.rng.choices([step for _, step in steps], [weight for weight, _ in steps])[0]
+        self.steps[step.__name__.strip("_")] += 1
+        step(core, ledger)
+
+    def _append(self, core: Core, ledger: Ledger) -> None:
+        rng = self.rng
+        how_many = rng.choice((1, 1, 2, 3, 8, 20, 40, 70))
+        sizes = None
+        if not self.is_even:
+            sizes = [rng.choice((0, 1, 50, 96, 400, 3000)) for _ in range(how_many)]
+        if rng.random() < 0.04:  # larger than a segment
+            sizes = [self.examiner.payload_bytes] * (how_many - 1)
+            sizes.insert(rng.randrange(how_many), rng.randint(8000, 40000))
+        entries = self.examiner.entries(ledger, how_many, sizes=sizes)
+        nodes = ledger.append(entries)
+        core.append(entries)
+        ledger.readable(nodes)
+        self._pending += nodes
+
+    def _sync(self, core: Core, ledger: Ledger) -> None:
+        covered = list(self._pending)
+        self._may_append = True
+        core.sync()
+        self._may_append = False
+        ledger.durable(covered)
+        del self._pending[: len(covered)]
+
+    def _append_and_sync(self, core: Core, ledger: Ledger) -> None:
+        self._append(core, ledger)
+        self._sync(core, ledger)
+
+    def _truncate(self, core: Core, ledger: Ledger) -> None:
+        if not ledger.live:
+            return
+        first, last = ledger.live[0].entry.index, ledger.live[-1].entry.index
+        index = self.rng.choice((last, max(first, last - 3), self.rng.randint(first, last), first))
+        cut = ledger.truncate(index)
+        core.truncate(index)
+        ledger.cut_durable(cut)
+        self._settle(ledger)
+        ledger.term = next(self._terms)
+
+    def _purge(self, core: Core, ledger: Ledger) -> None:
+        if not ledger.live:
+            return
+        node = self.rng.choice(ledger.live[: -len(ledger.live) // 2] or ledger.live)
+        self._purge_to(node.entry.log_id, core, ledger)
+
+    def _purge_everything(self, core: Core, ledger: Ledger) -> None:
+        last = ledger.last
+        beyond = self.rng.choice((0, 0, 1, 10))
+        if last is None:
+            last = LogId(1, 0)
+        if not ledger.live and beyond == 0:
+            return
+        log_id = LogId(last.term, last.index + beyond, last.node_id if not beyond else 0)
+        self._purge_to(log_id, core, ledger)
+
+    def _purge_to(self, log_id: LogId, core: Core, ledger: Ledger) -> None:
+        frontier = ledger.purge(log_id)
+        core.purge(log_id)
+        ledger.saved(frontier)
+        self._settle(ledger)
+        if self.rng.random() < 0.7:
+            core.do_chores()
+
+    def _settle(self, ledger: Ledger) -> None:
+        """What was waiting for a sync has had it."""
+        ledger.durable(self._pending)
+        self._pending = []
+
+    def _do_chores(self, core: Core, _ledger: Ledger) -> None:
+        core.do_chores()
+
+    def _vote(self, core: Core, ledger: Ledger) -> None:
+        term = next(self._terms)
+        node_id = self.rng.choice((None, 1, self.rng.getrandbits(64), "n" * 1000, "knoten-ä"))
+        vote = Vote(term, node_id, self.rng.random() < 0.5)
+        saved = ledger.save_vote(vote)
+        core.save_vote(vote)
+        ledger.saved(saved)
+        if self.rng.random() < 0.5:
+            ledger.term = term
+
+    def _commit(self, core: Core, ledger: Ledger) -> None:
+        choices = [None, ledger.last, *(node.entry.log_id for node in ledger.live[-5:])]
+        log_id = self.rng.choice(choices)
+        ledger.save_committed(log_id)
+        core.save_committed(log_id)
+
+    def _prepare(self, core: Core, _ledger: Ledger) -> None:
+        if len(core.log.prepared) < 2:
+            core.prepare()
