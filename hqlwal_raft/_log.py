@@ -194,7 +194,6 @@ class Log:
             size = len(data)
             if end + size <= tail.length:
                 if not tail.is_dirty:
-                    tail.is_dirty = True
                     self._dirty.append(tail)
                 tail.extend(data, offsets)
                 # as _added does, for the path that most appends take
@@ -236,10 +235,9 @@ class Log:
             if part is not tail:
                 self._activate(part, index + first)
             data, offsets = encode(some, index + first, part.salt, part.end, self._max_entry_size)
-            part.extend(data, offsets)
             if not part.is_dirty:
-                part.is_dirty = True
                 self._dirty.append(part)
+            part.extend(data, offsets)
             total += len(data)
         self._tail = self.segments[-1]
         self._added(entries, index, total)

@@ -7,10 +7,9 @@ that owns the log, but for ``read`` and ``load``, which wait for the disk.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 from ._files import Files
@@ -65,8 +64,12 @@ class Reads:
         self._options = options
         self._segments = segments
         self._first_ids = first_ids
-        # the newest entries, without a gap up to the end of the log
+        #: the log's last entry, if entries were added since it was opened or cut
+        self.newest: Entry | None = None
+        # the newest entries, without a gap up to the end of the log; as batches: how many
+        # entries, and the memory that they take
         self._recent: list[Entry] = []
+        self._batches: deque[tuple[int, int]] = deque()
         self._recent_bytes = 0
         self._cache_bytes = options.cache_bytes
         # lately read, the oldest first; the tail is not among them, it is always loaded
@@ -75,41 +78,45 @@ class Reads:
     # --- the newest entries ----------------------------------------------------------------
 
     @property
-    def newest(self) -> Entry | None:
-        """The log's last entry, if entries were added since it was opened or cut."""
-        return self._recent[-1] if self._recent else None
-
-    @property
     def cached(self) -> tuple[int, int]:
         """How many entries are kept, and about how many bytes of memory that takes."""
         return len(self._recent), self._recent_bytes
 
     def add(self, entries: Sequence[Entry], size: int) -> None:
+        count = len(entries)
+        size += _OBJECTS_BYTES * count
+        self.newest = entries[-1]
         self._recent += entries
-        self._recent_bytes += size + _OBJECTS_BYTES * len(entries)
+        self._batches.append((count, size))
+        self._recent_bytes += size
         if self._recent_bytes > self._cache_bytes:
             self._trim()
 
     def _trim(self) -> None:
-        """Forgets the oldest of the recent entries; the newest one is always kept."""
-        surplus = self._recent_bytes - self._cache_bytes * 7 // 8
+        """Forgets the oldest entries, batch by batch; a good many at once, so it is seldom."""
+        goal = self._cache_bytes - self._cache_bytes // 32
         count = 0
-        for entry in islice(self._recent, len(self._recent) - 1):
-            if surplus <= 0:
-                break
-            size = _memory_bytes(entry)
-            surplus -= size
+        while self._recent_bytes > goal:
+            entries, size = self._batches.popleft()
+            count += entries
             self._recent_bytes -= size
-            count += 1
         del self._recent[:count]
 
     def forget_entries(self, index: int) -> None:
         """Forgets the entries from ``index`` on."""
-        if self._recent:
-            first = self._recent[0].index
-            for entry in self._recent[max(index - first, 0) :]:
-                self._recent_bytes -= _memory_bytes(entry)
-            del self._recent[max(index - first, 0) :]
+        recent, batches = self._recent, self._batches
+        kept = max(index - recent[0].index, 0) if recent else 0
+        surplus = len(recent) - kept
+        while surplus > 0:
+            entries, size = batches.pop()
+            self._recent_bytes -= size
+            surplus -= entries
+        if surplus < 0:  # the last of them is kept in part
+            size = sum(map(_memory_bytes, recent[kept + surplus : kept]))
+            batches.append((-surplus, size))
+            self._recent_bytes += size
+        del recent[kept:]
+        self.newest = recent[-1] if recent else None
 
     def read_recent(self, start: int, stop: int) -> list[Entry] | None:
         """Entries ``[start, stop)``, which the log holds, if all are in the cache."""

@@ -59,6 +59,10 @@ def plain(entry: Entry) -> Entry:
     )
 
 
+# Batches of more bytes are written, not stored through the map: one system call for many faults.
+_THROUGH_THE_MAP_BYTES = 4096
+
+
 def refusal(entry: Entry, index: int, max_payload_bytes: int) -> Exception | None:
     """Why the entry cannot be appended as number ``index``; None where it can."""
     if type(entry) is not Entry or type(entry.payload) is not bytes:
@@ -205,10 +209,14 @@ class Segment:
         self.write_header()
 
     def extend(self, data: bytes, offsets: Sequence[int]) -> None:
-        """Adds encoded records at the end."""
+        """Adds encoded records at the end, and leaves the segment dirty."""
         assert self.file is not None
         assert self.offsets is not None
-        self.file.write(self.end, data)
+        if self.is_dirty and len(data) < _THROUGH_THE_MAP_BYTES:
+            self.file.store(self.end, data)
+        else:
+            self.file.write(self.end, data)
+            self.is_dirty = True
         self.offsets.extend(offsets)
         self.end += len(data)
         self.next_id += len(offsets)

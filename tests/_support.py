@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from anyio.abc import TaskStatus
 
 from hqlwal_raft import Entry
 from hqlwal_raft._files import File, Files, Lock, OsFiles
@@ -221,3 +222,26 @@ class _HookedFile(File):
 
     def close(self) -> None:
         self._file.close()
+
+
+class Started:
+    """Calls in tasks of their own, made one after the other; each outcome is kept."""
+
+    def __init__(self, tasks: Any) -> None:
+        self._tasks = tasks
+        self.outcomes: dict[str, Any] = {}
+
+    async def start(self, name: str, call: Any) -> anyio.CancelScope:
+        """Makes the call; returns when it waits or is done."""
+        scope = anyio.CancelScope()
+
+        async def run(*, task_status: TaskStatus[None]) -> None:
+            task_status.started()  # no other task runs between here and the call's first wait
+            with scope:
+                try:
+                    self.outcomes[name] = await call()
+                except Exception as error:
+                    self.outcomes[name] = error
+
+        await self._tasks.start(run)
+        return scope

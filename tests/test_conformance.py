@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import collections
 import functools
+import re
+import sys
+import textwrap
+import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -213,3 +217,40 @@ def test_the_memory_model_bounds_the_size_of_entries() -> None:
             assert await model.try_get_log_entries(0) == [Entry(1, 1, b"x" * 10)]
 
     anyio.run(check)
+
+
+# --- the page about it -------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "testing-your-own-storage.md"
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each Python example is run in turn, with the memory model in the place of MyStorage."""
+    opened = []
+
+    class MyStorage:
+        disks: ClassVar[dict[Any, MemoryDisk]] = collections.defaultdict(MemoryDisk)
+
+        @classmethod
+        def open(cls, path: Any) -> Any:
+            opened.append(path)
+            return MemoryLogStorage.open(cls.disks[path])
+
+    module = types.ModuleType("my_package")
+    module.MyStorage = MyStorage  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_package", module)
+    one, _three_lines, per_case, _padded, model = re.findall(
+        r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE
+    )
+    exec(one, {})
+    assert len(opened) >= len(CASES)
+    names: dict[str, Any] = {}
+    exec(per_case, names)
+    names["test_my_storage"](tmp_path, "trio", *CASES[0])
+    body = textwrap.indent(model, "    ")
+    names = {"Entry": Entry, "anyio": anyio}
+    exec(f"async def main():\n{body}\nanyio.run(main)", names)
+
+
+def test_the_page_tells_the_number_of_cases() -> None:
+    assert f"of {len(CASES)} cases are broken" in PAGE.read_text()

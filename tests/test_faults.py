@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import random
+from collections import Counter
 from collections.abc import Awaitable
 from itertools import count
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, WalError, WalPoisonedError
@@ -212,7 +214,8 @@ async def test_a_disk_that_fails_from_some_sync_on_leaves_what_was_acknowledged(
         fixed = Fixed(files)
         with anyio.fail_after(20):
             await fixed.run()
-        assert fixed.errors or not files.failed
+        # the last one may concern a segment that was prepared for later and is not needed
+        assert fixed.errors or files.failed <= 1
         _examine(disk, fixed.ledger)
 
 
@@ -243,6 +246,55 @@ async def test_after_a_failed_sync_the_store_is_poisoned_until_it_is_opened_agai
             state = await store.get_log_state()
             assert state.last_log_id is not None
             await store.append([Entry(1, state.last_log_id.index + 1)])
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3, 4])
+async def test_all_who_wait_are_told_when_a_sync_fails(nth: int) -> None:
+    disk = ForgetfulDisk()
+    files = FailingFiles(disk)
+    ledger = Ledger()
+    told = Counter[str]()
+
+    async def append(store: RaftLogStorage, index: int) -> None:
+        nodes = ledger.append([Entry(1, index, b"x" * 500, index)])
+
+        def callback(error: BaseException | None) -> None:
+            told["callback"] += 1
+            if error is None:
+                ledger.durable(nodes)
+            else:
+                assert isinstance(error, WalPoisonedError)
+
+        try:
+            if index % 2:
+                await store.append([node.entry for node in nodes], callback)
+            else:
+                await store.append([node.entry for node in nodes])
+                ledger.durable(nodes)
+        except WalPoisonedError:
+            told["error"] += 1
+        else:
+            told["returned"] += 1
+
+    with anyio.fail_after(10):
+        with contextlib.suppress(WalPoisonedError):
+            async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
+                files.fail("sync", errno.EIO, nth=nth, where=lambda path: path.endswith(".wal"))
+                async with anyio.create_task_group() as tasks:
+                    for index in range(1, 41):
+                        tasks.start_soon(append, store, index)
+                        await anyio.lowlevel.checkpoint()
+                        if index % 8 == 0:
+                            tasks.start_soon(_flush, store)
+    assert files.failed == 1
+    assert told["error"] + told["returned"] == 40
+    assert told["error"] > 0
+    _examine(disk, ledger)
+
+
+async def _flush(store: RaftLogStorage) -> None:
+    with contextlib.suppress(WalPoisonedError):
+        await store.flush()
 
 
 async def test_a_full_disk_refuses_the_append_and_takes_it_once_there_is_room() -> None:

@@ -21,6 +21,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
 import anyio
+import anyio.lowlevel
 
 from hqlwal_raft._types import Entry, LogId, LogState
 from hqlwal_raft.protocols import LogReader, LogStorage
@@ -29,6 +30,7 @@ __all__ = [
     "REGISTERED",
     "Calls",
     "Case",
+    "Rounds",
     "StorageFactory",
     "Trial",
     "all_started",
@@ -247,6 +249,33 @@ async def collected(stream: AsyncIterator[Entry]) -> list[Entry]:
     """Everything that a stream of entries gives."""
     async with closing(stream):
         return [entry async for entry in stream]
+
+
+class Rounds:
+    """Wakes readers whenever a writer begins its next write, until it has ended."""
+
+    def __init__(self) -> None:
+        self._next = anyio.Event()
+        self.have_ended = False
+
+    def begin(self) -> None:
+        """Wakes the readers for the next round."""
+        self._next.set()
+        self._next = anyio.Event()
+
+    def end(self) -> None:
+        """Wakes the readers for the last time."""
+        self.have_ended = True
+        self._next.set()
+
+    async def repeat(self, read: Callable[[], Awaitable[None]]) -> None:
+        """Reads a few times in each round, with other tasks in between."""
+        while not self.have_ended:
+            upcoming = self._next
+            for _ in range(4):
+                await read()
+                await anyio.lowlevel.checkpoint()
+            await upcoming.wait()
 
 
 class Calls:

@@ -16,6 +16,7 @@ from hqlwal_raft.errors import LogGapError, WalClosedError
 from hqlwal_raft.protocols import LogReader, LogStorage
 
 from ._case import (
+    Rounds,
     Trial,
     all_started,
     case,
@@ -120,24 +121,29 @@ async def a_refused_write_hinders_no_other(trial: Trial) -> None:
 async def reads_go_on_while_others_write(trial: Trial) -> None:
     """Readers in other tasks see a growing log, never a shrinking or broken one."""
     async with trial.open() as storage:
-        finished = False
+        rounds = Rounds()
 
-        async def read(reader: LogReader) -> None:
+        async def follow(reader: LogReader) -> None:
             seen = 0
-            while not finished:
-                got = await reader.try_get_log_entries(max(seen, 1))
-                want = trial.entries(max(seen, 1), max(seen, 1) + len(got))
-                equal(got, want, f"what a reader saw from {max(seen, 1)} on")
+
+            async def read() -> None:
+                nonlocal seen
+                start = max(seen, 1)
+                got = await reader.try_get_log_entries(start)
+                want = trial.entries(start, start + len(got))
+                equal(got, want, f"what a reader saw from {start} on")
                 require(len(got) > 0 or seen == 0, f"entry {seen} was seen and is gone")
                 seen = got[-1].index if got else seen
-                await anyio.lowlevel.checkpoint()
+
+            await rounds.repeat(read)
 
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
-                tasks.start_soon(read, await storage.get_log_reader())
+                tasks.start_soon(follow, await storage.get_log_reader())
             for index in range(1, 51):
+                rounds.begin()
                 await storage.append([trial.entry(index)])
-            finished = True
+            rounds.end()
 
 
 # --- cancellation ------------------------------------------------------------------------

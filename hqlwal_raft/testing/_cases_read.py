@@ -5,13 +5,14 @@ It must not know any storage.
 
 from __future__ import annotations
 
+import functools
+
 import anyio
-import anyio.lowlevel
 
 from hqlwal_raft._types import Entry, LogId, Vote
 from hqlwal_raft.protocols import LogReader
 
-from ._case import Trial, case, collected, equal, filled, holds, require
+from ._case import Rounds, Trial, case, collected, equal, filled, holds, require
 
 __all__: list[str] = []
 
@@ -265,25 +266,24 @@ async def a_read_sees_the_log_at_one_moment(trial: Trial) -> None:
     """While others write, every read shows whole batches, consecutive, from one moment."""
     async with trial.open() as storage:
         reader = await storage.get_log_reader()
-        finished = False
+        rounds = Rounds()
 
         async def write() -> None:
-            nonlocal finished
             for start in range(1, 121, 4):
+                rounds.begin()
                 await storage.append(trial.entries(start, start + 4))
                 if start % 24 == 1 and start > 1:
+                    rounds.begin()
                     await storage.truncate(LogId(1, start))
                     await storage.append(trial.entries(start, start + 4))
-            finished = True
+            rounds.end()
 
         async def read(side: LogReader) -> None:
-            while not finished:
-                got = await side.try_get_log_entries(0)
-                equal(got, trial.entries(1, len(got) + 1), "what a read showed")
-                require(len(got) % 4 == 0, f"{len(got)} entries: a batch was seen in part")
-                await anyio.lowlevel.checkpoint()
+            got = await side.try_get_log_entries(0)
+            equal(got, trial.entries(1, len(got) + 1), "what a read showed")
+            require(len(got) % 4 == 0, f"{len(got)} entries: a batch was seen in part")
 
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(read, storage)
-            tasks.start_soon(read, reader)
+            for side in (storage, reader):
+                tasks.start_soon(rounds.repeat, functools.partial(read, side))
             tasks.start_soon(write)

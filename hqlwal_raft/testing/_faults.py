@@ -143,8 +143,15 @@ class _FailingFile(File):
     def __init__(self, files: FailingFiles, file: File) -> None:
         self._files = files
         self._file = file
-        self.path = file.path
         self.size = file.size
+
+    @property
+    def path(self) -> str:
+        return self._file.path
+
+    @path.setter
+    def path(self, path: str) -> None:
+        self._file.path = path
 
     def _check(self, call: str) -> None:
         number = self._files.due(call, self.path)

@@ -1,0 +1,80 @@
+"""Real processes, killed for real: what was acknowledged is still there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.pysyncobj_nodes.cluster import Cluster, running_cluster, wait_until
+from tests.pysyncobj_nodes.torture import torture
+
+
+@pytest.mark.parametrize(("is_batched", "rounds"), [(True, 2), (False, 1)])
+def test_nothing_acknowledged_is_missing_after_all_nodes_were_killed(
+    tmp_path: Path, *, is_batched: bool, rounds: int
+) -> None:
+    found = torture(tmp_path, rounds, is_batched=is_batched)
+    assert [one.missing for one in found] == [0] * rounds
+    assert all(one.acknowledged > 3000 for one in found)
+
+
+def dump_child(cluster: Cluster, index: int) -> int:
+    """The forked child of a node that is writing a dump; stopped, so that it stays."""
+    pid = cluster.processes[index].pid
+    children: list[int] = []
+
+    def is_found() -> bool:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            listed = Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+            children[:] = [int(child) for child in listed]
+            if children:
+                os.kill(children[0], signal.SIGSTOP)
+                return True
+        return False
+
+    wait_until(is_found, "a dump begun")
+    return children[0]
+
+
+def test_a_node_killed_while_its_dump_child_lives_comes_back(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, compaction=2000) as cluster:
+        cluster.wait_ready()
+        cluster.ask_all("write")
+        child = dump_child(cluster, 1)
+        try:
+            cluster.kill(1)
+            cluster.start(1)
+            lock = tmp_path / "1.wal" / "lock.hql"
+            pid = str(cluster.processes[1].pid)
+            wait_until(lambda: lock.read_text().strip() == pid, "the lock taken")
+        finally:
+            os.kill(child, signal.SIGCONT)
+        cluster.wait_ready()
+        before = cluster.acknowledged()
+        wait_until(lambda: cluster.acknowledged() > before + 1000, "writing going on")
+        cluster.ask_all("stop")
+        for answer in cluster.ask_all("check"):
+            assert (answer["missing"], answer["acknowledged"] > 1000) == (0, True)
+
+
+def test_a_cluster_goes_on_while_one_node_after_the_other_is_killed(tmp_path: Path) -> None:
+    with running_cluster(tmp_path, compaction=2000, batch=False) as cluster:
+        cluster.wait_ready()
+        cluster.ask_all("write")
+        for victim in (cluster.leader(), 0, 1, 2):
+            before = cluster.acknowledged()
+            wait_until(lambda: cluster.acknowledged() > before + 500, "500 more")  # noqa: B023
+            cluster.kill(victim)
+            cluster.start(victim)
+            cluster.wait_ready()
+            cluster.ask(victim, "write")
+        cluster.ask_all("stop")
+        answers = cluster.ask_all("check")
+        assert [answer["missing"] for answer in answers] == [0, 0, 0]
+        wait_until(
+            lambda: len({answer["held"] for answer in cluster.ask_all("check")}) == 1,
+            "all nodes the same",
+        )

@@ -1,0 +1,269 @@
+"""Journals of pysyncobj's own brought over into WAL directories."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pysyncobj import SyncObj, SyncObjConf, replicated
+from pysyncobj.journal import FileJournal
+
+from hqlwal_raft.pysyncobj import (
+    StockJournalDamagedError,
+    WalJournal,
+    WalSyncObj,
+    import_file_journal,
+)
+from tests.pysyncobj_nodes.cluster import free_addresses, wait_until
+
+# pysyncobj's own journal leaves its .meta open to the garbage collector
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+HEADER, SIZE = 40, 4
+
+
+def command(index: int) -> bytes:
+    return b"command %d" % index * (index % 7)
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Path:
+    """A stock journal: entries 1 to 50 of terms 0 to 5, term 6, a vote, commit index 40."""
+    path = tmp_path / "stock"
+    journal = FileJournal(str(path))
+    for index in range(1, 51):
+        journal.add(command(index), index, index // 10)
+    journal.setRaftCommitIndex(40)
+    journal.setCurrentTerm(6, "host:1")
+    journal._destroy()
+    return path
+
+
+def records(data: bytes) -> list[int]:
+    """Where each record of a stock journal begins, and where the last ends."""
+    end = struct.unpack_from("<I", data, 36)[0]
+    offsets = [HEADER]
+    while offsets[-1] < end:
+        offsets.append(offsets[-1] + struct.unpack_from("<I", data, offsets[-1])[0] + 2 * SIZE)
+    return offsets
+
+
+def imported(directory: Path) -> dict[str, Any]:
+    journal = WalJournal(directory)
+    found = {
+        "entries": list(journal),
+        "term": journal.getCurrentTerm(),
+        "vote": journal.getVotedForNodeId(),
+        "commit": journal.getRaftCommitIndex(),
+    }
+    journal._destroy()
+    return found
+
+
+def test_everything_comes_over(stock: Path, tmp_path: Path) -> None:
+    before = stock.read_bytes()
+    told: list[tuple[int, int]] = []
+    report = import_file_journal(
+        stock, tmp_path / "deep" / "wal", progress=lambda *now: told.append(now)
+    )
+    assert imported(tmp_path / "deep" / "wal") == {
+        "entries": [(command(index), index, index // 10) for index in range(1, 51)],
+        "term": 6,
+        "vote": "host:1",
+        "commit": 40,
+    }
+    assert (report.entries, report.first_index, report.last_index) == (50, 1, 50)
+    assert (report.term, report.voted_for, report.commit_index) == (6, "host:1", 40)
+    assert report.lost == ()
+    assert told[-1][0] == told[-1][1] == records(before)[-1]
+    assert stock.read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["deep", "stock", "stock.meta"]
+
+
+def test_a_compacted_journal_begins_where_it_began(stock: Path, tmp_path: Path) -> None:
+    journal = FileJournal(str(stock))
+    journal.deleteEntriesTo(30)
+    journal._destroy()
+    import_file_journal(stock, tmp_path / "wal")
+    assert [e[1] for e in imported(tmp_path / "wal")["entries"]] == list(range(31, 51))
+
+
+def test_an_empty_journal_comes_over_empty(tmp_path: Path) -> None:
+    FileJournal(str(tmp_path / "stock"))._destroy()
+    report = import_file_journal(tmp_path / "stock", tmp_path / "wal")
+    assert (report.entries, report.first_index, report.term) == (0, None, 0)
+    assert imported(tmp_path / "wal")["entries"] == []
+
+
+def test_a_term_older_than_the_last_entry_is_raised_to_it(stock: Path, tmp_path: Path) -> None:
+    Path(f"{stock}.meta").write_bytes(pickle.dumps({"raftCommitIndex": 99}))
+    report = import_file_journal(stock, tmp_path / "wal")
+    assert (report.term, report.voted_for, report.commit_index) == (5, None, 50)
+
+
+@pytest.mark.parametrize("kind", ["file", "full directory", "dangling link"])
+def test_nothing_is_overwritten(stock: Path, tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "wal"
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "dangling link":
+        target.symlink_to(tmp_path / "nowhere")
+    else:
+        target.mkdir()
+        (target / "mine").write_text("mine")
+    with pytest.raises(FileExistsError, match="not overwritten"):
+        import_file_journal(stock, target)
+    assert kind != "file" or target.read_text() == "mine"
+    assert kind != "full directory" or os.listdir(target) == ["mine"]
+
+
+def test_an_empty_directory_is_filled(stock: Path, tmp_path: Path) -> None:
+    (tmp_path / "wal").mkdir()
+    assert import_file_journal(stock, tmp_path / "wal").entries == 50
+
+
+def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"something else")
+    with pytest.raises(ValueError, match="no journal file"):
+        import_file_journal(tmp_path / "other", tmp_path / "wal")
+    with pytest.raises(FileNotFoundError):
+        import_file_journal(tmp_path / "nothing", tmp_path / "wal")
+    assert not (tmp_path / "wal").exists()
+
+
+def damaged_at(data: bytearray, record: int, kind: str) -> None:
+    """Damages the record of that number, counted from 0, in one of the ways there are."""
+    offsets = records(bytes(data))
+    begin, end = offsets[record], offsets[record + 1]
+    match kind:
+        case "length":
+            data[begin] ^= 1
+        case "huge length":
+            data[begin + 3] = 0xFF
+        case "second length":
+            data[end - SIZE] ^= 1
+        case "index":
+            data[begin + SIZE] ^= 4
+        case "term":
+            data[begin + SIZE + 8] = 0 if record >= 10 else 200
+        case "cut":
+            del data[end - 2 :]
+        case "zeros":
+            data[begin:end] = bytes(end - begin)
+        case _:
+            raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    "kind", ["length", "huge length", "second length", "index", "term", "cut", "zeros"]
+)
+def test_damage_is_refused_and_the_healthy_prefix_comes_over_when_asked_for(
+    stock: Path, tmp_path: Path, kind: str
+) -> None:
+    data = bytearray(stock.read_bytes())
+    offset = records(bytes(data))[20]
+    damaged_at(data, 20, kind)
+    stock.write_bytes(data)
+    with pytest.raises(StockJournalDamagedError, match="20 entries, the last 20") as caught:
+        import_file_journal(stock, tmp_path / "wal")
+    assert (caught.value.path, caught.value.offset) == (str(stock), offset)
+    assert not (tmp_path / "wal").exists()
+    assert sorted(os.listdir(tmp_path)) == ["stock", "stock.meta"]
+
+    report = import_file_journal(stock, tmp_path / "wal", prefix_only=True)
+    assert (report.entries, report.last_index, report.commit_index) == (20, 20, 20)
+    assert len(report.lost) == 1
+    assert "entry 20" in report.lost[0]
+    assert [e[1] for e in imported(tmp_path / "wal")["entries"]] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("size", [9, 20, 39])
+def test_a_header_cut_short_is_damage(stock: Path, tmp_path: Path, size: int) -> None:
+    stock.write_bytes(stock.read_bytes()[:size])
+    with pytest.raises(StockJournalDamagedError, match="header"):
+        import_file_journal(stock, tmp_path / "wal", prefix_only=True)
+
+
+class Malice:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("owned",)
+
+
+@pytest.mark.parametrize(
+    "meta", [None, b"", b"garbage", pickle.dumps([1]), pickle.dumps({"currentTerm": Malice()})]
+)
+def test_a_lost_vote_is_refused_unless_asked_for(
+    stock: Path, tmp_path: Path, meta: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if meta is None:
+        os.unlink(f"{stock}.meta")
+    else:
+        Path(f"{stock}.meta").write_bytes(meta)
+    with pytest.raises(StockJournalDamagedError, match="vote a second time"):
+        import_file_journal(stock, tmp_path / "wal")
+    report = import_file_journal(stock, tmp_path / "wal", prefix_only=True)
+    assert (report.entries, report.term, report.voted_for) == (50, 5, None)
+    assert "vote a second time" in report.lost[0]
+    assert not (tmp_path / "owned").exists()
+
+
+class Stock(SyncObj):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.total = 0
+
+    @replicated
+    def plus(self, value: int) -> None:
+        self.total += value
+
+
+class Wal(WalSyncObj):
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.total = 0
+
+    @replicated
+    def plus(self, value: int) -> None:
+        self.total += value
+
+
+def test_a_cluster_moves_over_node_by_node_with_its_dumps(tmp_path: Path) -> None:
+    addresses = free_addresses(3)
+
+    def make(kind: type, index: int, journal: str) -> Any:
+        conf = SyncObjConf(
+            journalFile=str(tmp_path / f"{index}.{journal}"),
+            fullDumpFile=str(tmp_path / f"{index}.dump"),
+            raftMinTimeout=0.3,
+            raftMaxTimeout=0.6,
+            appendEntriesPeriod=0.05,
+            connectionRetryTime=0.1,
+        )
+        return kind(addresses[index], [a for a in addresses if a != addresses[index]], conf)
+
+    nodes = [make(Stock, index, "journal") for index in range(3)]
+    try:
+        wait_until(lambda: all(node.isReady() for node in nodes), "ready")
+        for value in range(30):
+            nodes[0].plus(value)
+        wait_until(lambda: all(node.total == 435 for node in nodes), "written")
+        nodes[0].forceLogCompaction()
+        wait_until(lambda: nodes[0]._getRaftLogSize() < 10, "compacted")
+        for index in range(3):
+            nodes[index].destroy_synchronous()
+            import_file_journal(tmp_path / f"{index}.journal", tmp_path / f"{index}.wal")
+            nodes[index] = make(Wal, index, "wal")
+            wait_until(lambda: all(node.isReady() for node in nodes), "ready again")
+            nodes[index].plus(1)
+            total = 436 + index
+            wait_until(lambda: {node.total for node in nodes} == {total}, "in step")  # noqa: B023
+    finally:
+        for node in nodes:
+            node.destroy_synchronous()

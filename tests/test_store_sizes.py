@@ -1,0 +1,141 @@
+"""Entries, batches and segments of every size, and the options that bound them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hqlwal_raft import (
+    EntryTooLargeError,
+    LogId,
+    RaftLogStorage,
+)
+from hqlwal_raft.testing import ForgetfulDisk
+from tests._support import (
+    HookedFiles,
+    entries,
+    on_both_backends,
+    segments,
+)
+
+SEGMENT_SIZE = 8192
+
+
+@on_both_backends
+async def test_an_entry_larger_than_max_entry_size_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"segment_size": SEGMENT_SIZE, "max_entry_size": 10_000}
+    async with RaftLogStorage.open(tmp_path, **options) as store:
+        await store.append(entries(1, 3))
+        for batch in (
+            entries(3, 4, size=10_001),
+            [*entries(3, 5), *entries(5, 6, size=10_001)],
+            entries(3, 4, size=1_000_000),
+        ):
+            try:
+                await store.append(batch)
+            except EntryTooLargeError as error:
+                assert "10000" in str(error)
+                assert "max_entry_size" in str(error)
+            else:
+                raise AssertionError("nothing was raised")
+            assert await store.try_get_log_entries(0) == entries(1, 3)
+        await store.append(entries(3, 4, size=10_000))
+        assert await store.try_get_log_entries(3) == entries(3, 4, size=10_000)
+
+
+@on_both_backends
+async def test_an_entry_larger_than_a_segment_gets_a_segment_of_its_size(tmp_path: Path) -> None:
+    jumbo = [*entries(3, 4, size=50_000), *entries(4, 5, size=9_000)]
+    everything = [*entries(1, 3), *jumbo, *entries(5, 30, size=700)]
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 3))
+        for entry in jumbo:
+            await store.append([entry])
+        await store.append(entries(5, 30, size=700))
+        assert await store.try_get_log_entries(0) == everything
+    sizes = [path.stat().st_size for path in segments(tmp_path)]
+    assert [size for size in sizes if size != SEGMENT_SIZE] == [64 + 32 + 50_000, 64 + 32 + 9_000]
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == everything
+
+
+@on_both_backends
+async def test_a_batch_may_span_many_segments(tmp_path: Path) -> None:
+    batch = [entry for n in range(1, 80) for entry in entries(n, n + 1, size=n * 731 % 20_000)]
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        await store.append(batch)
+        assert store.statistics().appends == 1
+        assert store.statistics().segments > 50
+        assert store.statistics().last_durable_log_id == LogId(1, 79)
+        assert await store.try_get_log_entries(0) == batch
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == batch
+
+
+@on_both_backends
+async def test_a_batch_is_one_write(tmp_path: Path) -> None:
+    writes: list[str] = []
+    files = HookedFiles(lambda call, path: writes.append(path) if call == "write" else None)
+    async with RaftLogStorage.open(tmp_path, files=files) as store:
+        await store.append(entries(1, 2))
+        tail = str(segments(tmp_path)[0])
+        del writes[:]
+        await store.append(entries(2, 102))
+        assert writes.count(tail) == 2  # the records, and the header with the last sync's mark
+
+
+@on_both_backends
+async def test_segments_follow_each_other_by_number_and_size(tmp_path: Path) -> None:
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        for index in range(1, 61):
+            await store.append(entries(index, index + 1, size=900))
+        count = store.statistics().segments
+        assert count == 8  # eight records fill one
+        assert store.statistics().segment_bytes == count * SEGMENT_SIZE
+    numbers = [int(path.stem) for path in segments(tmp_path)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) <= count + 1  # at most one is prepared
+    assert {path.stat().st_size for path in segments(tmp_path)} == {SEGMENT_SIZE}
+
+
+@on_both_backends
+async def test_another_segment_size_may_be_given_at_each_open(tmp_path: Path) -> None:
+    index = 1
+    for size in (8192, 65536, 8192, 16384):
+        async with RaftLogStorage.open(tmp_path, segment_size=size) as store:
+            await store.append(entries(index, index + 30, size=900))
+            index += 30
+            assert await store.try_get_log_entries(0) == entries(1, index, size=900)
+
+
+@on_both_backends
+async def test_options_without_sense_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    bad: list[dict[str, Any]] = [
+        {"segment_size": 8191},
+        {"segment_size": 1 << 32},
+        {"max_entry_size": -1},
+        {"max_entry_size": 1 << 32},
+        {"max_unsynced_bytes": 0},
+        {"cache_bytes": -1},
+        {"sync": "sometimes"},
+        {"sync": "interval_0"},
+    ]
+    for options in bad:
+        try:
+            async with RaftLogStorage.open(path, **options):
+                raise AssertionError(f"opened with {options}")
+        except ValueError as error:
+            assert str(next(iter(options.values()))).split("_")[-1] in str(error)
+    assert not path.exists()
+
+
+@on_both_backends
+async def test_the_store_runs_on_any_files(tmp_path: Path) -> None:
+    disk = ForgetfulDisk()
+    for run in range(3):
+        async with RaftLogStorage.open("/log", files=disk, segment_size=SEGMENT_SIZE) as store:
+            await store.append(entries(run * 20 + 1, run * 20 + 21, size=900))
+    async with RaftLogStorage.open("/log", files=disk, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == entries(1, 61, size=900)
+    assert list(tmp_path.iterdir()) == []
