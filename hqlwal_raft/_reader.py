@@ -6,6 +6,7 @@ for the disk.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -30,7 +31,8 @@ _CHUNK_ENTRIES = 1024
 _CHUNK_BYTES = 256 << 10
 # How much work, about a microsecond each, is done without waiting before other tasks, and the
 # threads that need the interpreter too, get their turn.
-_WORK_PER_TURN = 256
+_WORK_PER_TURN = 128
+_NAP_SECONDS = 20e-6
 
 
 class Core:
@@ -63,6 +65,10 @@ class Core:
 
     async def take_turn(self) -> None:
         self.work = _WORK_PER_TURN
+        if self.writer.is_awaited:
+            # The disk thread needs the interpreter to hear of its sync. A loop that is never
+            # idle hands it over only every 5 ms (sys.getswitchinterval), unless it naps.
+            time.sleep(_NAP_SECONDS)
         await anyio.lowlevel.checkpoint()
 
 

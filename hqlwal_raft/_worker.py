@@ -140,11 +140,12 @@ class Ticket:
 class Group:
     """What the next sync makes durable: the tasks that wait for it and the callbacks."""
 
-    __slots__ = ("_event", "callbacks", "error")
+    __slots__ = ("_event", "callbacks", "error", "is_awaited")
 
     def __init__(self, loop: Loop) -> None:
         self._event = loop.event()
         self.callbacks: list[AppendCallback] = []
+        self.is_awaited = False
         self.error: OSError | BaseException | None = None
 
     def settle(self, error: BaseException | None) -> None:
@@ -154,6 +155,7 @@ class Group:
             tell(callback, None if error is None else poisoned(error))
 
     async def wait(self) -> None:
+        self.is_awaited = True
         await self._event.wait()
         if self.error is not None:
             raise poisoned(self.error)

@@ -111,6 +111,16 @@ class Writer:
         self._prepare_ahead()
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for what the disk thread does."""
+        syncing = self._syncing
+        return (
+            self._is_exclusive
+            or bool(self._pending)
+            or (syncing is not None and (syncing.is_awaited or bool(syncing.callbacks)))
+        )
+
+    @property
     def queue_depth(self) -> int:
         return len(self._pending)
 
