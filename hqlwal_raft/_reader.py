@@ -68,7 +68,7 @@ class Core:
         if self.writer.is_awaited:
             # The disk thread needs the interpreter to hear of its sync. A loop that is never
             # idle hands it over only every 5 ms (sys.getswitchinterval), unless it naps.
-            time.sleep(_NAP_SECONDS)
+            time.sleep(_NAP_SECONDS)  # noqa: ASYNC251 - meant to
         await anyio.lowlevel.checkpoint()
 
 
