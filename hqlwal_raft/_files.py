@@ -343,6 +343,7 @@ class OsFiles(Files):
     """The real file system."""
 
     def make_directory(self, path: str) -> None:
+        path = os.path.abspath(path)
         if os.path.isdir(path):
             return
         with _noting(path, "making the directory"):

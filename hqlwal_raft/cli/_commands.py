@@ -1,0 +1,238 @@
+"""The commands: what is asked for, the report that answers it, and the exit code.
+
+Exit codes: 0 intact or done · 1 an error · 2 wrong usage · 3 torn (opens) · 4 damaged ·
+5 another format version.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from .._files import OsFiles
+from .._log import Options, drive
+from .._recovery import open_log
+from .._types import LogSync
+from ..errors import WalError
+from . import _render as render
+from . import _reports as reports
+from ._bench import measure
+
+__all__ = ["hqlwal"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DIRECTORY = click.argument("directory", type=click.Path())
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def _telling_errors(function: F) -> F:
+    """What went wrong in one line, without a traceback, and exit code 1."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except BrokenPipeError:
+            raise SystemExit(1) from None  # the reader of a pipe has seen enough
+        except OSError as error:
+            raise click.ClickException(_in_one_line(error)) from None
+        except (WalError, reports.NoStoreError) as error:
+            raise click.ClickException(str(error)) from None
+
+    return wrapper  # type: ignore[return-value]
+
+
+@click.group(epilog=__doc__.partition("\n\n")[2], context_settings={"max_content_width": 100})
+@click.version_option(package_name="hqlwal_raft")
+def hqlwal() -> None:
+    """Inspects, verifies, repairs and imports write-ahead logs of hqlwal_raft.
+
+    Everything but repair and import-pysyncobj only reads, takes no lock, and may be used on a
+    store that is open.
+    """
+
+
+@hqlwal.command()
+@_DIRECTORY
+@_JSON
+@click.pass_context
+@_telling_errors
+def info(context: click.Context, directory: str, *, as_json: bool) -> None:
+    """Shows what a store holds and how it stands."""
+    report = reports.log_report(reports.examine_store(directory))
+    (render.show_json if as_json else render.show_log)(report)
+    context.exit(report.verdict.exit_code)
+
+
+@hqlwal.command()
+@_DIRECTORY
+@_JSON
+@_telling_errors
+def segments(directory: str, *, as_json: bool) -> None:
+    """Lists the segment files with the entries they hold."""
+    lines = reports.segment_lines(reports.examine_store(directory))
+    (render.show_json if as_json else render.show_segments)(lines)
+
+
+@hqlwal.command()
+@_DIRECTORY
+@_JSON
+@click.pass_context
+@_telling_errors
+def verify(context: click.Context, directory: str, *, as_json: bool) -> None:
+    """Reads every record and checks it; the exit code tells torn from damaged."""
+    report = reports.verify_report(_examine_deeply(directory, is_shown=not as_json))
+    (render.show_json if as_json else render.show_verdict)(report)
+    context.exit(report.verdict.exit_code)
+
+
+@hqlwal.command()
+@_DIRECTORY
+@click.option("--from", "start", type=click.IntRange(0), default=0, help="First index.")
+@click.option("--to", "last", type=click.IntRange(0), help="Last index, included.")
+@click.option("--full", is_flag=True, help="Show whole payloads.")
+@click.option("--purged", is_flag=True, help="Also what is purged but still on disk.")
+@_JSON
+@_telling_errors
+def dump(
+    directory: str, *, start: int, last: int | None, full: bool, purged: bool, as_json: bool
+) -> None:
+    """Prints the records, one line each, with segment and offset; findings in their place."""
+    report = reports.examine_store(directory)
+    stop = None if last is None else last + 1
+    items = reports.records(report, start, stop, purged=purged)
+    render.show_records(items, full=full, as_json=as_json)
+
+
+@hqlwal.command()
+@_DIRECTORY
+@click.argument("index", type=click.IntRange(0))
+@click.option("--raw", is_flag=True, help="Write the payload as it is, nothing else.")
+@_JSON
+@_telling_errors
+def get(directory: str, index: int, *, raw: bool, as_json: bool) -> None:
+    """Prints one entry."""
+    report = reports.examine_store(directory)
+    found = [
+        item
+        for item in reports.records(report, index, index + 1)
+        if isinstance(item, reports.RecordReport)
+    ]
+    if not found:
+        log = reports.log_report(report)
+        held = "is empty" if log.first_index is None else f"holds {log.first_index} to "
+        held += "" if log.last_index is None else str(log.last_index)
+        raise click.ClickException(f"entry {index} cannot be read: the log {held}")
+    if raw:
+        render.show_payload(found[0].payload)
+    elif as_json:
+        render.show_json(found[0])
+    else:
+        render.show_records(found, full=True)
+
+
+@hqlwal.command()
+@_DIRECTORY
+@_JSON
+@_telling_errors
+def stats(directory: str, *, as_json: bool) -> None:
+    """Shows what the log is made of: sizes, leaders, terms."""
+    report = reports.stats_report(reports.examine_store(directory))
+    (render.show_json if as_json else render.show_stats)(report)
+
+
+@hqlwal.command()
+@click.argument("directory", type=click.Path(file_okay=False, exists=True), default=".")
+@click.option("--entries", type=click.IntRange(1), default=20_000, show_default=True)
+@click.option("--size", type=click.IntRange(0), default=256, show_default=True, help="In bytes.")
+@click.option("--tasks", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--sync", default="immediate", show_default=True, help="As for an open.")
+@_JSON
+@_telling_errors
+def bench(directory: str, *, entries: int, size: int, tasks: int, sync: str, as_json: bool) -> None:
+    """Measures single appends of many tasks to a store made for it in DIRECTORY, then removed."""
+    try:
+        policy = LogSync.parse(sync)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--sync") from None
+    report = measure(directory, entries=entries, size=size, tasks=tasks, sync=policy)
+    (render.show_json if as_json else render.show_bench)(report)
+
+
+@hqlwal.command()
+@_DIRECTORY
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_context
+@_telling_errors
+def repair(context: click.Context, directory: str, *, yes: bool) -> None:
+    """Cuts a damaged log back to its last healthy entry; the damaged files are kept aside.
+
+    Only right where the cluster sends the lost entries again: a node that acknowledged them
+    and forgot them weakens the majority that holds them. The safer way is to give the node a
+    fresh directory and let it join anew.
+    """
+    before = reports.log_report(_examine_deeply(directory, is_shown=True))
+    render.show_log(before)
+    if before.verdict is reports.Verdict.INTACT:
+        return
+    if not yes:
+        click.confirm("Cut the log back to what is healthy?", abort=True)
+    log, lock = open_log(
+        OsFiles(), before.path, Options(), is_healing=True, is_checking_everything=True
+    )
+    try:
+        drive(log.close())
+    finally:
+        lock.release(remove=True)
+    after = reports.log_report(_examine_deeply(directory, is_shown=True))
+    render.show_log(after)
+    context.exit(after.verdict.exit_code)
+
+
+@hqlwal.command("import-pysyncobj")
+@click.argument("journal", type=click.Path())
+@_DIRECTORY
+@click.option(
+    "--prefix-only",
+    is_flag=True,
+    help="Of a damaged journal import what lies before the damage.",
+)
+@_JSON
+@_telling_errors
+def import_pysyncobj(journal: str, directory: str, *, prefix_only: bool, as_json: bool) -> None:
+    """Turns pysyncobj's JOURNAL file and its .meta into a store in DIRECTORY.
+
+    The node must not be running, and DIRECTORY must not exist. The files stay as they are.
+    Afterwards give the node DIRECTORY as its journalFile, and leave it its dump file.
+    """
+    try:
+        from ..pysyncobj import import_file_journal  # noqa: PLC0415 - pysyncobj is an extra
+    except ImportError as error:
+        raise click.ClickException(str(error)) from None
+    with render.progress_bar("importing", is_shown=not as_json) as progress:
+        try:
+            report = import_file_journal(
+                journal, directory, prefix_only=prefix_only, progress=progress
+            )
+        except ValueError as error:  # the file is no journal
+            raise click.ClickException(str(error)) from None
+    if as_json:
+        render.show_json(report)
+    else:
+        render.show_import(report, journal, directory)
+
+
+def _in_one_line(error: OSError) -> str:
+    if error.strerror is None:
+        return str(error)
+    where = error.filename or "; ".join(getattr(error, "__notes__", ()))
+    return f"{where}: {error.strerror}" if where else error.strerror
+
+
+def _examine_deeply(directory: str, *, is_shown: bool) -> Any:
+    with render.progress_bar("verifying", is_shown=is_shown) as progress:
+        return reports.examine_store(directory, deep=True, progress=progress)

@@ -1,0 +1,38 @@
+"""A journal for pysyncobj on a WAL directory: what was acknowledged survives ``kill -9``.
+
+Three ways in:
+
+- :class:`WalSyncObj`, a ``SyncObj`` whose journal is a WAL directory;
+- :func:`install`, for code that cannot change its base class;
+- :class:`WalJournal`, the journal itself, for those who build their own.
+
+:func:`import_file_journal` brings a stock journal file over.
+"""
+
+from __future__ import annotations
+
+try:
+    import pysyncobj as _pysyncobj  # noqa: F401  asked for here, so that the error can say more
+except ImportError as error:  # pragma: no cover
+    raise ImportError(
+        "hqlwal_raft.pysyncobj needs pysyncobj: pip install 'hqlwal_raft[pysyncobj]'"
+    ) from error
+
+from ._checks import SUPPORTED_VERSIONS
+from ._hooks import WalSyncObj, install, journal_of, uninstall
+from ._import import ImportReport, StockJournalDamagedError, import_file_journal
+from ._journal import WalJournal
+from ._opening import StockJournalError
+
+__all__ = [
+    "SUPPORTED_VERSIONS",
+    "ImportReport",
+    "StockJournalDamagedError",
+    "StockJournalError",
+    "WalJournal",
+    "WalSyncObj",
+    "import_file_journal",
+    "install",
+    "journal_of",
+    "uninstall",
+]

@@ -1,0 +1,353 @@
+"""WalJournal: pysyncobj's Journal on a WAL directory. What must be durable before which call
+returns, and what happens when that fails.
+
+It must not know how a node sends its answers; ``_hooks`` holds them back and asks here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from anyio.from_thread import BlockingPortal
+
+from .._store import RaftLogStorage
+from .._types import LogSync
+from ..errors import WalClosedError, WalError, WalPoisonedError
+from ._dump import (
+    check_dump,
+    replace_durably,
+    replace_plainly,
+    wait_for_orphaned_dump,
+)
+from ._opening import open_driver
+from ._shown import ShownLog
+from ._votes import node_id_of, vote_of
+
+__all__ = ["Answer", "WalJournal"]
+
+logger = logging.getLogger("hqlwal_raft.pysyncobj")
+
+#: pysyncobj's _RAFT_STATE.LEADER
+_LEADER = 2
+
+
+class Answer(NamedTuple):
+    """A follower's answer that waits for what it acknowledges to be durable."""
+
+    node: Any
+    reset: bool
+    next_index: int
+    success: bool
+    #: another one where the term changed or the log was cut since
+    epoch: int
+
+
+class WalJournal(ShownLog):
+    """A ``pysyncobj.journal.Journal`` that keeps its entries in the WAL directory ``path``.
+
+    Used bare, ``add`` returns when the entry is durable. Attached to a node, which is what
+    ``WalSyncObj`` and ``install`` do, ``add`` only queues, and the node's answers wait.
+
+    ``setCurrentTerm`` is durable on return, always. ``deleteEntriesFrom`` and ``clear`` hide:
+    they become real with the next ``add`` of a different entry or, used bare, at ``_destroy``.
+    ``deleteEntriesTo`` takes effect at once; the space is freed in the background, after the
+    dump file was synced.
+
+    - ``dump_file``: the dump that replaces what compaction deletes; a node's own, when attached.
+    - ``sync``: when an entry counts as durable, as ``RaftLogStorage.open`` has it.
+    - ``allow_no_dump``: accept a node that has a journal but no dump file.
+    - ``cache_bytes``: how much of the newest entries is kept in memory.
+    - all other options go to ``RaftLogStorage.open``.
+
+    Raises what ``RaftLogStorage.open`` raises, and StockJournalError where ``path`` is a file of
+    pysyncobj's own journal. After a failed write every method raises WalPoisonedError; after
+    ``_destroy`` the ends of the log can still be read.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        dump_file: str | None = None,
+        sync: LogSync | str = LogSync.IMMEDIATE,
+        allow_no_dump: bool = False,
+        cache_bytes: int = 32 << 20,
+        max_entry_size: int = 1 << 30,
+        **store_options: Any,
+    ) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self.allow_no_dump = allow_no_dump
+        self.is_closed = False
+        #: the node, once attached; it owns this journal
+        self._node: Callable[[], Any] = _nobody
+        self._answers: list[Answer] = []
+        #: whether the node has drawn the consequences of a failure
+        self.has_stepped_out = False
+        # the storage is only asked for what is not in memory here
+        options = {"max_entry_size": max_entry_size, "cache_bytes": 0, **store_options}
+        driver, opened = open_driver(self, sync, options)
+        self._finalizer = weakref.finalize(self, driver.abandon)
+        self._finalizer.atexit = False  # the driver sees to that
+        super().__init__(driver, opened, cache_bytes, max_entry_size)
+        self._commit = 1 if opened.committed is None else opened.committed
+        self._commit_saved = self._commit
+        vote = opened.vote
+        self._term = 0 if vote is None else vote.term
+        self._voted_for = None if vote is None else node_id_of(vote)
+        # What was saved last may lie beyond the end of the log, lost with entries that were not
+        # durable. It must not come true when the log has grown again.
+        if self._last >= self._first:
+            driver.save_committed(max(self._first, min(self._commit, self._last)))
+        self._set_dump_file(dump_file)
+
+    def _set_dump_file(self, path: str | None) -> None:
+        driver = self._driver
+        if driver.dump_file is not None:
+            replace_plainly(driver.dump_file)
+        driver.dump_file = None if path is None else os.path.abspath(path)
+        if driver.dump_file is not None:
+            replace_durably(driver.dump_file)
+            wait_for_orphaned_dump(driver.dump_file)
+
+    # --- the storage, for others ----------------------------------------------------------
+
+    @property
+    def storage(self) -> RaftLogStorage:
+        """The log, to be used on the portal's event loop, and only for reading."""
+        return self._driver.storage
+
+    @property
+    def portal(self) -> BlockingPortal:
+        """Calls into the journal's event loop: ``portal.call(storage.get_log_state)``."""
+        return self._driver.portal
+
+    # --- attaching ------------------------------------------------------------------------
+
+    def attach(self, node: Any) -> None:
+        """From here on ``add`` only queues, because the node's answers are held back.
+
+        For ``_hooks``. Raises ValueError where the node has no dump file and must have one.
+        """
+        check_dump(node.conf, allow_no_dump=self.allow_no_dump)
+        self._node = weakref.ref(node)
+        self._is_attached = True
+        self._allow_short_way()
+        self._set_dump_file(node.conf.fullDumpFile)
+        dump_file = self._driver.dump_file
+        if dump_file is not None and self._first > 1 and not os.path.exists(dump_file):
+            logger.warning(
+                "the log in %s begins with entry %d, and the dump file %s, which holds what was "
+                "before, is missing: this node cannot become ready by itself",
+                self.path,
+                self._first,
+                dump_file,
+            )
+
+    def is_abandoned(self) -> bool:
+        """Whether the node that owns the journal is on its way out, or will never tick again."""
+        node = self._node()
+        if node is None:
+            return self._is_attached
+        state = node.__dict__
+        thread = state.get("_SyncObj__thread")
+        if thread is None:
+            return False
+        return bool(state.get("_SyncObj__destroying")) or not thread.is_alive()
+
+    def is_ticking(self) -> bool:
+        """Whether the node's own thread still runs."""
+        node = self._node()
+        thread = None if node is None else node.__dict__.get("_SyncObj__thread")
+        return thread is not None and thread.is_alive() and not self.is_closed
+
+    # --- term, vote, commit index ---------------------------------------------------------
+
+    def setCurrentTerm(self, term: int, votedForNodeId: Any) -> None:
+        """Saves both, durably on return: a message that depends on them may follow.
+
+        A new term also ends the suspicion against hidden entries: what its leader does not
+        have differs from what it sends, and whoever votes must know its whole log.
+        """
+        self._check()
+        self.hand_over()
+        if term != self._term or votedForNodeId != self._voted_for:
+            self._wait(self._driver.save_vote(vote_of(term, votedForNodeId)))
+        self._epoch += 1
+        if term > self._term and self._is_attached and self._hides_something():
+            self.show_hidden()
+        self._term, self._voted_for = term, votedForNodeId
+
+    def getCurrentTerm(self) -> int:
+        self._raise_if_failed()
+        return self._term
+
+    def getVotedForNodeId(self) -> Any:
+        self._raise_if_failed()
+        return self._voted_for
+
+    def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
+        """Remembers the commit index; saved every second and at ``_destroy``.
+
+        A leader counts its own copy, so for a leader it waits until that copy is durable.
+        """
+        if self.failure is not None:
+            self.raise_failure()
+        self._commit = raftCommitIndex
+        node = self._node()
+        if node is not None and node.__dict__.get("_SyncObj__raftState") == _LEADER:
+            self._wait_for_index(raftCommitIndex)
+
+    def getRaftCommitIndex(self) -> int:
+        """The commit index saved last, but never beyond the end of the log."""
+        self._raise_if_failed()
+        return max(1, min(self._commit, self._last))
+
+    def onOneSecondTimer(self) -> None:
+        if self.failure is not None:
+            self.raise_failure()
+        self._save_commit()
+
+    def _save_commit(self) -> None:
+        commit = min(self._commit, self._last)
+        if commit != self._commit_saved and not self.is_closed and commit >= self._first:
+            self._commit_saved = commit
+            self.hand_over()
+            self._driver.save_committed(commit)
+
+    # --- durability -----------------------------------------------------------------------
+
+    def _wait_for_index(self, index: int) -> None:
+        if index >= self._handed:
+            self.hand_over()
+        number = self._batches.number_of(index)
+        if number is not None:
+            self._wait(number)
+
+    def _wait(self, number: int) -> None:
+        if not self._driver.wait(number):
+            self._check()
+            self.raise_failure()
+
+    def hold_answer(self, node: Any, *, reset: bool, next_index: int | None, success: bool) -> bool:
+        """Keeps an answer until :meth:`release_answers`; False where it may leave at once.
+
+        One that acknowledges nothing need not wait, unless it would overtake one that does.
+        """
+        answers = self._answers
+        if not success and not answers:
+            return False
+        if next_index is None:
+            next_index = self._last + 1
+        if success and answers:
+            before = answers[-1]
+            if before.node is node and before.success and before.epoch == self._epoch:
+                # The leader takes the highest; each one below would make it send again what
+                # is on its way already.
+                next_index = max(next_index, before.next_index)
+                answers.pop()
+        answers.append(Answer(node, reset, next_index, success, self._epoch))
+        return True
+
+    def release_answers(self) -> list[Answer]:
+        """The answers held back, once all they acknowledge is durable; at every tick's end."""
+        if self.is_closed:
+            self._answers = []
+            return []
+        stored = self._stored_tail
+        if stored is not None and stored[2] == self._term and self._hides_something():
+            # Of one term there is one leader, whose log has all of that term's entries and
+            # whatever lies before them: the hidden entries are the leader's.
+            self.show_hidden()
+        self.hand_over()
+        answers = self._answers
+        if answers:
+            self._answers = []
+            self._wait(self._driver.last_number)
+        self._trim()
+        return answers
+
+    # --- states ---------------------------------------------------------------------------
+
+    def _is_starting(self) -> bool:
+        node = self._node()
+        return node is None or bool(getattr(node, "_SyncObj__needLoadDumpFile", True))
+
+    def _check(self) -> None:
+        if self.failure is not None:
+            self.raise_failure()
+        if self.is_closed or self._driver.is_closing:
+            raise WalClosedError(f"the journal in {self.path} is closed")
+
+    def _raise_if_failed(self) -> None:
+        if self.failure is not None:
+            self.raise_failure()
+
+    def raise_failure(self) -> NoReturn:
+        if self.failure is None:
+            raise WalClosedError(f"the journal in {self.path} is closed")
+        raise WalPoisonedError(
+            f"the log in {self.path} failed ({self.failure}): this node takes part no more. "
+            "What was acknowledged is safe; see to the cause and restart the node"
+        ) from self.failure
+
+    def _fail(self, error: BaseException) -> None:
+        """Said once; from here on every method raises. Also called on the loop's thread."""
+        if self.failure is None:
+            self.failure = error
+            self._next = -1
+            logger.critical(
+                "the log in %s failed: %s. The node takes part in its cluster no more; see to "
+                "the cause and restart it",
+                self.path,
+                error,
+            )
+
+    def _fail_for_older_dump(self, index: int) -> NoReturn:
+        self._fail(
+            WalError(
+                f"the dump file {self._driver.dump_file} ends at entry {index + 1}, but the log "
+                f"in {self.path} begins at entry {self._stored_first}: the dump is older than what was "
+                "purged. Put the newer dump back, or remove both and let the node join anew"
+            )
+        )
+        self.raise_failure()
+
+    def _fail_for_missing_dump(self) -> NoReturn:
+        self._fail(
+            WalError(
+                f"the log in {self.path} goes on after entry {self._frontier}, but no dump was "
+                f"loaded that holds what was before ({self._driver.dump_file}). Put the dump "
+                "back, or remove the log and let the node join anew"
+            )
+        )
+        self.raise_failure()
+
+    # --- closing --------------------------------------------------------------------------
+
+    def _destroy(self) -> None:
+        """Makes everything durable and closes the log. Idempotent."""
+        if self.is_closed:
+            return
+        try:
+            if self.failure is None and not self._driver.is_closing:
+                self._settle_clearing()
+                if not self._is_attached and self._hides_something():
+                    self._cut(self._last + 1)
+                self.hand_over()
+                self._save_commit()
+        finally:
+            self.is_closed = True
+            self._next = -1
+            self._answers = []
+            self._finalizer.detach()
+            if self._driver.dump_file is not None:
+                replace_plainly(self._driver.dump_file)
+            self._driver.close()
+
+
+def _nobody() -> None:
+    return None

@@ -1,0 +1,111 @@
+"""Opens the storage of a journal, waiting for a holder that is about to let go of it.
+
+Knows which journal of this process holds which directory.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from typing import Any, NamedTuple, Protocol
+
+from .._types import LogSync
+from ..errors import WalError, WalLockedError
+from ._driver import Driver, Opened
+
+__all__ = ["StockJournalError", "open_driver"]
+
+_LOCK_PATIENCE_SECONDS = 10.0
+
+
+class StockJournalError(WalError, ValueError):
+    """Where the WAL directory should be, there is a journal file of pysyncobj's own."""
+
+
+class _Owner(Protocol):
+    """What is asked of a journal here."""
+
+    path: str
+
+    def _fail(self, error: BaseException) -> None: ...
+    def _destroy(self) -> None: ...
+    def is_abandoned(self) -> bool: ...
+    def is_ticking(self) -> bool: ...
+
+
+class _Holder(NamedTuple):
+    journal: weakref.ref[_Owner]
+    driver: Driver
+
+
+#: who holds which directory in this process
+_holders: dict[str, _Holder] = {}
+
+
+def open_driver(
+    journal: _Owner, sync: LogSync | str, options: dict[str, Any]
+) -> tuple[Driver, Opened]:
+    """Opens the storage, waiting for a holder that is about to let go."""
+    _refuse_stock_file(journal.path)
+    reference = weakref.ref(journal)
+
+    def on_failure(error: BaseException) -> None:
+        if (journal := reference()) is not None:
+            journal._fail(error)  # noqa: SLF001
+
+    def is_in_use() -> bool:
+        journal = reference()
+        return journal is not None and journal.is_ticking()
+
+    key = os.path.realpath(journal.path)
+    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    while True:
+        driver = Driver(
+            journal.path, sync=sync, options=options, on_failure=on_failure, is_in_use=is_in_use
+        )
+        try:
+            opened = driver.open()
+        except WalLockedError as error:
+            if time.monotonic() >= deadline or not _is_about_to_let_go(key, error.pid):
+                raise
+            time.sleep(0.01)
+        else:
+            _holders[key] = _Holder(reference, driver)
+            return driver, opened
+
+
+def _is_about_to_let_go(key: str, pid: int | None) -> bool:
+    """Whether a lock will be free in a moment.
+
+    ``destroy`` of a node that ticks itself only tells its thread; and a child that a killed
+    node had just forked holds the lock until its first instruction.
+    """
+    if pid is None:
+        return True
+    if pid != os.getpid():
+        return not os.path.exists(f"/proc/{pid}")
+    holder = _holders.get(key)
+    if holder is None:
+        return False
+    journal = holder.journal()
+    if journal is None or holder.driver.is_closing:
+        return True
+    if not journal.is_abandoned():
+        return False
+    if not journal.is_ticking():
+        journal._destroy()  # noqa: SLF001  nobody else will
+    return True
+
+
+def _refuse_stock_file(path: str) -> None:
+    if not os.path.isfile(path):
+        return
+    with open(path, "rb") as file:
+        is_stock = file.read(9) == b"PYSYNCOBJ"
+    if is_stock:
+        raise StockJournalError(
+            f"{path} is a journal file of pysyncobj's own, not a WAL directory. Stop the node, "
+            f"import it with `hqlwal import-pysyncobj {path} DIRECTORY`, and name that directory "
+            "as journalFile"
+        )
