@@ -49,6 +49,8 @@ __all__ = ["Driver", "Opened"]
 logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
 _WATCH_SECONDS = 0.2
+#: appends that wait become one write, up to about so many entries
+_MERGED_ENTRIES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ class Driver:
         self._options = options
         self._on_failure = on_failure
         self._is_in_use = is_in_use
-        self._numbers = 0
+        #: the number of the operation handed over last
+        self.last_number = 0
         self._queue: deque[Operation] = deque()
         self._is_awake = False
         self._waiters: list[tuple[int, threading.Lock]] = []
@@ -228,7 +231,7 @@ class Driver:
         self._submit(Purge(index))
 
     def _submit_numbered(self, kind: Callable[..., Operation], *arguments: Any) -> int:
-        self._numbers = number = self._numbers + 1
+        self.last_number = number = self.last_number + 1
         self._submit(kind(number, *arguments))
         return number
 
@@ -239,11 +242,6 @@ class Driver:
             self._is_awake = True
             with contextlib.suppress(RuntimeError):  # closed: whoever waits is told
                 self._loop.call_soon_threadsafe(self._wake.set)
-
-    @property
-    def last_number(self) -> int:
-        """The number of the operation handed over last."""
-        return self._numbers
 
     def wait(self, number: int) -> bool:
         """Waits until the operations up to ``number`` are durable; False after a failure."""
@@ -298,7 +296,11 @@ class Driver:
         match operation:
             case Append(number, entries):
                 batch = to_batch(entries)
-                while self._queue and isinstance(following := self._queue[0], Append):
+                while (
+                    len(batch) < _MERGED_ENTRIES
+                    and self._queue
+                    and isinstance(following := self._queue[0], Append)
+                ):
                     self._queue.popleft()
                     number = following.number
                     batch += to_batch(following.entries)

@@ -54,16 +54,16 @@ class View:
 
         What lies at or after ``settled_end`` cannot be read from the storage yet and stays.
         """
-        limit = min(settled_end - self.recent_first, len(self.recent) - 1)
+        length = len(self.recent)
         goal = self.recent_bytes - self._cache_bytes * 3 // 4
-        count = freed = 0
-        while freed < goal and count < limit:
-            freed += len(self.recent[count][0]) + ENTRY_OVERHEAD_BYTES
-            count += 1
-        if count >= len(self.recent) // 8:  # else it would be copied for too little
+        # as many as reach the goal if they are of the usual size
+        count = goal * length // self.recent_bytes + 1
+        count = min(count, settled_end - self.recent_first, length - 1)
+        if count >= max(1, length // 8):  # else it would be copied for too little
+            freed = sum([len(entry[0]) for entry in self.recent[:count]])
             self.recent = self.recent[count:]
             self.recent_first += count
-            self.recent_bytes -= freed
+            self.recent_bytes -= freed + ENTRY_OVERHEAD_BYTES * count
 
     def cut(self, end: int) -> None:
         """The entries from ``end`` on are gone."""
