@@ -94,6 +94,7 @@ class Log:
         self.appended_entries = self.synced_entries = 0
         self.appended_bytes = self.synced_bytes = 0
         self._max_entry_size = options.max_entry_size
+        self._is_buffered = options.is_buffered
         # The tail, while entries can simply be added to it; None where an append has to see.
         self._tail: Segment | None = None
         self._dirty: list[Segment] = []
@@ -195,7 +196,7 @@ class Log:
             if end + size <= tail.length:
                 if not tail.is_dirty:
                     self._dirty.append(tail)
-                tail.extend(data, offsets)
+                tail.extend(data, offsets, is_through_map=self._is_buffered)
                 # as _added does, for the path that most appends take
                 count = len(offsets)
                 self._next_index = index + count
@@ -237,7 +238,7 @@ class Log:
             data, offsets = encode(some, index + first, part.salt, part.end, self._max_entry_size)
             if not part.is_dirty:
                 self._dirty.append(part)
-            part.extend(data, offsets)
+            part.extend(data, offsets, is_through_map=self._is_buffered)
             total += len(data)
         self._tail = self.segments[-1]
         self._added(entries, index, total)

@@ -27,7 +27,10 @@ class Options:
     segment_size: int = 8 << 20
     max_entry_size: int = 64 << 20
     #: how much memory the newest entries may take
-    cache_bytes: int = 16 << 20
+    cache_bytes: int = 4 << 20
+    #: whether many appends come between two syncs: then small ones are stored through the map,
+    #: which is cheaper; but a page fault beside a sync can take as long as the sync
+    is_buffered: bool = False
     #: how many loaded segments are kept open for reading, and how many of their offsets
     open_segments: int = 64
     loaded_offsets: int = 2_000_000

@@ -208,11 +208,11 @@ class Segment:
         self.offsets = array("I")
         self.write_header()
 
-    def extend(self, data: bytes, offsets: Sequence[int]) -> None:
+    def extend(self, data: bytes, offsets: Sequence[int], *, is_through_map: bool) -> None:
         """Adds encoded records at the end, and leaves the segment dirty."""
         assert self.file is not None
         assert self.offsets is not None
-        if self.is_dirty and len(data) < _THROUGH_THE_MAP_BYTES:
+        if is_through_map and self.is_dirty and len(data) < _THROUGH_THE_MAP_BYTES:
             self.file.store(self.end, data)
         else:
             self.file.write(self.end, data)
