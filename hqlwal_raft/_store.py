@@ -95,8 +95,7 @@ class RaftLogStorage(RaftLogReader):
         - ``max_unsynced_bytes``: once so much is accepted but not durable, appends wait. The
           last batch may exceed it.
         - ``cache_bytes``: how much memory the newest entries may take; reads of them need
-          no disk. All of them are looked at by each full garbage collection (1 ms for 8 MiB of
-          small ones).
+          no disk. Each full garbage collection looks at all of them (6 ms for 40,000 entries).
         - ``files``: the file system, for tests (``hqlwal_raft.testing``).
 
         Raises WalLockedError, CorruptionError, UnknownVersionError, OSError; nothing on disk
