@@ -101,17 +101,17 @@ def decode(data: bytes, salt: int, first_id: int, count: int) -> list[Entry]:
     return entries
 
 
-def hop(data: bytes, start: int, stop: int) -> array[int]:
+def hop(data: bytes, start: int, stop: int, base: int = 0) -> array[int]:
     """Where the records of a healthy segment begin, by their lengths alone.
 
-    A damaged length leads astray but never outside; reading checks what it lands on.
+    ``data`` begins at the offset ``base``, which is added to what is found. A damaged length leads astray but never outside; reading checks what it lands on.
     """
     offsets = array("I")
     unpack = RECORD_HEAD.unpack_from
     offset, stop = start, min(stop, len(data))
     stride = alike = 0
     while offset + RECORD_OVERHEAD_BYTES <= stop:
-        offsets.append(offset)
+        offsets.append(base + offset)
         length = unpack(data, offset)[2]
         alike = alike + 1 if stride == RECORD_HEAD_BYTES + length else 0
         stride = RECORD_HEAD_BYTES + length
@@ -121,7 +121,8 @@ def hop(data: bytes, start: int, stop: int) -> array[int]:
             while offset + (_BLOCK + 1) * stride <= stop and _has_lengths(
                 data, offset + stride, stride, length
             ):
-                offsets.extend(range(offset + stride, offset + (_BLOCK + 1) * stride, stride))
+                first = base + offset + stride
+                offsets.extend(range(first, first + _BLOCK * stride, stride))
                 offset += _BLOCK * stride
         offset += stride
     return offsets

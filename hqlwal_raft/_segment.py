@@ -18,6 +18,7 @@ from ._files import File, Files, SyncError
 from ._format import (
     DATA_START,
     ENTRY_HEAD_BYTES,
+    RECORD_HEAD,
     RECORD_HEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
     SegmentHeader,
@@ -59,6 +60,8 @@ def plain(entry: Entry) -> Entry:
     )
 
 
+# How much of a segment is read at a time to locate its records.
+_PIECE_BYTES = 256 << 10
 # Batches of more bytes are written, not stored through the map: one system call for many faults.
 _THROUGH_THE_MAP_BYTES = 4096
 
@@ -244,11 +247,25 @@ class Segment:
         if file is None:
             file = files.open(self.path)
         if offsets is None:
-            offsets = hop(file.read(0, self.end), DATA_START, self.end)
+            offsets = self._locate(file)
             if len(offsets) < self.count:
                 self._raise_damage(file)
         self.file, self.offsets = file, offsets
         return file, offsets
+
+    def _locate(self, file: File) -> array[int]:
+        """Where the records begin, found piece by piece so that little memory is needed."""
+        offsets = array("I")
+        position = DATA_START
+        while position < self.end:
+            data = file.read(position, min(_PIECE_BYTES, self.end - position))
+            found = hop(data, 0, len(data), position)
+            if not found:
+                break
+            offsets += found
+            last = found[-1]
+            position = last + RECORD_HEAD_BYTES + RECORD_HEAD.unpack_from(data, last - position)[2]
+        return offsets
 
     def span(self, first: int, stop: int) -> tuple[int, int]:
         """Where the records ``[first, stop)`` of the loaded segment lie in the file."""
