@@ -29,15 +29,16 @@ from ._types import LogId, Vote
 
 __all__ = [
     "COMMITTED_OFFSETS",
+    "COVERED",
     "DATA_START",
     "ENTRY_HEAD",
     "ENTRY_HEAD_BYTES",
-    "LENGTH_AND_ENTRY_HEAD",
     "LOCK_NAME",
     "MAGIC_META",
     "MAGIC_SEGMENT",
     "META_BYTES",
     "META_NAME",
+    "RECORD",
     "RECORD_HEAD",
     "RECORD_HEAD_BYTES",
     "RECORD_OVERHEAD_BYTES",
@@ -51,7 +52,6 @@ __all__ = [
     "pack_committed",
     "pack_slot",
     "record_bytes",
-    "record_checksum",
     "segment_name",
     "segment_number",
     "unpack_committed",
@@ -175,8 +175,10 @@ ENTRY_HEAD = struct.Struct(">QQ")
 ENTRY_HEAD_BYTES = 16
 #: what a record takes beyond its entry's payload
 RECORD_OVERHEAD_BYTES = RECORD_HEAD_BYTES + ENTRY_HEAD_BYTES
-#: length, term, node id
-LENGTH_AND_ENTRY_HEAD = struct.Struct(">IQQ")
+#: a record without its payload: id, checksum, length, term, node id
+RECORD = struct.Struct(">QIIQQ")
+#: the same as the checksum covers it: id, length, term, node id; then the payload
+COVERED = struct.Struct(">QIQQ")
 
 _ID = struct.Struct(">Q")
 
@@ -184,11 +186,6 @@ _ID = struct.Struct(">Q")
 def record_bytes(payload_bytes: int) -> int:
     """How many bytes the record of an entry takes: the one place that knows."""
     return RECORD_OVERHEAD_BYTES + payload_bytes
-
-
-def record_checksum(salt: int, id_: int, length_and_data: bytes | memoryview) -> int:
-    """CRC-32C of id, length and data, seeded with the segment's salt."""
-    return crc32c(length_and_data, crc32c(_ID.pack(id_), salt))
 
 
 # --- meta.hql ----------------------------------------------------------------------------

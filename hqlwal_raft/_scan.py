@@ -6,15 +6,16 @@ what a record is. It never raises on bad bytes and never looks outside of its bu
 
 from __future__ import annotations
 
-import struct
 from array import array
 from dataclasses import dataclass
 
 from crc32c import crc32c
 
 from ._format import (
+    COVERED,
     ENTRY_HEAD,
     ENTRY_HEAD_BYTES,
+    RECORD,
     RECORD_HEAD,
     RECORD_HEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
@@ -74,13 +75,9 @@ def scan(data: bytes, salt: int, first_id: int, start: int, stop: int) -> Scan:
     return Scan(offsets, offset, id_, last, why)
 
 
-_RECORD = struct.Struct(">QIIQQ")  # id, checksum, length, term, node id
-_COVERED = struct.Struct(">QIQQ")  # id, length, term, node id: as the checksum covers them
-
-
 def decode(data: bytes, salt: int, first_id: int, count: int) -> list[Entry]:
     """The entries of ``count`` records that ``data`` begins with; fewer where one is bad."""
-    unpack, pack, new = _RECORD.unpack_from, _COVERED.pack, tuple.__new__
+    unpack, pack, new = RECORD.unpack_from, COVERED.pack, tuple.__new__
     entries: list[Entry] = []
     append = entries.append
     offset, limit = 0, len(data) - RECORD_OVERHEAD_BYTES

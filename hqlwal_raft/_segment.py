@@ -16,8 +16,10 @@ from crc32c import crc32c
 
 from ._files import File, Files, SyncError
 from ._format import (
+    COVERED,
     DATA_START,
     ENTRY_HEAD_BYTES,
+    RECORD,
     RECORD_HEAD,
     RECORD_HEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
@@ -38,9 +40,6 @@ __all__ = [
 ]
 
 _ZEROS = bytes(1 << 20)
-
-_COVERED = struct.Struct(">QIQQ")  # id, length, term, node id: as the checksum covers them
-_RECORD = struct.Struct(">QIIQQ")  # id, checksum, length, term, node id: as they are stored
 
 
 class NotPlainError(TypeError):
@@ -80,7 +79,7 @@ def refusal(entry: Entry, index: int, max_payload_bytes: int) -> Exception | Non
             f"{max_payload_bytes}: open it with a larger max_entry_size or split the entry"
         )
     try:
-        _COVERED.pack(index, 0, entry.term, entry.node_id)
+        COVERED.pack(index, 0, entry.term, entry.node_id)
     except struct.error:
         return ValueError(f"{entry.log_id} must be made of whole numbers from 0 to 2**64 - 1")
     return None
@@ -93,7 +92,7 @@ def encode(
 
     Raises what :func:`refusal` says.
     """
-    pack_covered, pack_record = _COVERED.pack, _RECORD.pack
+    pack_covered, pack_record = COVERED.pack, RECORD.pack
     max_length = ENTRY_HEAD_BYTES + max_payload_bytes
     parts: list[bytes] = []
     offsets: list[int] = []
@@ -131,9 +130,9 @@ def encode_one(entry: Entry, index: int, salt: int, max_payload_bytes: int) -> b
             and length <= ENTRY_HEAD_BYTES + max_payload_bytes
         ):
             try:
-                covered = _COVERED.pack(index, length, term, node_id)
+                covered = COVERED.pack(index, length, term, node_id)
                 checksum = crc32c(payload, crc32c(covered, salt))
-                return _RECORD.pack(index, checksum, length, term, node_id) + payload
+                return RECORD.pack(index, checksum, length, term, node_id) + payload
             except struct.error:
                 pass
     raise refusal(entry, index, max_payload_bytes) or AssertionError
@@ -321,4 +320,4 @@ class Segment:
         self.offsets = None
 
 
-assert _RECORD.size == RECORD_OVERHEAD_BYTES
+assert RECORD.size == RECORD_OVERHEAD_BYTES

@@ -117,16 +117,15 @@ def _ignore(_result: object, _error: BaseException | None) -> None:
 class Ticket:
     """Something that will be settled; any number of tasks may wait for it."""
 
-    __slots__ = ("_event", "error", "is_settled", "result")
+    __slots__ = ("_event", "error", "result")
 
     def __init__(self, loop: Loop) -> None:
         self._event = loop.event()
-        self.is_settled = False
         self.result: Any = None
         self.error: BaseException | None = None
 
     def settle(self, result: Any, error: BaseException | None = None) -> None:
-        self.result, self.error, self.is_settled = result, error, True
+        self.result, self.error = result, error
         self._event.set()
 
     async def wait(self) -> Any:
