@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,15 +24,78 @@ from ._reads import Options
 from ._recovery import open_log
 from ._segment import NotPlainError, plain
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from ._worker import Ticket, Worker, running_loop
+from ._worker import Loop, Ticket, Worker, running_loop
 from ._writer import Writer
 from .protocols import AppendCallback
 
-__all__ = ["RaftLogReader", "RaftLogStorage"]
+__all__ = ["Opening", "RaftLogReader", "RaftLogStorage"]
 
 _SEGMENT_SIZE_MINIMUM = 8192
 _SIZE_MAXIMUM = (1 << 32) - 1
 _MAX_ENTRY_SIZE_MAXIMUM = _SIZE_MAXIMUM - DATA_START - RECORD_OVERHEAD_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How a log is opened; :meth:`RaftLogStorage.open` says what each option means.
+
+    Raises ValueError where an option makes no sense.
+    """
+
+    sync: LogSync | str = LogSync.IMMEDIATE
+    segment_size: int = 8 << 20
+    max_entry_size: int = 64 << 20
+    auto_heal: bool = False
+    check_integrity: bool | None = None
+    max_unsynced_bytes: int = 64 << 20
+    cache_bytes: int = 4 << 20
+    files: Files | None = None
+
+    def __post_init__(self) -> None:
+        LogSync.parse(self.sync)
+        if not _SEGMENT_SIZE_MINIMUM <= self.segment_size <= _SIZE_MAXIMUM:
+            raise ValueError(
+                f"segment_size {self.segment_size}: give {_SEGMENT_SIZE_MINIMUM} to "
+                f"{_SIZE_MAXIMUM} bytes"
+            )
+        if not 0 <= self.max_entry_size <= _MAX_ENTRY_SIZE_MAXIMUM:
+            raise ValueError(
+                f"max_entry_size {self.max_entry_size}: give at most "
+                f"{_MAX_ENTRY_SIZE_MAXIMUM} bytes"
+            )
+        if self.max_unsynced_bytes < 1:
+            raise ValueError(f"max_unsynced_bytes {self.max_unsynced_bytes}: give at least 1 byte")
+        if self.cache_bytes < 0:
+            raise ValueError(f"cache_bytes {self.cache_bytes}: give 0 bytes or more")
+
+    @property
+    def policy(self) -> LogSync:
+        return LogSync.parse(self.sync)
+
+    def open_log(self, path: str) -> tuple[Log, Lock]:
+        """Opens the log; blocks."""
+        options = Options(
+            self.segment_size,
+            self.max_entry_size,
+            self.cache_bytes,
+            is_buffered=self.policy != LogSync.IMMEDIATE,
+        )
+        is_checking = self.check_integrity
+        if is_checking is None:
+            is_checking = os.environ.get("HQL_CHECK_WAL_INTEGRITY", "").lower() == "true"
+        return open_log(
+            self.files or OsFiles(),
+            path,
+            options,
+            is_healing=self.auto_heal,
+            is_checking_everything=is_checking,
+        )
+
+    def start(self, path: str, log: Log, lock: Lock, disk: Worker, loop: Loop) -> Core:
+        """Starts the writer of an open log."""
+        core = Core(path, log, Writer(log, lock, self.policy, self.max_unsynced_bytes, disk, loop))
+        open_cores.add(core)
+        return core
 
 
 class RaftLogStorage(RaftLogReader):
@@ -59,14 +122,14 @@ class RaftLogStorage(RaftLogReader):
         cls,
         path: str | os.PathLike[str],
         *,
-        sync: LogSync | str = LogSync.IMMEDIATE,
-        segment_size: int = 8 << 20,
-        max_entry_size: int = 64 << 20,
-        auto_heal: bool = False,
-        check_integrity: bool | None = None,
-        max_unsynced_bytes: int = 64 << 20,
-        cache_bytes: int = 4 << 20,
-        files: Files | None = None,
+        sync: LogSync | str = Opening.sync,
+        segment_size: int = Opening.segment_size,
+        max_entry_size: int = Opening.max_entry_size,
+        auto_heal: bool = Opening.auto_heal,
+        check_integrity: bool | None = Opening.check_integrity,
+        max_unsynced_bytes: int = Opening.max_unsynced_bytes,
+        cache_bytes: int = Opening.cache_bytes,
+        files: Files | None = Opening.files,
     ) -> AsyncIterator[RaftLogStorage]:
         """Opens the log in the directory ``path``, for ``async with``.
 
@@ -101,26 +164,21 @@ class RaftLogStorage(RaftLogReader):
         Raises WalLockedError, CorruptionError, UnknownVersionError, OSError; nothing on disk
         was changed then. ValueError where an option makes no sense.
         """
-        policy = LogSync.parse(sync)
-        options = _checked_options(segment_size, max_entry_size, max_unsynced_bytes, cache_bytes)
-        options = replace(options, is_buffered=policy != LogSync.IMMEDIATE)
-        if check_integrity is None:
-            check_integrity = os.environ.get("HQL_CHECK_WAL_INTEGRITY", "").lower() == "true"
-        path = os.path.abspath(os.fspath(path))  # noqa: ASYNC240 - touches no disk
-        opening = partial(
-            open_log,
-            files or OsFiles(),
-            path,
-            options,
-            is_healing=auto_heal,
-            is_checking_everything=check_integrity,
+        opening = Opening(
+            sync=sync,
+            segment_size=segment_size,
+            max_entry_size=max_entry_size,
+            auto_heal=auto_heal,
+            check_integrity=check_integrity,
+            max_unsynced_bytes=max_unsynced_bytes,
+            cache_bytes=cache_bytes,
+            files=files,
         )
+        path = os.path.abspath(os.fspath(path))  # noqa: ASYNC240 - touches no disk
         loop = running_loop()
         disk = Worker("hqlwal-disk", loop)
-        log, lock = await _open_on(disk, Ticket(loop), opening)
-        core = Core(path, log, Writer(log, lock, policy, max_unsynced_bytes, disk, loop))
-        open_cores.add(core)
-        store = cls(core, policy)
+        log, lock = await _open_on(disk, Ticket(loop), partial(opening.open_log, path))
+        store = cls(opening.start(path, log, lock, disk, loop), opening.policy)
         try:
             yield store
         finally:
@@ -289,24 +347,6 @@ class RaftLogStorage(RaftLogReader):
 def _check_log_id(log_id: LogId) -> None:
     if not all(0 <= n <= U64_MAX for n in (log_id.term, log_id.index, log_id.node_id)):
         raise ValueError(f"{log_id} must be made of numbers from 0 to 2**64 - 1")
-
-
-def _checked_options(
-    segment_size: int, max_entry_size: int, max_unsynced_bytes: int, cache_bytes: int
-) -> Options:
-    if not _SEGMENT_SIZE_MINIMUM <= segment_size <= _SIZE_MAXIMUM:
-        raise ValueError(
-            f"segment_size {segment_size}: give {_SEGMENT_SIZE_MINIMUM} to {_SIZE_MAXIMUM} bytes"
-        )
-    if not 0 <= max_entry_size <= _MAX_ENTRY_SIZE_MAXIMUM:
-        raise ValueError(
-            f"max_entry_size {max_entry_size}: give at most {_MAX_ENTRY_SIZE_MAXIMUM} bytes"
-        )
-    if max_unsynced_bytes < 1:
-        raise ValueError(f"max_unsynced_bytes {max_unsynced_bytes}: give at least 1 byte")
-    if cache_bytes < 0:
-        raise ValueError(f"cache_bytes {cache_bytes}: give 0 bytes or more")
-    return Options(segment_size, max_entry_size, cache_bytes)
 
 
 def _quantile(ascending: list[float], part: float) -> float:

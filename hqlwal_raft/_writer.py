@@ -165,9 +165,15 @@ class Writer:
             raise
         return group
 
-    def run(self, begin: Callable[[], Work[Any]]) -> Ticket:
+    def append_soon(
+        self, entries: Sequence[Entry], callback: AppendCallback | None, ticket: Ticket
+    ) -> None:
+        """Queues an append; the ticket is settled when it is readable, or refused."""
+        self._enqueue(_Append(ticket, entries, callback))
+
+    def run(self, begin: Callable[[], Work[Any]], ticket: Ticket | None = None) -> Ticket:
         """Queues an operation that needs the log for itself."""
-        return self._enqueue(_Exclusive(self._ticket(), begin))
+        return self._enqueue(_Exclusive(ticket or self._ticket(), begin))
 
     def _next_group(self) -> Group:
         """Those whom the next sync to begin will serve."""
@@ -182,11 +188,16 @@ class Writer:
     def save_committed(self, log_id: LogId | None) -> Ticket:
         return self._enqueue(_Call(self._ticket(), partial(self._save_committed, log_id)))
 
-    def close(self) -> Ticket:
+    def call(self, call: Callable[[], None]) -> None:
+        """Calls something quick when everything before it is in the log."""
+        self._enqueue(_Call(self._ticket(), lambda _ticket: call()))
+
+    def close(self, ticket: Ticket | None = None) -> Ticket:
         """Refuses what has not begun, makes durable what was accepted, closes the log."""
         if self._closing is None:
             refused, self._pending = self._pending, deque()
-            self._closing = _Exclusive(self._ticket(), self.log.close, is_closing=True)
+            ticket = ticket or self._ticket()
+            self._closing = _Exclusive(ticket, self.log.close, is_closing=True)
             self.is_closed = True
             self._was_poisoned = self.poison is not None
             self._is_sync_wanted = True

@@ -6,7 +6,7 @@ from collections import deque
 from typing import NamedTuple
 
 from ._driver import Driver
-from ._operations import PlainEntry
+from ._entries import PlainEntry
 
 __all__ = ["Batches"]
 

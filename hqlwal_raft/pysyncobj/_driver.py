@@ -1,19 +1,19 @@
-"""Drives a RaftLogStorage on an event loop in a thread of its own, for callers in other threads.
+"""Drives the log of a journal, for callers in any thread, without an event loop between them.
 
-Work is handed over as operations in a queue and carried out in order. Knows entries and
-indexes, but not what pysyncobj does with them, nor what is visible of the log.
+What is to be done is put in a queue and carried out in order, by whoever takes the turn: the
+calling thread; or, where that is the main thread, which any signal may interrupt with an
+exception, another that does it in its place. Knows entries and indexes, but not what pysyncobj does with
+them, nor what is visible of the log.
 
 An operation that others wait for has a number; ``done`` is the number up to which all are
-durable. The calling thread reads ``done`` and ``failure`` as plain attributes; only the loop's
-thread writes them.
+durable. The calling thread reads ``done`` and ``failure`` as plain attributes; only who has
+the turn writes them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
-import functools
 import logging
 import os
 import threading
@@ -21,36 +21,28 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import anyio
-import anyio.abc
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
-from .._store import RaftLogStorage
-from .._types import LogId, LogSync, Vote
+from .._log import Log, Work
+from .._reader import open_cores
+from .._store import Opening, RaftLogStorage
+from .._types import Entry, LogId, LogSync, Vote
+from .._worker import Ticket, Worker
 from ..errors import WalClosedError, WalPoisonedError
 from ._dump import sync_dump
-from ._operations import (
-    Append,
-    Operation,
-    PlainEntry,
-    Purge,
-    Restart,
-    SaveCommitted,
-    SaveVote,
-    Truncate,
-    to_batch,
-    to_plain,
-)
+from ._entries import PlainEntry, to_batch, to_plain
+from ._turn import Disk, Portal, Told, Turn
 
 __all__ = ["Driver", "Opened"]
 
 logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
-_WATCH_SECONDS = 0.2
-#: appends that wait become one write, up to about so many entries
-_MERGED_ENTRIES = 4096
+#: how many entries one read gives at the most
+_READ_ENTRIES = 8192
+_MAIN_THREAD = threading.main_thread().ident
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,189 +62,176 @@ _open_drivers: set[Driver] = set()
 
 
 class Driver:
-    """The storage, its loop and its thread. Methods may be called from any other thread."""
+    """The log, its writer and its threads. Methods may be called from any thread."""
 
     def __init__(
-        self,
-        path: str,
-        *,
-        sync: LogSync | str,
-        options: dict[str, Any],
-        on_failure: Callable[[BaseException], None],
-        is_in_use: Callable[[], bool],
+        self, path: str, opening: Opening, on_failure: Callable[[BaseException], None]
     ) -> None:
         self.path = path
         #: the dump that replaces what is purged; synced before every purge
         self.dump_file: str | None = None
+        #: the number of the operation handed over last
+        self.last_number = 0
         #: every operation up to this number is durable
         self.done = 0
         #: why nothing more will become durable
         self.failure: BaseException | None = None
         self.is_closing = False
         self.storage: RaftLogStorage
-        self.portal: BlockingPortal
-        self._sync = LogSync.parse(sync)
-        self._options = options
+        self._opening = opening
+        self._is_durable_when_done = opening.policy == LogSync.IMMEDIATE
         self._on_failure = on_failure
-        self._is_in_use = is_in_use
-        #: the number of the operation handed over last
-        self.last_number = 0
-        self._queue: deque[Operation] = deque()
-        self._is_awake = False
+        self._turn = Turn()
+        self._log: Log
+        self._disk: Disk
+        #: syncs dumps, which takes long, and purges then; at last, closes
+        self._background: Worker
+        #: carries out what the main thread asks for
+        self._proxy: Worker | None = None
+        self._queue: deque[Callable[[], None]] = deque()
         self._waiters: list[tuple[int, threading.Lock]] = []
-        self._purge_index = -1
-        #: the pump has ended: what is purged now is all that will be
-        self._is_drained = False
         self._pid = os.getpid()
-        self._close_lock = threading.Lock()
-        self._thread_stack = contextlib.ExitStack()
-        self._loop: asyncio.AbstractEventLoop
-        self._wake: asyncio.Event
-        self._purge_wanted: asyncio.Event
-        self._finished: Future[None]
+        self._closed: Future[None] = Future()
+        self._may_close = threading.Lock()  # taken by the first who wants to
+        self._portal_lock = threading.Lock()
+        self._portal: Portal | None = None
 
     # --- opening and closing --------------------------------------------------------------
 
     def open(self) -> Opened:
-        """Starts the thread and opens the storage; raises what opening raises."""
-        portal = self._thread_stack.enter_context(
-            start_blocking_portal("asyncio", name=f"hqlwal {os.path.basename(self.path)}")
-        )
-        self.portal = portal
-        try:
-            finished, opened = portal.start_task(self._run)
-        except BaseException:
-            self._thread_stack.close()
-            raise
-        self._finished = finished
-        assert isinstance(opened, Opened)
+        """Opens the log and starts its threads; raises what opening raises."""
+        self._log, lock = self._opening.open_log(self.path)
+        opened = self._read_state()
+        self._disk = Disk("hqlwal-disk", self._turn)
+        self._background = Worker("hqlwal-background", self._turn.loop)
+        with self._turn:
+            core = self._opening.start(self.path, self._log, lock, self._disk, self._turn.loop)
+        self._core, self._writer = core, core.writer
+        self.storage = RaftLogStorage(core, self._opening.policy)
+        _open_drivers.add(self)
         return opened
 
+    @property
+    def portal(self) -> BlockingPortal:
+        """Starts an event loop, in a thread of its own, on which ``storage`` may be used."""
+        with self._portal_lock:
+            self._check_open()
+            if self._portal is None:
+                name = f"hqlwal {os.path.basename(self.path)}"
+                self._portal = Portal(self._turn, name)
+            return self._portal.portal
+
     def close(self) -> None:
-        """Carries out what is queued, closes the storage, ends the thread. Idempotent."""
+        """Carries out what is queued, closes the log, ends its threads. Idempotent."""
         if os.getpid() != self._pid:
-            return  # a forked child has neither the thread nor the lock
-        with self._close_lock:
-            self.abandon()
-            try:
-                self._finished.result()
-            finally:
-                self._thread_stack.close()
+            return  # a forked child has neither the threads nor the lock
+        self.abandon()
+        self._closed.result()
 
     def abandon(self) -> None:
-        """Has the storage closed without waiting for it: also right in a garbage collection."""
-        if os.getpid() != self._pid:
-            return
-        self.is_closing = True
-        with contextlib.suppress(RuntimeError):  # the loop is gone already
-            self._loop.call_soon_threadsafe(self._wake.set)
+        """Has the log closed without waiting for it: also right in a garbage collection."""
+        if os.getpid() == self._pid and self._may_close.acquire(blocking=False):
+            self.is_closing = True
+            self._background.submit(self._close, self._set_closed)
 
-    async def _run(self, *, task_status: anyio.abc.TaskStatus[Opened]) -> None:
+    def _close(self) -> None:
+        self.wait(self.last_number)
+        with self._portal_lock:
+            if self._portal is not None:
+                self._portal.close()
         try:
-            async with RaftLogStorage.open(
-                self.path, sync=self._sync, **self._options
-            ) as self.storage:
-                self._loop = asyncio.get_running_loop()
-                self._wake = asyncio.Event()
-                self._purge_wanted = asyncio.Event()
-                opened = await self._read_state()
-                _open_drivers.add(self)
-                task_status.started(opened)
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._watch_main_thread)
-                    async with anyio.create_task_group() as purging:
-                        purging.start_soon(self._purge_in_background)
-                        await self._pump()
-                    tasks.cancel_scope.cancel()
+            self._wait_for(self._writer.close)
         except Exception:
-            # A poisoned store may say so again when it is closed: it was said already.
+            # A poisoned log may say so again when it is closed: it was said already.
             if self.failure is None:
                 raise
         finally:
-            self.is_closing = True
-            if self.failure is None:
-                self.failure = WalClosedError(f"the log in {self.path} is closed")
-            self._wake_waiters()
-            _open_drivers.discard(self)
-            await self.portal.stop()
+            self._core.close(f"the log in {self.path} is closed")
+            open_cores.discard(self._core)
 
-    async def _watch_main_thread(self) -> None:
-        # A program may end without a word to its nodes: pysyncobj's thread then just stops.
-        # Closing here, rather than when the interpreter has finished with the threads, is what
-        # lets it finish: the threads that read files are joined by then.
-        while threading.main_thread().is_alive():  # noqa: ASYNC110  nothing tells
-            await asyncio.sleep(_WATCH_SECONDS)
-        while self._is_in_use():  # noqa: ASYNC110  nothing tells
-            await asyncio.sleep(_WATCH_SECONDS / 10)
-        self.is_closing = True
-        self._wake.set()
+    def _set_closed(self, _result: object, error: BaseException | None) -> None:
+        if self.failure is None:
+            self.failure = WalClosedError(f"the log in {self.path} is closed")
+        self._wake_waiters()
+        self._background.stop()
+        if self._proxy is not None:
+            self._proxy.stop()
+        _open_drivers.discard(self)
+        if error is None:
+            self._closed.set_result(None)
+        else:
+            self._closed.set_exception(error)
 
-    async def _read_state(self) -> Opened:
-        storage = self.storage
-        state = await storage.get_log_state()
-        vote = await storage.read_vote()
-        committed = await storage.read_committed()
-        purged = state.last_purged_log_id
-        frontier = -1 if purged is None else purged.index
-        head = tail = None
-        first = await storage.limited_get_log_entries(frontier + 1, None, 1)
-        if first:
-            assert state.last_log_id is not None
-            last = state.last_log_id.index
-            head = to_plain(first[0])
-            tail = to_plain((await storage.try_get_log_entries(last, last + 1))[0])
-        return Opened(head, tail, frontier, vote, None if committed is None else committed.index)
+    def _check_open(self) -> None:
+        if self.is_closing:
+            raise WalClosedError(f"the log in {self.path} is closed")
+        self._core.check_open()
 
-    # --- handing work over ----------------------------------------------------------------
+    # --- what is asked for ----------------------------------------------------------------
 
     def append(self, entries: list[PlainEntry]) -> int:
         """Queues entries that follow the last queued one; the operation's number."""
-        return self._submit_numbered(Append, entries)
+        return self._put(self._append, entries)
 
     def truncate(self, index: int) -> int:
         """Queues the removal of ``[index, ∞)``."""
-        return self._submit_numbered(Truncate, index)
+        return self._put(self._truncate, index)
 
     def restart_at(self, index: int, term: int) -> int:
         """Queues the removal of everything, so that ``index`` can be appended next.
 
         The dump file, which replaces it, is made durable first.
         """
-        return self._submit_numbered(Restart, index, term)
+        return self._put(self._restart, index, term)
 
     def save_vote(self, vote: Vote) -> int:
-        return self._submit_numbered(SaveVote, vote)
+        return self._put(self._save_vote, vote)
 
     def save_committed(self, index: int) -> None:
-        self._submit(SaveCommitted(index))
+        self._queue.append(partial(self._save_committed, index))
+        self.begin()
 
     def purge(self, index: int) -> None:
         """Has ``[.., index]`` removed in the background, the dump file synced before."""
-        self._submit(Purge(index))
+        self.begin()
+        self._background.submit(partial(self._purge, index), _ignore)
 
-    def _submit_numbered(self, kind: Callable[..., Operation], *arguments: Any) -> int:
+    def _put(self, carry_out: Callable[..., None], *arguments: Any) -> int:
         self.last_number = number = self.last_number + 1
-        self._submit(kind(number, *arguments))
+        self._queue.append(partial(carry_out, number, *arguments))
         return number
 
-    def _submit(self, operation: Operation) -> None:
-        self._queue.append(operation)
-        # The pump clears the flag before it empties the queue, so nothing is left lying.
-        if not self._is_awake:
-            self._is_awake = True
-            with contextlib.suppress(RuntimeError):  # closed: whoever waits is told
-                self._loop.call_soon_threadsafe(self._wake.set)
+    def begin(self) -> None:
+        """Has carried out what is queued; nothing is waited for but the writing of entries."""
+        if self._queue and not self._core.is_closed:
+            if threading.get_ident() == _MAIN_THREAD:
+                self._carry_out_elsewhere()
+            else:
+                with self._turn:
+                    self._carry_out()
+
+    def _carry_out_elsewhere(self) -> None:
+        if self._proxy is None:
+            self._proxy = Worker("hqlwal-proxy", self._turn.loop)
+        self._proxy.submit(_nothing, lambda _result, _error: self._carry_out())
 
     def wait(self, number: int) -> bool:
         """Waits until the operations up to ``number`` are durable; False after a failure."""
         if self.done >= number:
             return True
+        if self._queue and not self._core.is_closed:
+            if threading.get_ident() == _MAIN_THREAD:
+                self._carry_out_elsewhere()
+            else:
+                self._disk.do_here(self._carry_out)
+                if self.done >= number:
+                    return True
         lock = threading.Lock()
         lock.acquire()
         waiter = (number, lock)
         self._waiters.append(waiter)
-        # The loop's thread sets ``done`` first and looks for waiters then: either it sees
-        # this waiter, or this thread sees what it set.
+        # Who has the turn sets ``done`` first and looks for waiters then: either it sees this
+        # waiter, or this thread sees what it set.
         if self.done >= number or self.failure is not None:
             with contextlib.suppress(ValueError):
                 self._waiters.remove(waiter)
@@ -261,119 +240,113 @@ class Driver:
         return self.done >= number
 
     def read(self, start: int, stop: int, max_bytes: int) -> list[PlainEntry]:
-        """The first entries of ``[start, stop)``, at least one; waits for the loop."""
-        if self.is_closing:
-            raise WalClosedError(f"the log in {self.path} is closed")
-        return self.portal.call(self._read, start, stop, max_bytes)
+        """The first entries of ``[start, stop)``, at least one; waits for the disk."""
+        self._check_open()
+        return [(e.payload, e.index, e.term) for e in self._read(start, stop, max_bytes)]
 
-    async def _read(self, start: int, stop: int, max_bytes: int) -> list[PlainEntry]:
-        entries = await self.storage.limited_get_log_entries(start, stop, max_bytes)
-        return [(payload, index, term) for term, index, payload, _ in entries]
-
-    # --- on the loop ----------------------------------------------------------------------
-
-    async def _pump(self) -> None:
-        queue = self._queue
+    def _read(self, start: int, stop: int, max_bytes: int) -> list[Entry]:
+        reads = self._log.reads
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            self._is_awake = False
-            while queue:
-                operation = queue.popleft()
-                if self.failure is not None:
-                    continue  # nothing is written after a failure
-                try:
-                    await self._carry_out(operation)
-                except Exception as error:
-                    self._fail(error)
-            if self.is_closing:
-                self._is_drained = True
-                self._purge_wanted.set()
-                return
+            with self._turn:
+                start, stop = self._log.clip(start, stop)
+                if start >= stop:
+                    return []
+                pieces = reads.pieces(start, stop, _READ_ENTRIES, max_bytes)
+                if pieces[0].segment.offsets is not None:
+                    for piece in pieces:
+                        reads.touch(piece.segment)
+                    break
+            reads.load(pieces[0].segment)
+        return reads.read(pieces)
 
-    async def _carry_out(self, operation: Operation) -> None:
-        storage = self.storage
-        match operation:
-            case Append(number, entries):
-                batch = to_batch(entries)
-                while (
-                    len(batch) < _MERGED_ENTRIES
-                    and self._queue
-                    and isinstance(following := self._queue[0], Append)
-                ):
-                    self._queue.popleft()
-                    number = following.number
-                    batch += to_batch(following.entries)
-                if self._sync == LogSync.IMMEDIATE:
-                    await storage.append(batch, functools.partial(self._appended, number))
-                else:
-                    # The weaker policies promise less: written is all that can be waited for.
-                    await storage.append(batch)
-                    self._finish(number)
-            case Truncate(number, index):
-                await storage.truncate(LogId(0, index))
-                self._finish(number)
-            case Restart(number, index, term):
-                if self.dump_file is not None:
-                    await anyio.to_thread.run_sync(sync_dump, self.dump_file)
-                state = await storage.get_log_state()
-                if state.last_log_id is not None and state.last_log_id.index >= index:
-                    await storage.truncate(LogId(0, index))
-                purged = await self._log_id(index - 1) or LogId(term, index - 1)
-                if index > 0:
-                    await storage.purge(purged)
-                self._finish(number)
-            case SaveVote(number, vote):
-                await storage.save_vote(vote)
-                self._finish(number)
-            case SaveCommitted(index):
-                if (committed := await self._log_id(index)) is not None:
-                    await storage.save_committed(committed)
-            case Purge(index):
-                self._purge_index = max(self._purge_index, index)
-                self._purge_wanted.set()
-
-    async def _log_id(self, index: int) -> LogId | None:
-        entries = await self.storage.try_get_log_entries(index, index + 1) if index >= 0 else []
+    def _log_id(self, index: int) -> LogId | None:
+        entries = self._read(index, index + 1, 1) if index >= 0 else []
         return entries[0].log_id if entries else None
 
-    async def _purge_in_background(self) -> None:
-        while True:
-            await self._purge_wanted.wait()
-            self._purge_wanted.clear()
-            index, self._purge_index = self._purge_index, -1
-            if index >= 0 and self.failure is None:
-                try:
-                    if self.dump_file is not None:
-                        await anyio.to_thread.run_sync(sync_dump, self.dump_file)
-                except OSError as error:
-                    # Without a durable dump nothing may go; the next compaction tries again.
-                    logger.warning(
-                        "the log in %s is not purged: %s could not be synced: %s",
-                        self.path,
-                        self.dump_file,
-                        error,
-                    )
-                else:
-                    try:
-                        if (log_id := await self._log_id(index)) is not None:
-                            await self.storage.purge(log_id)
-                    except Exception as error:
-                        self._fail(error)
-            if self._is_drained and self._purge_index < 0:
-                return
+    def _read_state(self) -> Opened:
+        log = self._log
+        purged, state = log.last_purged_log_id, log.meta.state
+        frontier = -1 if purged is None else purged.index
+        head = tail = None
+        if log.count:
+            assert log.next_index is not None
+            last = log.next_index - 1
+            head = to_plain(self._read(frontier + 1, last + 1, 1)[0])
+            tail = to_plain(self._read(last, last + 1, 1)[0])
+        committed = log.meta.committed
+        return Opened(
+            head, tail, frontier, state.vote, None if committed is None else committed.index
+        )
 
-    def _appended(self, number: int, error: BaseException | None) -> None:
+    # --- with the turn --------------------------------------------------------------------
+
+    def _carry_out(self) -> None:
+        queue = self._queue
+        while queue:
+            operation = queue.popleft()
+            if self.failure is None:  # nothing is written after a failure
+                try:
+                    operation()
+                except Exception as error:
+                    self._fail(error)
+
+    def _append(self, number: int, entries: list[PlainEntry]) -> None:
+        writer, batch = self._writer, to_batch(entries)
+        if self._is_durable_when_done:
+            durable = partial(self._told, number, None)
+            if writer.append_now(batch, durable) is None:
+                writer.append_soon(batch, durable, Told(self._fail_if_refused))
+        elif writer.append_now(batch, None) is not None:
+            # The weaker policies promise less: written is all that can be waited for.
+            self._finish(number)
+        else:
+            writer.append_soon(batch, None, Told(partial(self._told, number)))
+
+    def _truncate(self, number: int, index: int) -> None:
+        self._run(number, partial(self._log.truncate, index))
+
+    def _restart(self, number: int, index: int, term: int) -> None:
+        self._run(number, partial(self._remove_all, index, term))
+
+    def _save_vote(self, number: int, vote: Vote) -> None:
+        self._run(number, partial(self._log.save_vote, vote))
+
+    def _run(self, number: int, begin: Callable[[], Work[Any]]) -> None:
+        self._writer.run(begin, Told(partial(self._told, number)))
+
+    def _remove_all(self, index: int, term: int) -> Work[None]:
+        if self.dump_file is not None:
+            yield partial(sync_dump, self.dump_file)
+        yield from self._log.truncate(index)
+        if index > 0:
+            previous = yield partial(self._log_id, index - 1)
+            # the files go before the next operation, lest that one be done first
+            yield (yield from self._log.purge(previous or LogId(term, index - 1)))
+
+    def _save_committed(self, index: int) -> None:
+        self._writer.call(partial(self._save_committed_now, index))
+
+    def _save_committed_now(self, index: int) -> None:
+        try:
+            if (committed := self._log_id(index)) is not None:
+                self._log.meta.save_committed(committed)
+        except Exception as error:
+            self._fail(error)
+
+    def _told(self, number: int, _result: object, error: BaseException | None) -> None:
         if error is None:
             self._finish(number)
         else:
             self._fail(error)
 
+    def _fail_if_refused(self, _result: object, error: BaseException | None) -> None:
+        if error is not None:
+            self._fail(error)
+
     def _finish(self, number: int) -> None:
-        # Operations become durable in order: what the pump waits for is durable with all that
-        # was called before it, and appends share their syncs in order.
-        self.done = number
-        if self._waiters:
+        # Operations become durable in order: the writer sees to that.
+        if self.failure is None:
+            self.done = number
             self._wake_waiters()
 
     def _fail(self, error: BaseException) -> None:
@@ -391,6 +364,56 @@ class Driver:
                 with contextlib.suppress(ValueError):
                     self._waiters.remove(waiter)
                 waiter[1].release()
+
+    # --- in the background ----------------------------------------------------------------
+
+    def _purge(self, index: int) -> None:
+        if self.failure is not None:
+            return
+        try:
+            if self.dump_file is not None:
+                sync_dump(self.dump_file)
+        except OSError as error:
+            # Without a durable dump nothing may go; the next compaction tries again.
+            logger.warning(
+                "the log in %s is not purged: %s could not be synced: %s",
+                self.path,
+                self.dump_file,
+                error,
+            )
+            return
+        try:
+            self._wait_for(partial(self._writer.run, partial(self._purge_to, index)))
+        except Exception as error:
+            with self._turn:
+                self._fail(error)
+
+    def _purge_to(self, index: int) -> Work[Callable[[], None]]:
+        log_id = yield partial(self._log_id, index)
+        return _nothing if log_id is None else (yield from self._log.purge(log_id))
+
+    def _wait_for(self, start: Callable[[Ticket], Any]) -> None:
+        """Starts something that settles a ticket, after what is queued, and waits for it."""
+        settled: Future[None] = Future()
+
+        def tell(_result: object, error: BaseException | None) -> None:
+            if error is None:
+                settled.set_result(None)
+            else:
+                settled.set_exception(error)
+
+        with self._turn:
+            self._carry_out()
+            start(Told(tell))
+        settled.result()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _ignore(_result: object, _error: BaseException | None) -> None:
+    pass
 
 
 @atexit.register

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from anyio.from_thread import BlockingPortal
 
-from .._store import RaftLogStorage
+from .._store import Opening, RaftLogStorage
 from .._types import LogSync
 from ..errors import WalClosedError, WalError, WalPoisonedError
 from ._dump import (
@@ -89,7 +89,7 @@ class WalJournal(ShownLog):
         self.has_stepped_out = False
         # the storage is only asked for what is not in memory here
         options = {"max_entry_size": max_entry_size, "cache_bytes": 0, **store_options}
-        driver, opened = open_driver(self, sync, options)
+        driver, opened = open_driver(self, Opening(sync=sync, **options))
         self._finalizer = weakref.finalize(self, driver.abandon)
         self._finalizer.atexit = False  # the driver sees to that
         super().__init__(driver, opened, cache_bytes, max_entry_size)
@@ -173,7 +173,7 @@ class WalJournal(ShownLog):
         have differs from what it sends, and whoever votes must know its whole log.
         """
         self._check()
-        self.hand_over()
+        self.queue_added()
         if term != self._term or votedForNodeId != self._voted_for:
             self._wait(self._driver.save_vote(vote_of(term, votedForNodeId)))
         self._epoch += 1
@@ -222,7 +222,7 @@ class WalJournal(ShownLog):
 
     def _wait_for_index(self, index: int) -> None:
         if index >= self._handed:
-            self.hand_over()
+            self.queue_added()
         number = self._batches.number_of(index)
         if number is not None:
             self._wait(number)
@@ -262,11 +262,13 @@ class WalJournal(ShownLog):
             # Of one term there is one leader, whose log has all of that term's entries and
             # whatever lies before them: the hidden entries are the leader's.
             self.show_hidden()
-        self.hand_over()
         answers = self._answers
         if answers:
             self._answers = []
+            self.queue_added()
             self._wait(self._driver.last_number)
+        else:
+            self.hand_over()
         self._trim()
         return answers
 

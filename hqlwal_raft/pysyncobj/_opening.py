@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from .._types import LogSync
+from .._store import Opening
 from ..errors import WalError, WalLockedError
 from ._driver import Driver, Opened
 
@@ -43,9 +43,7 @@ class _Holder(NamedTuple):
 _holders: dict[str, _Holder] = {}
 
 
-def open_driver(
-    journal: _Owner, sync: LogSync | str, options: dict[str, Any]
-) -> tuple[Driver, Opened]:
+def open_driver(journal: _Owner, opening: Opening) -> tuple[Driver, Opened]:
     """Opens the storage, waiting for a holder that is about to let go."""
     _refuse_stock_file(journal.path)
     reference = weakref.ref(journal)
@@ -54,16 +52,10 @@ def open_driver(
         if (journal := reference()) is not None:
             journal._fail(error)  # noqa: SLF001
 
-    def is_in_use() -> bool:
-        journal = reference()
-        return journal is not None and journal.is_ticking()
-
     key = os.path.realpath(journal.path)
     deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
     while True:
-        driver = Driver(
-            journal.path, sync=sync, options=options, on_failure=on_failure, is_in_use=is_in_use
-        )
+        driver = Driver(journal.path, opening, on_failure)
         try:
             opened = driver.open()
         except WalLockedError as error:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, overload
 
 from pysyncobj.journal import Journal
 
-from ._operations import PlainEntry
+from ._entries import PlainEntry
 from ._view import LIST_ENTRIES, LazyEntries, View
 
 __all__ = ["ReadLog"]

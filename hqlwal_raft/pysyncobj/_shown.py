@@ -20,7 +20,7 @@ from pysyncobj.pickle import to_bytes
 from ..errors import EntryTooLargeError, LogGapError
 from ._batches import Batches
 from ._driver import Driver, Opened
-from ._operations import PlainEntry
+from ._entries import PlainEntry
 from ._reading import ReadLog
 from ._view import ENTRY_OVERHEAD_BYTES, View
 
@@ -160,7 +160,7 @@ class ShownLog(ReadLog):
         self._stored_tail = entry
         self._show(entry)
         if not self._is_attached:
-            self.hand_over()
+            self.queue_added()
             self._wait(self._driver.last_number)
             self._trim()
 
@@ -181,7 +181,7 @@ class ShownLog(ReadLog):
 
     def _cut(self, index: int) -> None:
         """The storage is truncated: ``[index, ∞)`` is gone for good."""
-        self.hand_over()
+        self.queue_added()
         self._driver.truncate(index)
         self._epoch += 1
         self._batches.cut(index)
@@ -331,6 +331,11 @@ class ShownLog(ReadLog):
 
     def hand_over(self) -> None:
         """Starts the writing of what was added."""
+        self.queue_added()
+        self._driver.begin()
+
+    def queue_added(self) -> None:
+        """Queues what was added; its writing starts when it is waited for, at the latest."""
         view = self._view
         end = view.recent_first + len(view.recent)
         if self._handed < end and not self.is_closed:

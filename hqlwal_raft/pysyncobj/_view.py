@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 from ..errors import LogRangeError
-from ._operations import PlainEntry
+from ._entries import PlainEntry
 
 __all__ = ["LazyEntries", "View"]
 

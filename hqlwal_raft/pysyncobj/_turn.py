@@ -1,0 +1,162 @@
+"""A writer without an event loop: in the place of the loop there is a lock, the turn.
+
+Whoever holds the turn, in whatever thread, may do what otherwise only the loop's thread may. A
+change of threads costs a good part of what a sync does, so the thread that has to wait for the
+disk may also do the disk thread's work itself (:meth:`Disk.lent_to`). Knows nothing of logs.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import threading
+from asyncio import SelectorEventLoop
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from anyio.from_thread import BlockingPortal
+
+from .._worker import Done, Loop, Ticket, Worker
+
+__all__ = ["Disk", "Portal", "Told", "Turn"]
+
+logger = logging.getLogger("hqlwal_raft.pysyncobj")
+
+
+class Turn:
+    """A lock that its holder may take again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.acquire = self._lock.acquire
+        self.release = self._lock.release
+        #: what a Writer takes for an event loop: calls are made at once, by whoever makes them
+        self.loop = Loop(self._call, self._call, _Event)
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        self.release()
+
+    def _call(self, call: Callable[[], Any]) -> None:
+        with self._lock:
+            try:
+                call()
+            except Exception:  # as an event loop does it: the thread goes on
+                logger.exception("a call by the threads of a log failed")
+
+
+class _Event:
+    """For the few who use the storage as a RaftLogStorage, on the event loop of the portal."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.set = self._event.set
+
+    async def wait(self) -> None:
+        await anyio.to_thread.run_sync(self._event.wait, abandon_on_cancel=True)
+
+
+class Told(Ticket):
+    """A ticket that nobody waits for: a callable is told of the result or the error."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(self, tell: Done) -> None:
+        self._tell = tell
+
+    def settle(self, result: Any, error: BaseException | None = None) -> None:
+        self._tell(result, error)
+
+
+class Disk(Worker):
+    """A worker whose jobs another thread may do, if it has nothing else to do until then."""
+
+    def __init__(self, name: str, turn: Turn) -> None:
+        super().__init__(name, turn.loop)
+        self._turn = turn
+        # Set and read by whoever holds the turn.
+        self._lent: deque[tuple[Callable[[], Any], Done]] | None = None
+
+    def submit(self, job: Callable[[], Any], done: Done) -> None:
+        if self._lent is None:
+            super().submit(job, done)
+        else:
+            self._lent.append((job, done))
+
+    def do_here(self, call: Callable[[], Any]) -> None:
+        """Calls in this thread, which takes the turn, and does the jobs that come of it.
+
+        They cannot run beside one of the disk thread's: the Writer submits one at a time.
+        """
+        jobs: deque[tuple[Callable[[], Any], Done]] = deque()
+        with self._lent_to(jobs):
+            call()
+        while jobs:
+            job, done = jobs.popleft()
+            try:
+                outcome = partial(done, job(), None)
+            except BaseException as error:
+                outcome = partial(done, None, error)
+            with self._lent_to(jobs):
+                outcome()
+
+    @contextmanager
+    def _lent_to(self, jobs: deque[tuple[Callable[[], Any], Done]]) -> Iterator[None]:
+        with self._turn:
+            self._lent = jobs
+            try:
+                yield
+            finally:
+                self._lent = None
+
+
+# --- an event loop for those who have one --------------------------------------------------
+
+
+class _Selector(selectors.DefaultSelector):
+    """Gives the turn away while its event loop has nothing to do."""
+
+    def __init__(self, turn: Turn) -> None:
+        super().__init__()
+        self._turn = turn
+
+    def select(self, timeout: float | None = None) -> Any:
+        self._turn.release()
+        try:
+            return super().select(timeout)
+        finally:
+            self._turn.acquire()
+
+
+class Portal:
+    """An event loop in a thread of its own, which has the turn whenever it runs."""
+
+    def __init__(self, turn: Turn, name: str) -> None:
+        self._turn = turn
+        self._started: Future[BlockingPortal] = Future()
+        # A daemon: a program that ends does not wait for it.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+        self.portal = self._started.result()
+
+    def close(self) -> None:
+        self.portal.call(self.portal.stop, True)  # cancels what still runs
+        self._thread.join()
+
+    def _run(self) -> None:
+        factory = partial(SelectorEventLoop, _Selector(self._turn))
+        with self._turn:
+            anyio.run(self._serve, backend_options={"loop_factory": factory})
+
+    async def _serve(self) -> None:
+        async with BlockingPortal() as portal:
+            self._started.set_result(portal)
+            await portal.sleep_until_stopped()
