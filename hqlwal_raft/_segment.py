@@ -31,15 +31,21 @@ from .errors import CorruptionError, EntryTooLargeError, LogGapError
 
 __all__ = [
     "NotPlainError",
+    "PlainEntry",
     "Segment",
     "encode",
     "encode_one",
+    "encode_plain",
     "plain",
     "refusal",
     "zero_on_disk",
 ]
 
 _ZEROS = bytes(1 << 20)
+
+
+#: payload, index, term: an Entry of the node 0, for those who have very many
+PlainEntry = tuple[bytes, int, int]
 
 
 class NotPlainError(TypeError):
@@ -136,6 +142,23 @@ def encode_one(entry: Entry, index: int, salt: int, max_payload_bytes: int) -> b
             except struct.error:
                 pass
     raise refusal(entry, index, max_payload_bytes) or AssertionError
+
+
+def encode_plain(entries: Sequence[PlainEntry], salt: int, offset: int) -> tuple[bytes, list[int]]:
+    """As ``encode``, for less than half the time, of entries that the caller vouches for.
+
+    Raises struct.error where a number is no u64.
+    """
+    pack_covered, pack_record = COVERED.pack, RECORD.pack
+    parts: list[bytes] = []
+    offsets: list[int] = []
+    for payload, index, term in entries:
+        length = ENTRY_HEAD_BYTES + len(payload)
+        checksum = crc32c(payload, crc32c(pack_covered(index, length, term, 0), salt))
+        parts += pack_record(index, checksum, length, term, 0), payload
+        offsets.append(offset)
+        offset += RECORD_HEAD_BYTES + length
+    return b"".join(parts), offsets
 
 
 def zero_on_disk(file: File, start: int, stop: int) -> bool:

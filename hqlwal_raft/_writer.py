@@ -129,8 +129,16 @@ class Writer:
 
     # --- what the store asks for -----------------------------------------------------------
 
-    def append_now(self, entries: Sequence[Entry], callback: AppendCallback | None) -> Group | None:
-        """Appends if nothing stands in the way; else None, and it has to queue."""
+    def append_now(
+        self,
+        entries: Sequence[Any],
+        callback: AppendCallback | None,
+        append: Callable[[Sequence[Any]], Lacking | None] | None = None,
+    ) -> Group | None:
+        """Appends if nothing stands in the way; else None, and it has to queue.
+
+        ``append`` is the log's method that takes such entries, where they are not Entry.
+        """
         log = self.log
         if (
             self._pending
@@ -141,7 +149,7 @@ class Writer:
         ):
             return None
         try:
-            if log.append(entries) is not None:
+            if (append or log.append)(entries) is not None:
                 return None
         except SyncError as error:
             self._set_poison(error)

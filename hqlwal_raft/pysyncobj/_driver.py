@@ -291,16 +291,16 @@ class Driver:
                     self._fail(error)
 
     def _append(self, number: int, entries: list[PlainEntry]) -> None:
-        writer, batch = self._writer, to_batch(entries)
+        writer, append = self._writer, self._log.append_plain
         if self._is_durable_when_done:
             durable = partial(self._told, number, None)
-            if writer.append_now(batch, durable) is None:
-                writer.append_soon(batch, durable, Told(self._fail_if_refused))
-        elif writer.append_now(batch, None) is not None:
+            if writer.append_now(entries, durable, append) is None:
+                writer.append_soon(to_batch(entries), durable, Told(self._fail_if_refused))
+        elif writer.append_now(entries, None, append) is not None:
             # The weaker policies promise less: written is all that can be waited for.
             self._finish(number)
         else:
-            writer.append_soon(batch, None, Told(partial(self._told, number)))
+            writer.append_soon(to_batch(entries), None, Told(partial(self._told, number)))
 
     def _truncate(self, number: int, index: int) -> None:
         self._run(number, partial(self._log.truncate, index))

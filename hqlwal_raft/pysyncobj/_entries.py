@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from .._segment import PlainEntry
 from .._types import Entry
 
 __all__ = ["PlainEntry", "to_batch", "to_plain"]
-
-#: what pysyncobj calls an entry: command, index, term
-PlainEntry = tuple[bytes, int, int]
 
 
 def to_batch(entries: list[PlainEntry]) -> list[Entry]:
