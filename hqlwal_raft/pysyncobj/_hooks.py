@@ -70,14 +70,7 @@ def _tick(original: Callable[[float], None], node: Any, time_to_wait: float) -> 
         finally:
             # Also where something of the application's raised: what is durable is durable.
             if journal.failure is None:
-                for answer in journal.release_answers():
-                    _send_answer(
-                        node,
-                        answer.node,
-                        reset=answer.reset,
-                        nextNodeIdx=answer.next_index,
-                        success=answer.success,
-                    )
+                _release_answers(node, journal)
     except WalError:
         if journal.failure is None:
             raise
@@ -97,6 +90,19 @@ def _hold_answer(
         receiver, reset=reset, next_index=next_index, success=success
     ):
         _send_answer(node, receiver, reset=reset, nextNodeIdx=next_index, success=success)
+    elif journal.has_held_long():
+        _release_answers(node, journal)
+
+
+def _release_answers(node: Any, journal: WalJournal) -> None:
+    for answer in journal.release_answers():
+        _send_answer(
+            node,
+            answer.node,
+            reset=answer.reset,
+            nextNodeIdx=answer.next_index,
+            success=answer.success,
+        )
 
 
 def _sit_out(node: Any, journal: WalJournal, time_to_wait: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -31,6 +32,8 @@ __all__ = ["Answer", "WalJournal"]
 
 logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
+#: a sync takes a tenth of it
+_HELD_SECONDS = 0.003
 #: pysyncobj's _RAFT_STATE.LEADER
 _LEADER = 2
 
@@ -85,6 +88,7 @@ class WalJournal(ShownLog):
         #: the node, once attached; it owns this journal
         self._node: Callable[[], Any] = _nobody
         self._answers: list[Answer] = []
+        self._held_since = 0.0
         #: whether the node has drawn the consequences of a failure
         self.has_stepped_out = False
         # the storage is only asked for what is not in memory here
@@ -240,6 +244,8 @@ class WalJournal(ShownLog):
         answers = self._answers
         if not success and not answers:
             return False
+        if not answers:
+            self._held_since = time.monotonic()
         if next_index is None:
             next_index = self._last + 1
         if success and answers:
@@ -251,6 +257,10 @@ class WalJournal(ShownLog):
                 answers.pop()
         answers.append(Answer(node, reset, next_index, success, self._epoch))
         return True
+
+    def has_held_long(self) -> bool:
+        """Whether the leader has waited for answers so long that a sync more is worth it."""
+        return bool(self._answers) and time.monotonic() - self._held_since > _HELD_SECONDS
 
     def release_answers(self) -> list[Answer]:
         """The answers held back, once all they acknowledge is durable; at every tick's end."""
