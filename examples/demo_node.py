@@ -54,7 +54,7 @@ def status_of(node: SyncObj) -> dict[str, Any]:
     }
     journal = journal_of(node)
     if journal is not None:  # it is the stock journal otherwise
-        statistics = journal.storage.statistics()
+        statistics = journal.statistics()
         report["syncs"] = statistics.syncs
         report["appended"] = statistics.appended_entries
         report["segments"] = statistics.segments

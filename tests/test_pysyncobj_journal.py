@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -28,11 +29,13 @@ from hqlwal_raft import (
     WalLockedError,
     WalPoisonedError,
 )
-from hqlwal_raft.pysyncobj import StockJournalError, WalJournal, _dump
+from hqlwal_raft.pysyncobj import StockJournalError, WalJournal, _dump, _hooks, _journal
 from hqlwal_raft.testing import FailingFiles
 from tests.pysyncobj_nodes.gate import GatedFiles
 
 LEADER, FOLLOWER = 2, 0
+
+pytestmark = pytest.mark.usefixtures("calling_thread")
 
 
 class FakeNode:
@@ -258,7 +261,7 @@ def test_after_destroy_the_ends_can_be_read_and_nothing_can_be_added(
 def test_used_bare_an_entry_is_durable_when_add_returns(path: str, journals: Any) -> None:
     journal = journals(path)
     fill(journal, 1, 3)
-    assert journal.portal.call(journal.storage.statistics).last_durable_log_id.index == 3
+    assert journal.statistics().last_durable_log_id.index == 3
 
 
 def test_the_storage_can_be_read_through_the_portal(path: str, journals: Any) -> None:
@@ -283,7 +286,7 @@ def test_deleted_entries_added_again_come_back_without_being_written(
 ) -> None:
     journal = journals(path)
     fill(journal, 1, 9)
-    before = journal.portal.call(journal.storage.statistics).appended_entries
+    before = journal.statistics().appended_entries
     journal.deleteEntriesFrom(3)
     assert list(journal) == entries(1, 3)
     fill(journal, 4, 6)
@@ -292,7 +295,7 @@ def test_deleted_entries_added_again_come_back_without_being_written(
     fill(journal, 7, 9)
     fill(journal, 10, 10)
     assert list(journal) == entries(1, 10)
-    assert journal.portal.call(journal.storage.statistics).appended_entries == before + 1
+    assert journal.statistics().appended_entries == before + 1
 
 
 def test_a_different_entry_truncates_for_real(path: str, journals: Any) -> None:
@@ -650,7 +653,7 @@ def test_an_answer_that_acknowledges_waits_until_it_is_true(gated: Any) -> None:
     files.gate.set()
     thread.join(10)
     assert [(a.node, a.next_index, a.success) for a in released] == [("leader", 4, True)]
-    assert journal.portal.call(journal.storage.statistics).last_durable_log_id.index == 3
+    assert journal.statistics().last_durable_log_id.index == 3
 
 
 def test_answers_of_one_tick_share_one_sync_and_the_highest_stands_for_all(gated: Any) -> None:
@@ -660,7 +663,33 @@ def test_answers_of_one_tick_share_one_sync_and_the_highest_stands_for_all(gated
         journal.hold_answer("leader", reset=False, next_index=index + 1, success=True)
     released = journal.release_answers()
     assert [(a.next_index, a.success) for a in released] == [(101, True)]
-    assert journal.portal.call(journal.storage.statistics).syncs == 1
+    assert journal.statistics().syncs == 1
+
+
+def test_in_a_long_poll_answers_leave_before_its_end(
+    gated: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, _files, node = gated
+    node.__dict__["_SyncObj__raftLog"] = journal
+    sent: list[int] = []
+    monkeypatch.setattr(
+        _hooks, "_send_answer", lambda *_, **answer: sent.append(answer["nextNodeIdx"])
+    )
+
+    def message(index: int) -> None:
+        fill(journal, index, index)
+        _hooks._hold_answer(node, "leader", reset=False, next_index=index + 1, success=True)
+
+    message(1)
+    message(2)
+    assert sent == []
+    monkeypatch.setattr(_journal, "_HELD_SECONDS", 0)
+    message(3)
+    assert sent == [4]
+    assert journal.statistics().last_durable_log_id.index == 3
+    monkeypatch.setattr(_journal, "_HELD_SECONDS", 1000)
+    message(4)
+    assert sent == [4]
 
 
 def test_an_answer_that_acknowledges_nothing_leaves_at_once_unless_it_would_overtake(
@@ -705,7 +734,7 @@ def test_a_leader_waits_for_its_own_copy_before_it_commits(gated: Any) -> None:
     node._SyncObj__raftState = LEADER
     fill(journal, 1, 2)
     journal.setRaftCommitIndex(2)
-    assert journal.portal.call(journal.storage.statistics).last_durable_log_id.index == 2
+    assert journal.statistics().last_durable_log_id.index == 2
     files.gate.clear()
     files.waiting.clear()
     fill(journal, 3, 3)
@@ -724,7 +753,7 @@ def test_a_leader_waits_for_its_own_copy_before_it_commits(gated: Any) -> None:
     files.gate.set()
     assert committed.wait(10)
     thread.join()
-    assert journal.portal.call(journal.storage.statistics).last_durable_log_id.index == 3
+    assert journal.statistics().last_durable_log_id.index == 3
 
 
 def test_a_follower_does_not_wait_to_note_a_commit_index(gated: Any) -> None:
@@ -922,3 +951,130 @@ def test_a_node_without_a_dump_file_is_refused_unless_allowed(path: str, journal
     node: Any = types.SimpleNamespace(conf=SyncObjConf(journalFile=path))
     with pytest.raises(ValueError, match="allow_no_dump=True"):
         journals(path).attach(node)
+
+
+# --- threads ---------------------------------------------------------------------------------
+
+
+def test_whoever_waits_for_the_disk_syncs_itself_unless_a_signal_may_interrupt_it(
+    gated: Any,
+) -> None:
+    journal, files, _node = gated
+    fill(journal, 1, 1)
+    journal.hold_answer("leader", reset=False, next_index=2, success=True)
+    journal.release_answers()
+    files.threads.clear()
+    fill(journal, 2, 2)
+    journal.hold_answer("leader", reset=False, next_index=3, success=True)
+    journal.release_answers()
+    is_main = threading.current_thread() is threading.main_thread()
+    assert files.threads == ["hqlwal-disk" if is_main else threading.current_thread().name]
+
+
+def test_a_leaders_own_copy_is_synced_while_it_goes_on(gated: Any) -> None:
+    journal, files, _node = gated
+    files.gate.clear()
+    fill(journal, 1, 1)
+    journal.hand_over()  # returns, though no sync can end
+    assert files.waiting.wait(10)
+
+
+def test_calls_from_several_threads_keep_their_order(path: str, journals: Any) -> None:
+    journal, _ = attached(journals, path, Path(path).parent)
+    for index in range(1, 200):
+        fill(journal, index, index)
+        thread = threading.Thread(target=journal.hand_over)
+        if index % 3:
+            journal.hand_over()
+        thread.start()
+        thread.join()
+    journal._destroy()
+    assert list(journals(path)) == entries(1, 199)
+
+
+def test_a_journal_has_no_event_loop_until_somebody_asks_for_one(path: str, journals: Any) -> None:
+    def names() -> set[str]:
+        return {thread.name for thread in threading.enumerate()}
+
+    journal = journals(path)
+    fill(journal, 1, 3)
+    assert "hqlwal journal" not in names()
+    assert journal.portal.call(journal.storage.get_log_state).last_log_id.index == 3
+    assert "hqlwal journal" in names()
+    journal._destroy()
+    assert "hqlwal journal" not in names()
+    with pytest.raises(WalClosedError):
+        _ = journal.portal
+    with pytest.raises(WalClosedError):
+        journal.statistics()
+
+
+def test_tasks_on_the_portal_read_beside_a_node_that_writes_and_purges(
+    path: str, journals: Any, tmp_path: Path
+) -> None:
+    journal, _ = attached(journals, path, tmp_path)
+    fill(journal, 1, 1)
+    is_over = threading.Event()
+
+    async def read() -> int:
+        storage, count = journal.storage, 0
+        while not is_over.is_set():
+            last = (await storage.get_log_state()).last_log_id
+            start = max(0, last.index - 700) if last else 0
+            found = [entry async for entry in storage.entries_stream(start)]
+            numbers = [entry.index for entry in found]
+            assert numbers == list(range(numbers[0], numbers[0] + len(found))) if found else True
+            assert all(one.payload == entry(one.index)[0] for one in found)
+            await storage.flush()
+            count += len(found)
+        return count
+
+    reading = journal.portal.start_task_soon(read)
+    for index in range(2, 6000, 40):
+        fill(journal, index, index + 39)
+        journal.hold_answer("leader", reset=False, next_index=None, success=True)
+        journal.release_answers()
+        if index % 1000 == 2 and index > 1000:
+            journal.deleteEntriesTo(200)
+    is_over.set()
+    assert reading.result(20) > 0
+
+
+def test_a_signal_that_raises_in_the_middle_of_a_call_costs_nothing_acknowledged(
+    path: str, calling_thread: str
+) -> None:
+    if "another" in calling_thread:
+        return  # signals reach the main thread only
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(_signal: int, _frame: Any) -> None:
+        raise Interrupted
+
+    journal = WalJournal(path, segment_size=1 << 16)
+    acknowledged: list[tuple[bytes, int, int]] = []
+    interruptions = 0
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for attempt in range(400):
+            one = (b"attempt %d" % attempt, (acknowledged[-1][1] if acknowledged else 0) + 1, 1)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 20e-6 * (attempt % 40 + 1))
+                if len(journal) >= one[1]:  # an attempt before was interrupted after it was added
+                    journal.deleteEntriesFrom(one[1] - 1)
+                journal.add(*one)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                acknowledged.append(one)
+            except Interrupted:
+                interruptions += 1
+            except WalPoisonedError:
+                break  # it noticed that it was interrupted, and stopped
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        journal._destroy()
+    assert interruptions > 0
+    again = WalJournal(path)
+    assert list(again)[: len(acknowledged)] == acknowledged
+    again._destroy()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import hypothesis.strategies as st
@@ -36,17 +38,28 @@ class JournalAgainstList(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.mkdtemp(prefix="hqlwal-model-")
         self.journal: WalJournal | None = None
+        self.thread: ThreadPoolExecutor | None = None
         self.visible: list[Entry] = []
         self.stored: list[Entry] = []
         self.term = 1
         self.vote: tuple[int, Any] = (0, None)
 
     @initialize(
-        is_attached=st.booleans(), first=st.integers(1, 3), cache=st.sampled_from([0, 2000])
+        is_attached=st.booleans(),
+        first=st.integers(1, 3),
+        cache=st.sampled_from([0, 2000]),
+        is_main=st.booleans(),
     )
-    def begin(self, *, is_attached: bool, first: int, cache: int) -> None:
+    def begin(self, *, is_attached: bool, first: int, cache: int, is_main: bool) -> None:
         self.is_attached, self.first, self.cache = is_attached, first, cache
+        self.thread = None if is_main else ThreadPoolExecutor(1)
         self.open()
+
+    def call(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """What changes the journal is called from the main thread, or always from another."""
+        if self.thread is None:
+            return method(*arguments, **named)
+        return self.thread.submit(method, *arguments, **named).result()
 
     def open(self) -> None:
         self.journal = WalJournal(
@@ -64,7 +77,7 @@ class JournalAgainstList(RuleBasedStateMachine):
 
     def add(self, entry: Entry) -> None:
         assert self.journal is not None
-        self.journal.add(*entry)
+        self.call(self.journal.add, *entry)
         self.visible.append(entry)
         if self.stored and self.stored[0][1] <= entry[1] <= self.stored[-1][1]:
             position = entry[1] - self.stored[0][1]
@@ -94,14 +107,14 @@ class JournalAgainstList(RuleBasedStateMachine):
         assert self.journal is not None
         if position < len(self.visible):
             self.first = self.visible[position][1]
-        self.journal.deleteEntriesFrom(position)
+        self.call(self.journal.deleteEntriesFrom, position)
         del self.visible[position:]
 
     @rule(position=st.integers(0, 60))
     def delete_to(self, position: int) -> None:
         assert self.journal is not None
         self.first = self.next_index() if position >= len(self.visible) else self.first
-        self.journal.deleteEntriesTo(position)
+        self.call(self.journal.deleteEntriesTo, position)
         if self.visible and position:
             lowest = self.visible[0][1] + position
             if position >= len(self.visible):
@@ -119,10 +132,10 @@ class JournalAgainstList(RuleBasedStateMachine):
         dump = [known.get(i, (b"dump", i, self.term)) for i in (index, index + 1)]
         if differs_at < 2:
             dump[differs_at] = (b"differs", index + differs_at, self.term)
-        self.journal.clear()
+        self.call(self.journal.clear)
         assert len(self.journal) == 0
         for entry in dump:
-            self.journal.add(*entry)
+            self.call(self.journal.add, *entry)
         if known.get(index) == dump[0] and known.get(index + 1) == dump[1]:
             self.stored = [e for e in self.stored if e[1] >= index]
             self.visible = list(dump) if self.is_attached else list(self.stored)
@@ -133,19 +146,21 @@ class JournalAgainstList(RuleBasedStateMachine):
     def vote_for(self, node: Any) -> None:
         assert self.journal is not None
         self.vote = (self.vote[0], node)  # the same term: hidden entries stay hidden
-        self.journal.setCurrentTerm(*self.vote)
+        self.call(self.journal.setCurrentTerm, *self.vote)
 
     @rule()
     def end_a_tick(self) -> None:
         assert self.journal is not None
         if self.is_attached:
-            self.journal.hold_answer("leader", reset=False, next_index=None, success=True)
-            self.journal.release_answers()
+            self.call(
+                self.journal.hold_answer, "leader", reset=False, next_index=None, success=True
+            )
+            self.call(self.journal.release_answers)
 
     @rule()
     def restart(self) -> None:
         assert self.journal is not None
-        self.journal._destroy()
+        self.call(self.journal._destroy)
         if self.is_attached:
             self.visible = list(self.stored)  # Raft's log was never cut
         else:
@@ -169,7 +184,9 @@ class JournalAgainstList(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if self.journal is not None:
-            self.journal._destroy()
+            self.call(self.journal._destroy)
+            if self.thread is not None:
+                self.thread.shutdown()
         shutil.rmtree(self.folder)
 
 

@@ -366,7 +366,7 @@ def test_one_node_alone_commits_only_what_is_durable(tmp_path: Path) -> None:
         assert journal is not None
         for value in range(1, 6):
             node.plus(value, sync=True, timeout=20)
-            last = journal.portal.call(journal.storage.statistics).last_durable_log_id
+            last = journal.statistics().last_durable_log_id
             assert last is not None
             assert last.index >= node.raftLastApplied
     finally:

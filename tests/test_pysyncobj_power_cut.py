@@ -15,6 +15,8 @@ from hqlwal_raft.testing import ForgetfulDisk, Snapshot
 
 Entry = tuple[bytes, int, int]
 
+pytestmark = pytest.mark.usefixtures("calling_thread")
+
 
 class FakeNode:
     conf = SyncObjConf(journalFile="x")

@@ -26,10 +26,10 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal
 
-from .._log import Log, Work
+from .._log import Log, Work, drive
 from .._reader import open_cores
 from .._store import Opening, RaftLogStorage
-from .._types import Entry, LogId, LogSync, Vote
+from .._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from .._worker import Ticket, Worker
 from ..errors import WalClosedError, WalPoisonedError
 from ._dump import sync_dump
@@ -42,7 +42,6 @@ logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
 #: how many entries one read gives at the most
 _READ_ENTRIES = 8192
-_MAIN_THREAD = threading.main_thread().ident
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class Driver:
         #: syncs dumps, which takes long, and purges then; at last, closes
         self._background: Worker
         #: carries out what the main thread asks for
-        self._proxy: Worker | None = None
+        self._proxy: Worker
         self._queue: deque[Callable[[], None]] = deque()
         self._waiters: list[tuple[int, threading.Lock]] = []
         self._pid = os.getpid()
@@ -100,12 +99,19 @@ class Driver:
 
     def open(self) -> Opened:
         """Opens the log and starts its threads; raises what opening raises."""
+        loop = self._turn.loop
         self._log, lock = self._opening.open_log(self.path)
-        opened = self._read_state()
-        self._disk = Disk("hqlwal-disk", self._turn)
-        self._background = Worker("hqlwal-background", self._turn.loop)
-        with self._turn:
-            core = self._opening.start(self.path, self._log, lock, self._disk, self._turn.loop)
+        try:
+            opened = self._read_state()
+            self._disk = Disk("hqlwal-disk", self._turn)
+            self._background = Worker("hqlwal-background", loop)
+            self._proxy = Worker("hqlwal-proxy", loop)
+            with self._turn:
+                core = self._opening.start(self.path, self._log, lock, self._disk, loop)
+        except BaseException:
+            drive(self._log.close())
+            lock.release(remove=True)
+            raise
         self._core, self._writer = core, core.writer
         self.storage = RaftLogStorage(core, self._opening.policy)
         _open_drivers.add(self)
@@ -154,8 +160,7 @@ class Driver:
             self.failure = WalClosedError(f"the log in {self.path} is closed")
         self._wake_waiters()
         self._background.stop()
-        if self._proxy is not None:
-            self._proxy.stop()
+        self._proxy.stop()
         _open_drivers.discard(self)
         if error is None:
             self._closed.set_result(None)
@@ -204,15 +209,13 @@ class Driver:
     def begin(self) -> None:
         """Has carried out what is queued; nothing is waited for but the writing of entries."""
         if self._queue and not self._core.is_closed:
-            if threading.get_ident() == _MAIN_THREAD:
+            if _is_main_thread():
                 self._carry_out_elsewhere()
             else:
                 with self._turn:
                     self._carry_out()
 
     def _carry_out_elsewhere(self) -> None:
-        if self._proxy is None:
-            self._proxy = Worker("hqlwal-proxy", self._turn.loop)
         self._proxy.submit(_nothing, lambda _result, _error: self._carry_out())
 
     def wait(self, number: int) -> bool:
@@ -220,7 +223,7 @@ class Driver:
         if self.done >= number:
             return True
         if self._queue and not self._core.is_closed:
-            if threading.get_ident() == _MAIN_THREAD:
+            if _is_main_thread():
                 self._carry_out_elsewhere()
             else:
                 self._disk.do_here(self._carry_out)
@@ -238,6 +241,10 @@ class Driver:
         else:
             lock.acquire()
         return self.done >= number
+
+    def statistics(self) -> StorageStatistics:
+        with self._turn:
+            return self.storage.statistics()
 
     def read(self, start: int, stop: int, max_bytes: int) -> list[PlainEntry]:
         """The first entries of ``[start, stop)``, at least one; waits for the disk."""
@@ -406,6 +413,10 @@ class Driver:
             self._carry_out()
             start(Told(tell))
         settled.result()
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _nothing() -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 from anyio.from_thread import BlockingPortal
 
 from .._store import Opening, RaftLogStorage
-from .._types import LogSync
+from .._types import LogSync, StorageStatistics
 from ..errors import WalClosedError, WalError, WalPoisonedError
 from ._dump import (
     check_dump,
@@ -119,6 +119,13 @@ class WalJournal(ShownLog):
 
     # --- the storage, for others ----------------------------------------------------------
 
+    def statistics(self) -> StorageStatistics:
+        """What the log has done since it was opened; may be called from any thread.
+
+        Raises WalClosedError after ``_destroy``.
+        """
+        return self._driver.statistics()
+
     @property
     def storage(self) -> RaftLogStorage:
         """The log, to be used on the portal's event loop, and only for reading."""
@@ -126,7 +133,11 @@ class WalJournal(ShownLog):
 
     @property
     def portal(self) -> BlockingPortal:
-        """Calls into the journal's event loop: ``portal.call(storage.get_log_state)``."""
+        """Calls into an event loop for the storage: ``portal.call(storage.get_log_state)``.
+
+        The loop, in a thread of its own, starts with the first use. While it runs something
+        the node waits, so what runs on it should be short.
+        """
         return self._driver.portal
 
     # --- attaching ------------------------------------------------------------------------

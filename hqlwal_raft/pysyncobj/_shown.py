@@ -147,6 +147,7 @@ class ShownLog(ReadLog):
             if entry[1] < self._view.end:
                 if self._view.entry(entry[1]) == entry:
                     self._show(entry)
+                    self._wait_if_bare()
                     return
                 self._cut(entry[1])
             self._append(entry)
@@ -159,6 +160,9 @@ class ShownLog(ReadLog):
         view.recent_bytes += len(entry[0]) + ENTRY_OVERHEAD_BYTES
         self._stored_tail = entry
         self._show(entry)
+        self._wait_if_bare()
+
+    def _wait_if_bare(self) -> None:
         if not self._is_attached:
             self.queue_added()
             self._wait(self._driver.last_number)

@@ -2,7 +2,7 @@
 
 Whoever holds the turn, in whatever thread, may do what otherwise only the loop's thread may. A
 change of threads costs a good part of what a sync does, so the thread that has to wait for the
-disk may also do the disk thread's work itself (:meth:`Disk.lent_to`). Knows nothing of logs.
+disk may also do the disk thread's work itself (:meth:`Disk.do_here`). Knows nothing of logs.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import selectors
 import threading
+import time
 from asyncio import SelectorEventLoop
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,8 @@ from anyio.from_thread import BlockingPortal
 from .._worker import Done, Loop, Ticket, Worker
 
 __all__ = ["Disk", "Portal", "Told", "Turn"]
+
+_NAP_SECONDS = 20e-6
 
 logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
@@ -97,25 +99,22 @@ class Disk(Worker):
         They cannot run beside one of the disk thread's: the Writer submits one at a time.
         """
         jobs: deque[tuple[Callable[[], Any], Done]] = deque()
-        with self._lent_to(jobs):
-            call()
+        self._call_lent(call, jobs)
         while jobs:
             job, done = jobs.popleft()
             try:
                 outcome = partial(done, job(), None)
             except BaseException as error:
                 outcome = partial(done, None, error)
-            with self._lent_to(jobs):
-                outcome()
+            self._call_lent(outcome, jobs)
 
-    @contextmanager
-    def _lent_to(self, jobs: deque[tuple[Callable[[], Any], Done]]) -> Iterator[None]:
+    def _call_lent(
+        self, call: Callable[[], Any], jobs: deque[tuple[Callable[[], Any], Done]]
+    ) -> None:
         with self._turn:
             self._lent = jobs
-            try:
-                yield
-            finally:
-                self._lent = None
+            self._turn.loop.post(call)
+            self._lent = None
 
 
 # --- an event loop for those who have one --------------------------------------------------
@@ -131,6 +130,8 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> Any:
         self._turn.release()
         try:
+            if timeout == 0:  # never idle: it could take the turn again before others wake up
+                time.sleep(_NAP_SECONDS)
             return super().select(timeout)
         finally:
             self._turn.acquire()

@@ -16,9 +16,12 @@ class GatedFiles(FailingFiles):
         self.gate.set()
         #: set once a sync was asked for
         self.waiting = threading.Event()
+        #: which threads synced segments
+        self.threads: list[str] = []
 
     def due(self, call: str, path: str) -> int | None:
         if call == "sync" and path.endswith(".wal"):
+            self.threads.append(threading.current_thread().name)
             self.waiting.set()
             assert self.gate.wait(20), "the gate stayed shut"
         return super().due(call, path)

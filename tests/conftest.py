@@ -1,0 +1,36 @@
+"""Runs a module's tests twice, called from the main thread and from another."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(params=["called from the main thread", "called from another thread"])
+def calling_thread(request: pytest.FixtureRequest) -> Any:
+    """For ``usefixtures``: a test that has it is itself run in that thread."""
+    return request.param
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    callspec = getattr(pyfuncitem, "callspec", None)
+    if callspec is None or "another" not in str(callspec.params.get("calling_thread")):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            pyfuncitem.obj(**arguments)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="another")
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return True
