@@ -322,6 +322,7 @@ class WalJournal(ShownLog):
         if self.failure is None:
             self.failure = error
             self._next = -1
+            self._head = self._tail = None
             logger.critical(
                 "the log in %s failed: %s. The node takes part in its cluster no more; see to "
                 "the cause and restart it",

@@ -49,30 +49,34 @@ class ReadLog(Journal, abc.ABC):
     @overload
     def __getitem__(self, item: slice) -> Sequence[PlainEntry]: ...
     def __getitem__(self, item: int | slice) -> Any:
-        if self.failure is not None:
-            self.raise_failure()
-        if isinstance(item, slice):
-            start, stop, view = item.start, item.stop, self._view
-            if item.step is None and start is not None and start >= 0:
-                # the short way: what is asked for at every message is in memory
-                begin = self._first + start - view.recent_first
-                end = self._last + 1 - view.recent_first
-                if 0 <= begin < end:
-                    if stop is None:
-                        if end - begin <= LIST_ENTRIES:
-                            return view.recent[begin:end]
-                    elif stop >= 0:
-                        bound = self._first + stop - view.recent_first
-                        return view.recent[begin : max(begin, min(end, bound))]
-            return self._slice(item)
-        if item == -1:
-            if self._tail is not None:
-                return self._tail
-        elif item == 0 and self._head is not None:
-            return self._head
-        return self._item(item)
+        # This runs some twenty times per command, so the short ways come first. A failure takes
+        # the ends away, and ends in one of the long ways.
+        if not isinstance(item, slice):
+            if item == -1:
+                if (tail := self._tail) is not None:
+                    return tail
+            elif item == 0 and (head := self._head) is not None:
+                return head
+            return self._item(item)
+        start, stop = item.start, item.stop
+        if start is not None and start >= 0 and item.step is None and self._tail:
+            view = self._view
+            recent_first = view.recent_first
+            shift = self._first - recent_first
+            begin = shift + start
+            end = self._last + 1 - recent_first
+            if 0 <= begin < end:
+                if stop is None:
+                    if end - begin <= LIST_ENTRIES:
+                        return view.recent[begin:end]
+                elif stop >= start:
+                    bound = shift + stop
+                    return view.recent[begin : bound if bound < end else end]  # noqa: FURB136 - slower
+        return self._slice(item)
 
     def _slice(self, item: slice) -> Sequence[PlainEntry]:
+        if self.failure is not None:
+            self.raise_failure()
         start, stop, step = item.indices(self._last - self._first + 1)
         if step != 1:
             return [self[i] for i in range(start, stop, step)]
@@ -87,6 +91,8 @@ class ReadLog(Journal, abc.ABC):
         return LazyEntries(view, start, stop)
 
     def _item(self, item: int) -> PlainEntry:
+        if self.failure is not None:
+            self.raise_failure()
         length = self._last - self._first + 1
         position = item + length if item < 0 else item
         if not 0 <= position < length:
