@@ -103,11 +103,11 @@ class History:
             self.journal.release_answers()  # the tick ends
 
     def conflict(self) -> None:
+        self.begin_term(None)  # which shows what was hidden
         # not into the dump, which holds what is committed
         length = len(self.journal)
         position = self.rng.randint(min(max(2, length - 9), length), length)
         index = self.journal[0][1] + position
-        self.begin_term(None)
         self.void_from(index)
         self.journal.deleteEntriesFrom(index - self.journal[0][1])
         self.append()
