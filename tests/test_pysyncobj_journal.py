@@ -680,6 +680,7 @@ def test_in_a_long_poll_answers_leave_before_its_end(
         fill(journal, index, index)
         _hooks._hold_answer(node, "leader", reset=False, next_index=index + 1, success=True)
 
+    monkeypatch.setattr(_journal, "_HELD_SECONDS", 1000)
     message(1)
     message(2)
     assert sent == []
@@ -690,6 +691,9 @@ def test_in_a_long_poll_answers_leave_before_its_end(
     monkeypatch.setattr(_journal, "_HELD_SECONDS", 1000)
     message(4)
     assert sent == [4]
+    fill(journal, 5, 300)
+    message(301)
+    assert sent == [4, 302]
 
 
 def test_an_answer_that_acknowledges_nothing_leaves_at_once_unless_it_would_overtake(

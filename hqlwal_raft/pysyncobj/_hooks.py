@@ -90,7 +90,7 @@ def _hold_answer(
         receiver, reset=reset, next_index=next_index, success=success
     ):
         _send_answer(node, receiver, reset=reset, nextNodeIdx=next_index, success=success)
-    elif journal.has_held_long():
+    elif journal.has_held_enough():
         _release_answers(node, journal)
 
 

@@ -32,7 +32,9 @@ __all__ = ["Answer", "WalJournal"]
 
 logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
-#: a sync takes a tenth of it
+#: A sync takes about a tenth of the time in which a follower reads so many entries, or of so
+#: many seconds. Answers that wait any longer keep the leader from going on meanwhile.
+_HELD_ENTRIES = 256
 _HELD_SECONDS = 0.003
 #: pysyncobj's _RAFT_STATE.LEADER
 _LEADER = 2
@@ -89,6 +91,8 @@ class WalJournal(ShownLog):
         self._node: Callable[[], Any] = _nobody
         self._answers: list[Answer] = []
         self._held_since = 0.0
+        #: the last entry when answers were last released
+        self._released = 0
         #: whether the node has drawn the consequences of a failure
         self.has_stepped_out = False
         # the storage is only asked for what is not in memory here
@@ -269,9 +273,12 @@ class WalJournal(ShownLog):
         answers.append(Answer(node, reset, next_index, success, self._epoch))
         return True
 
-    def has_held_long(self) -> bool:
-        """Whether the leader has waited for answers so long that a sync more is worth it."""
-        return bool(self._answers) and time.monotonic() - self._held_since > _HELD_SECONDS
+    def has_held_enough(self) -> bool:
+        """Whether the answers held back are worth a sync before the end of the tick."""
+        return bool(self._answers) and (
+            self._last - self._released >= _HELD_ENTRIES
+            or time.monotonic() - self._held_since > _HELD_SECONDS
+        )
 
     def release_answers(self) -> list[Answer]:
         """The answers held back, once all they acknowledge is durable; at every tick's end."""
@@ -288,6 +295,7 @@ class WalJournal(ShownLog):
             self._answers = []
             self.queue_added()
             self._wait(self._driver.last_number)
+            self._released = self._last
         else:
             self.hand_over()
         self._trim()
