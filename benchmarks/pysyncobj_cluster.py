@@ -45,6 +45,8 @@ LOADS = {
     "one command at a time, unbatched": (1, False),
 }
 THROUGHPUT_BATCHED, THROUGHPUT_UNBATCHED, LATENCY = LOADS
+#: pysyncobj's appendEntriesBatchSizeBytes
+MESSAGE_BYTES = 1 << 16
 
 
 @contextlib.contextmanager
@@ -130,13 +132,36 @@ def _weigh(kind: str, path: str, entries: int) -> dict[str, float]:
     seconds = perf_counter() - begin
     assert length == entries, f"{length} entries instead of {entries}"
     assert tuple(last) == (COMMAND, entries, 1)
-    after = resident_bytes()
+    opened = resident_bytes()
+    begin = perf_counter()
+    messages = _catch_up(journal)
+    message = (perf_counter() - begin) / messages
+    caught_up = resident_bytes()
     journal._destroy()
     return {
         "open": seconds,
-        "private": after["anon"] - before["anon"],
-        "resident": sum(after.values()) - sum(before.values()),
+        "private": opened["anon"] - before["anon"],
+        "resident": sum(opened.values()) - sum(before.values()),
+        "message": message,
+        "private, caught up": caught_up["anon"] - before["anon"],
     }
+
+
+def _catch_up(journal: Any) -> int:
+    """Reads as a leader does for a follower that lacks everything; how many messages it makes."""
+    position = messages = 0
+    while position < len(journal):
+        size = count = 0
+        rest = journal[position:]
+        for entry in rest:
+            size += len(entry[0])
+            count += 1
+            if size >= MESSAGE_BYTES:
+                break
+        assert rest[:count][-1] == (COMMAND, position + count, 1)
+        position += count
+        messages += 1
+    return messages
 
 
 def _measure_journals(kinds: list[str], directory: str, rounds: int, entries: int) -> list[Result]:
@@ -155,6 +180,8 @@ def _measure_journals(kinds: list[str], directory: str, rounds: int, entries: in
                     ("opening", "seconds", told["open"]),
                     ("private memory", "bytes", told["private"]),
                     ("resident memory", "bytes", told["resident"]),
+                    ("reads for a message of 64 KB", "seconds", told["message"]),
+                    ("private, caught up", "bytes", told["private, caught up"]),
                 ):
                     name = "FileJournal" if kind == "stock" else "hqlwal"
                     result = found.setdefault((cell, kind), Result("journal", cell, name, unit))
