@@ -881,6 +881,24 @@ def test_a_forked_child_does_not_keep_the_lock(path: str, journals: Any) -> None
         os.waitpid(pid, 0)
 
 
+def test_a_forked_child_is_refused_at_once(path: str, journals: Any) -> None:
+    journal = journals(path)
+    fill(journal, 1, 3)
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        status = 0
+        for call in (journal.statistics, lambda: journal.add(*entry(4)), lambda: journal.portal):
+            try:
+                call()
+            except WalClosedError:
+                status += 1
+        os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    fill(journal, 4, 4)
+    assert list(journal) == entries(1, 4)
+
+
 def test_a_forked_child_that_ends_in_the_ordinary_way_leaves_the_journal_alone(path: str) -> None:
     program = f"""
 import os, sys

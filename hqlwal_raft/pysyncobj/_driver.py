@@ -2,8 +2,8 @@
 
 What is to be done is put in a queue and carried out in order, by whoever takes the turn: the
 calling thread; or, where that is the main thread, which any signal may interrupt with an
-exception, another that does it in its place. Knows entries and indexes, but not what pysyncobj does with
-them, nor what is visible of the log.
+exception, another that does it in its place. Knows entries and indexes, but not what pysyncobj
+does with them, nor what is visible of the log.
 
 An operation that others wait for has a number; ``done`` is the number up to which all are
 durable. The calling thread reads ``done`` and ``failure`` as plain attributes; only who has
@@ -106,7 +106,7 @@ class Driver:
             self._disk = Disk("hqlwal-disk", self._turn)
             self._background = Worker("hqlwal-background", loop)
             self._proxy = Worker("hqlwal-proxy", loop)
-            with self._turn:
+            with self._turn.lock:
                 core = self._opening.start(self.path, self._log, lock, self._disk, loop)
         except BaseException:
             drive(self._log.close())
@@ -212,7 +212,7 @@ class Driver:
             if _is_main_thread():
                 self._carry_out_elsewhere()
             else:
-                with self._turn:
+                with self._turn.lock:
                     self._carry_out()
 
     def _carry_out_elsewhere(self) -> None:
@@ -220,9 +220,9 @@ class Driver:
 
     def wait(self, number: int) -> bool:
         """Waits until the operations up to ``number`` are durable; False after a failure."""
-        if self.done >= number:
-            return True
-        if self._queue and not self._core.is_closed:
+        if self.done >= number or self._core.is_closed:
+            return self.done >= number
+        if self._queue:
             if _is_main_thread():
                 self._carry_out_elsewhere()
             else:
@@ -243,7 +243,8 @@ class Driver:
         return self.done >= number
 
     def statistics(self) -> StorageStatistics:
-        with self._turn:
+        self._core.check_open()
+        with self._turn.lock:
             return self.storage.statistics()
 
     def read(self, start: int, stop: int, max_bytes: int) -> list[PlainEntry]:
@@ -254,7 +255,7 @@ class Driver:
     def _read(self, start: int, stop: int, max_bytes: int) -> list[Entry]:
         reads = self._log.reads
         while True:
-            with self._turn:
+            with self._turn.lock:
                 start, stop = self._log.clip(start, stop)
                 if start >= stop:
                     return []
@@ -392,7 +393,7 @@ class Driver:
         try:
             self._wait_for(partial(self._writer.run, partial(self._purge_to, index)))
         except Exception as error:
-            with self._turn:
+            with self._turn.lock:
                 self._fail(error)
 
     def _purge_to(self, index: int) -> Work[Callable[[], None]]:
@@ -409,7 +410,7 @@ class Driver:
             else:
                 settled.set_exception(error)
 
-        with self._turn:
+        with self._turn.lock:
             self._carry_out()
             start(Told(tell))
         settled.result()

@@ -32,23 +32,17 @@ logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
 
 class Turn:
-    """A lock that its holder may take again."""
+    """The turn, as an event loop that makes each call at once, in whatever thread it is made."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self.acquire = self._lock.acquire
-        self.release = self._lock.release
-        #: what a Writer takes for an event loop: calls are made at once, by whoever makes them
+        #: Whoever holds it has the turn, and may take it again. To be used with ``with`` itself:
+        #: then no signal can raise between the taking and the block that gives it back.
+        self.lock = threading.RLock()
+        #: what a Writer takes for its event loop
         self.loop = Loop(self._call, self._call, _Event)
 
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *_error: object) -> None:
-        self.release()
-
     def _call(self, call: Callable[[], Any]) -> None:
-        with self._lock:
+        with self.lock:
             try:
                 call()
             except Exception:  # as an event loop does it: the thread goes on
@@ -111,10 +105,12 @@ class Disk(Worker):
     def _call_lent(
         self, call: Callable[[], Any], jobs: deque[tuple[Callable[[], Any], Done]]
     ) -> None:
-        with self._turn:
+        with self._turn.lock:
             self._lent = jobs
-            self._turn.loop.post(call)
-            self._lent = None
+            try:
+                self._turn.loop.post(call)
+            finally:
+                self._lent = None
 
 
 # --- an event loop for those who have one --------------------------------------------------
@@ -128,13 +124,13 @@ class _Selector(selectors.DefaultSelector):
         self._turn = turn
 
     def select(self, timeout: float | None = None) -> Any:
-        self._turn.release()
+        self._turn.lock.release()
         try:
             if timeout == 0:  # never idle: it could take the turn again before others wake up
                 time.sleep(_NAP_SECONDS)
             return super().select(timeout)
         finally:
-            self._turn.acquire()
+            self._turn.lock.acquire()
 
 
 class Portal:
@@ -154,7 +150,7 @@ class Portal:
 
     def _run(self) -> None:
         factory = partial(SelectorEventLoop, _Selector(self._turn))
-        with self._turn:
+        with self._turn.lock:
             anyio.run(self._serve, backend_options={"loop_factory": factory})
 
     async def _serve(self) -> None:
