@@ -205,7 +205,14 @@ class Log:
                 data, offsets = encode(entries, index, tail.salt, end, self._max_entry_size)
             size = len(data)
             if end + size <= tail.length:
-                self._extend(tail, data, offsets)
+                if not tail.is_dirty:
+                    self._dirty.append(tail)
+                tail.extend(data, offsets, is_through_map=self._is_buffered)
+                # as _added does, for the path that most appends take
+                count = len(offsets)
+                self._next_index = index + count
+                self.appended_entries += count
+                self.appended_bytes += size
                 self.reads.add(entries, size)
                 return None
         return self._append_across(entries, index)
@@ -220,18 +227,15 @@ class Log:
             with contextlib.suppress(struct.error):
                 data, offsets = encode_plain(entries, tail.salt, tail.end)
                 if tail.end + len(data) <= tail.length:
-                    self._extend(tail, data, offsets)
+                    if not tail.is_dirty:
+                        self._dirty.append(tail)
+                    tail.extend(data, offsets, is_through_map=self._is_buffered)
+                    self._next_index = tail.next_id
+                    self.appended_entries += len(offsets)
+                    self.appended_bytes += len(data)
                     self.reads.add([_entry_of(entries[-1])], len(data))
                     return None
         return self.append(list(map(_entry_of, entries)))
-
-    def _extend(self, tail: Segment, data: bytes, offsets: list[int]) -> None:
-        if not tail.is_dirty:
-            self._dirty.append(tail)
-        tail.extend(data, offsets, is_through_map=self._is_buffered)
-        self._next_index = tail.next_id
-        self.appended_entries += len(offsets)
-        self.appended_bytes += len(data)
 
     def _append_across(self, entries: Sequence[Entry], index: int) -> Lacking | None:
         """Appends what needs at least one further segment."""
