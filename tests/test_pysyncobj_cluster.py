@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -30,13 +31,20 @@ def dump_child(cluster: Cluster, index: int) -> int:
         for task in os.listdir(f"/proc/{pid}/task"):
             listed = Path(f"/proc/{pid}/task/{task}/children").read_text().split()
             children[:] = [int(child) for child in listed]
-            if children:
-                os.kill(children[0], signal.SIGSTOP)
-                return True
+            with contextlib.suppress(OSError):  # it ended
+                if children and is_at_work(children[0]):
+                    os.kill(children[0], signal.SIGSTOP)
+                    return True
         return False
 
     wait_until(is_found, "a dump begun")
     return children[0]
+
+
+def is_at_work(pid: int) -> bool:
+    """Past its first instruction, until which it holds the lock that it inherited; not ended."""
+    files = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
+    return bool(files) and not any(file.endswith("lock.hql") for file in files)
 
 
 def test_a_node_killed_while_its_dump_child_lives_comes_back(tmp_path: Path) -> None:
