@@ -101,7 +101,8 @@ def decode(data: bytes, salt: int, first_id: int, count: int) -> list[Entry]:
 def hop(data: bytes, start: int, stop: int, base: int = 0) -> array[int]:
     """Where the records of a healthy segment begin, by their lengths alone.
 
-    ``data`` begins at the offset ``base``, which is added to what is found. A damaged length leads astray but never outside; reading checks what it lands on.
+    ``data`` begins at the offset ``base``, which is added to what is found. A damaged length
+    leads astray but never outside; reading checks what it lands on.
     """
     offsets = array("I")
     unpack = RECORD_HEAD.unpack_from

@@ -145,7 +145,7 @@ def encode_one(entry: Entry, index: int, salt: int, max_payload_bytes: int) -> b
 
 
 def encode_plain(entries: Sequence[PlainEntry], salt: int, offset: int) -> tuple[bytes, list[int]]:
-    """As ``encode``, for less than half the time, of entries that the caller vouches for.
+    """As ``encode``, for two thirds of the time, of entries that the caller vouches for.
 
     Raises struct.error where a number is no u64.
     """
