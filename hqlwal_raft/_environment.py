@@ -1,0 +1,191 @@
+"""The operating system as one replaceable object: its primitive calls, clock, chance, threads,
+and the way to the event loop.
+
+Whatever the package asks of the machine it asks an :class:`Environment`, which a store is given
+when it is opened (the real one by default). A double overrides what it stands in for: a disk
+that forgets, a call that fails, a clock that jumps, a thread that runs when a test says so.
+Nobody patches modules, and no other module calls ``os``, ``mmap``, ``fcntl``, ``time``,
+``random`` or ``threading`` for such a purpose (``os.path`` and constants are free to all).
+
+The methods are the system's own: the same arguments, results and errors, one system call each.
+They may be called from any thread. It must not know what a file means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import mmap
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from ._worker import Worker
+
+__all__ = ["Environment", "Event", "Loop", "Map", "Queue"]
+
+T = TypeVar("T")
+
+
+class Map(Protocol):
+    """A shared, writable map of a whole file: what is used of :class:`mmap.mmap`."""
+
+    def __setitem__(self, place: slice, data: Any, /) -> None: ...
+    def close(self) -> None: ...
+
+
+class Event(Protocol):
+    """What asyncio's and trio's events have in common. anyio's costs some microseconds more."""
+
+    def set(self) -> Any: ...
+    async def wait(self) -> Any: ...
+
+
+class Queue(Protocol[T]):
+    """What is used of :class:`queue.SimpleQueue`."""
+
+    def put(self, item: T, /) -> None: ...
+    def get(self, block: bool = True, timeout: float | None = None) -> T: ...  # noqa: FBT001
+
+
+class Loop(NamedTuple):
+    """The running event loop, as far as it is needed here."""
+
+    #: has a callable called on the loop, from any thread, without waiting for it
+    post: Callable[[Callable[[], Any]], Any]
+    #: has a callable called on the loop, from the loop, after what is ready to run now
+    soon: Callable[[Callable[[], Any]], Any]
+    event: Callable[[], Event]
+
+
+class Environment:
+    """The real system. A double derives from it and overrides what it stands in for.
+
+    ``path`` is absolute, or relative to the open directory ``dir_fd``.
+    """
+
+    # --- files ---------------------------------------------------------------------------
+
+    def open(self, path: str, flags: int, mode: int = 0o600, *, dir_fd: int | None = None) -> int:
+        return os.open(path, flags, mode, dir_fd=dir_fd)
+
+    close: Callable[[int], None] = staticmethod(os.close)
+    #: descriptor, length, offset
+    pread: Callable[[int, int, int], bytes] = staticmethod(os.pread)
+    #: descriptor, buffers, offset, flags
+    preadv: Callable[[int, Sequence[Any], int, int], int] = staticmethod(os.preadv)
+    #: descriptor, data, offset
+    pwrite: Callable[[int, bytes | bytearray | memoryview, int], int] = staticmethod(os.pwrite)
+    #: descriptor, buffers, offset
+    pwritev: Callable[[int, Sequence[Any], int], int] = staticmethod(os.pwritev)
+    fdatasync: Callable[[int], None] = staticmethod(os.fdatasync)
+    fsync: Callable[[int], None] = staticmethod(os.fsync)
+    #: descriptor, offset, length
+    posix_fallocate: Callable[[int, int, int], None] = staticmethod(os.posix_fallocate)
+    ftruncate: Callable[[int, int], None] = staticmethod(os.ftruncate)
+    #: descriptor, offset, length, advice
+    posix_fadvise: Callable[[int, int, int, int], None] = staticmethod(os.posix_fadvise)
+    fstat: Callable[[int], os.stat_result] = staticmethod(os.fstat)
+    fstatvfs: Callable[[int], os.statvfs_result] = staticmethod(os.fstatvfs)
+    #: descriptor, operation
+    flock: Callable[[int, int], None] = staticmethod(fcntl.flock)
+    #: descriptor, request, argument
+    ioctl: Callable[[int, int, Any], Any] = staticmethod(fcntl.ioctl)
+
+    def mmap(self, descriptor: int, length: int) -> Map:
+        """A shared, writable map of the file's first ``length`` bytes."""
+        return mmap.mmap(descriptor, length)
+
+    # --- names ---------------------------------------------------------------------------
+
+    def stat(
+        self, path: str, *, dir_fd: int | None = None, follow_symlinks: bool = True
+    ) -> os.stat_result:
+        return os.stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+    def access(self, path: str, mode: int, *, dir_fd: int | None = None) -> bool:
+        return os.access(path, mode, dir_fd=dir_fd)
+
+    #: a path, or the descriptor of an open directory
+    listdir: Callable[[str | int], list[str]] = staticmethod(os.listdir)
+
+    def mkdir(self, path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        os.mkdir(path, mode, dir_fd=dir_fd)
+
+    def rename(
+        self,
+        source: str,
+        target: str,
+        *,
+        src_dir_fd: int | None = None,
+        dst_dir_fd: int | None = None,
+    ) -> None:
+        os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    def link(
+        self,
+        source: str,
+        target: str,
+        *,
+        src_dir_fd: int | None = None,
+        dst_dir_fd: int | None = None,
+    ) -> None:
+        os.link(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    def unlink(self, path: str, *, dir_fd: int | None = None) -> None:
+        os.unlink(path, dir_fd=dir_fd)
+
+    # --- clock and chance ----------------------------------------------------------------
+
+    monotonic: Callable[[], float] = staticmethod(time.monotonic)
+    perf_counter: Callable[[], float] = staticmethod(time.perf_counter)
+    sleep: Callable[[float], None] = staticmethod(time.sleep)
+
+    def getrandbits(self, bits: int) -> int:
+        return random.SystemRandom().getrandbits(bits)
+
+    # --- the process, its threads, the event loop ----------------------------------------
+
+    getpid: Callable[[], int] = staticmethod(os.getpid)
+
+    def getenv(self, name: str) -> str | None:
+        return os.environ.get(name)
+
+    def call_in_forked_child(self, call: Callable[[], None]) -> None:
+        """Has ``call`` called in every child that this process forks from now on."""
+        os.register_at_fork(after_in_child=call)
+
+    def start_thread(self, run: Callable[[], None], name: str) -> None:
+        """Runs ``run`` in a daemon thread."""
+        threading.Thread(target=run, name=name, daemon=True).start()
+
+    def queue(self) -> Queue[Any]:
+        return queue.SimpleQueue()
+
+    def start_worker(self, name: str, loop: Loop) -> Worker:
+        """A thread that runs jobs in order and reports each to the loop."""
+        from ._worker import Worker  # noqa: PLC0415 - the real one stands on this module
+
+        return Worker(name, loop, self)
+
+    def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
+        """Runs a job that may wait for the disk. Cancelled, it is abandoned, not stopped."""
+        from anyio import to_thread  # noqa: PLC0415 - the log below needs no event loop
+
+        return to_thread.run_sync(job, abandon_on_cancel=True)
+
+    def running_loop(self) -> Loop:
+        """The event loop of the calling task, asyncio's or trio's."""
+        try:
+            loop = asyncio.get_running_loop()
+            return Loop(loop.call_soon_threadsafe, loop.call_soon, asyncio.Event)
+        except RuntimeError:
+            import trio  # noqa: PLC0415 - needed only where it is there
+
+            run_sync_soon = trio.lowlevel.current_trio_token().run_sync_soon
+            return Loop(run_sync_soon, run_sync_soon, trio.Event)
