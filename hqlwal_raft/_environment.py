@@ -83,6 +83,8 @@ class Environment:
     pwrite: Callable[[int, bytes | bytearray | memoryview, int], int] = staticmethod(os.pwrite)
     #: descriptor, buffers, offset
     pwritev: Callable[[int, Sequence[Any], int], int] = staticmethod(os.pwritev)
+    #: descriptor, offset, whence
+    lseek: Callable[[int, int, int], int] = staticmethod(os.lseek)
     fdatasync: Callable[[int], None] = staticmethod(os.fdatasync)
     fsync: Callable[[int], None] = staticmethod(os.fsync)
     #: descriptor, offset, length

@@ -1,44 +1,80 @@
-"""The operating system: create and allocate, map, read, sync, lock. The only module that
-touches ``os``, ``mmap`` and ``fcntl``.
+"""A store's directory and its files: pinned, locked, allocated, synced, told apart.
 
-It must not know what the bytes mean. Everything above goes through :class:`Files` and
-:class:`File`, so a faulty or forgetful disk is one object to swap (``hqlwal_raft.testing``).
-Linux only: allocation, coherent maps and ``RWF_NOWAIT`` are relied on.
+Knows nothing of what bytes mean. All system calls go through the :class:`Environment`; every
+name is resolved through the directory's descriptor, so a directory that is moved or replaced
+while a store is open is still the one that was locked, and :meth:`Directory.check` tells.
+
+A :class:`File` is leased by holding it: plans and readers keep a reference, and the descriptor
+is closed when the last holder lets go, never before and never used again for another file under
+somebody's hands. Reading is for any thread; one plan at a time writes a file.
+
+Errors are OSErrors with the path, and advice where there is some, as notes.
 """
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import errno
 import fcntl
-import mmap
 import os
+import stat
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
-from ._format import LOCK_NAME, TEMPORARY_SUFFIX
+from ._environment import Environment, Map
+from ._format import LOCK_BYTES, LOCK_NAME, TEMPORARY_SUFFIX, pack_lock, unpack_lock
 
-__all__ = [
-    "File",
-    "Files",
-    "Lock",
-    "LockedError",
-    "OsFiles",
-    "SyncError",
-    "call_in_forked_child",
-]
+__all__ = ["Directory", "File", "IrregularFileError", "LockedError", "TornWriteError"]
+
+#: which file it is, whatever its name: device and inode
+Identity = tuple[int, int]
+
+_IOV_MAX = 1024
+_WRITE_BYTES_MAX = 1 << 30  # the kernel takes 2 GiB less a page at a time
+_ZEROS = bytes(1 << 20)
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_WRITE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# <linux/fs.h>: the ioctls of chattr(1), and its flag +C
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_NOCOW_FL = 0x80086601, 0x40086602, 0x00800000
+
+_ADVICE = {
+    errno.ENOSPC: "the file system has no free block or inode left: make room",
+    errno.EDQUOT: "the disk quota is used up: raise it, or make room",
+    errno.EMFILE: "this process has too many files open: raise its limit (ulimit -n)",
+    errno.ENFILE: "the system has too many files open: raise fs.file-max",
+    errno.EROFS: "the file system is mounted read-only",
+    errno.ENOLCK: "the file system cannot lock a directory (some NFS mounts): use a local one",
+    errno.EFBIG: "the file system, or the limit of file sizes (ulimit -f), allows no such length",
+    errno.EIO: "the device failed: check the disk and the kernel's log",
+    errno.ESTALE: "the network file system lost the file: use a local one",
+    errno.EOPNOTSUPP: "the file system lacks this operation: use ext4, XFS, btrfs or tmpfs",
+    errno.ENODEV: "the file system lacks this operation: use ext4, XFS, btrfs or tmpfs",
+    errno.EINVAL: "the file system may lack this operation: use ext4, XFS, btrfs or tmpfs",
+}
 
 
-class SyncError(OSError):
-    """A sync, or a write that cannot be taken back, failed. Never retried: after a failed sync
-    the kernel may have dropped what was not written.
-    """
+class TornWriteError(OSError):
+    """A write failed after a part of it was stored."""
 
 
-def _noted(error: OSError, path: str, doing: str) -> OSError:
-    """The error with the path and what was being done as a note, once."""
+class IrregularFileError(OSError):
+    """Where a file of the store should be, there is a directory, a link, a pipe or a device."""
+
+
+class LockedError(Exception):
+    """The lock is held by another; ``pid`` where the holder said who it is."""
+
+    def __init__(self, pid: int | None) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+
+def noted(error: OSError, path: str, doing: str) -> OSError:
+    """The error with path, deed and advice as a note, once."""
     note = f"while {doing} {path}"
+    if error.errno in _ADVICE:
+        note += f": {_ADVICE[error.errno]}"
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
     return error
@@ -49,385 +85,600 @@ def _noting(path: str, doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _noted(error, path, doing) from None
+        raise noted(error, path, doing) from None
 
 
-class File(abc.ABC):
-    """An open file. Reading may be done from any thread; writing and syncing from one each."""
+class File:
+    """An open, regular file."""
 
-    path: str
-    size: int
+    __slots__ = (
+        "__weakref__",
+        "_descriptor",
+        "_environment",
+        "_map",
+        "identity",
+        "name",
+        "path",
+        "size",
+    )
 
-    @abc.abstractmethod
-    def write(self, offset: int, data: bytes) -> None:
-        """Stores ``data``. Not durable before :meth:`sync`; does not block on the device.
+    def __init__(self, environment: Environment, descriptor: int, name: str, path: str) -> None:
+        self._environment = environment
+        self._descriptor = descriptor
+        self._map: Map | None = None
+        self.name = name
+        self.path = path
+        _open_files.add(self)
+        with _noting(path, "looking at"):
+            status = environment.fstat(descriptor)
+        self.identity: Identity = (status.st_dev, status.st_ino)
+        self.size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise IrregularFileError(errno.EINVAL, "this is no regular file", path)
 
-        The file was opened writable and ``offset + len(data)`` lies within its size. Raises
-        SyncError where that fails, and then any part of it may have been stored.
+    # --- writing ---------------------------------------------------------------------------
+
+    def write(self, offset: int, parts: Sequence[bytes]) -> None:
+        """Stores ``parts`` one after the other. May wait for the device.
+
+        Raises OSError where nothing was stored, TornWriteError where a part was.
         """
+        start = offset
+        try:
+            for data in _batches(parts):
+                offset = self._write_all(offset, data)
+        except OSError as error:
+            error = noted(error, self.path, "writing")
+            if offset == start and not isinstance(error, TornWriteError):
+                raise
+            raise _torn(error) from error
+
+    def _write_all(self, offset: int, parts: list[bytes]) -> int:
+        """Writes parts that one call may take; returns where they end."""
+        environment, descriptor = self._environment, self._descriptor
+        start = offset
+        left = sum(map(len, parts))
+        try:
+            while left:
+                if len(parts) == 1:
+                    written = environment.pwrite(descriptor, parts[0], offset)
+                else:
+                    written = environment.pwritev(descriptor, parts, offset)
+                offset += written
+                left -= written
+                if left:  # a short write; the next try says why
+                    parts = _behind(parts, written)
+        except OSError as error:
+            if offset != start:
+                raise _torn(error) from error
+            raise
+        return offset
 
     def store(self, offset: int, data: bytes) -> None:
-        """As ``write``, through the map: cheaper where little is stored, and into pages that
-        were stored into since the last sync. The first store into any other page takes a fault,
-        which costs more than the system call of ``write``.
+        """As ``write``, through the map if there is one: cheaper where little is stored, and
+        into pages that were stored into since the last sync. Elsewhere a page fault is dearer.
         """
-        self.write(offset, data)
+        if self._map is None:
+            self.write(offset, (data,))
+        else:
+            self._map[offset : offset + len(data)] = data
 
-    @abc.abstractmethod
+    def map(self) -> None:
+        """From now on ``store`` goes through a map, where the file system has maps.
+
+        Only for a file whose whole length is allocated and shared with no other: a store into
+        a hole, on a full disk, kills the process (SIGBUS).
+        """
+        if self._map is None and self.size:
+            with contextlib.suppress(OSError):  # ENODEV: there are none; writing works as well
+                self._map = self._environment.mmap(self._descriptor, self.size)
+
+    def zero(self, start: int, stop: int) -> bool:
+        """Zeroes what is not yet zero in ``[start, stop)``; says whether anything was written."""
+        is_changed = False
+        for first, last in self.data_regions(start, stop):
+            for offset in range(first, last, len(_ZEROS)):
+                length = min(len(_ZEROS), last - offset)
+                if self.read(offset, length).strip(b"\0"):
+                    self.write(offset, (_ZEROS[:length],))
+                    is_changed = True
+        return is_changed
+
+    def allocate(self, length: int) -> None:
+        """Has blocks for ``length`` bytes, so that no write into them lacks space."""
+        with _noting(self.path, "allocating"):
+            self._environment.posix_fallocate(self._descriptor, 0, length)
+        self.size = max(self.size, length)
+
+    def sync(self) -> None:
+        """Everything written is durable on return. Never retried: the kernel may have dropped
+        what it could not write. Releases the GIL, which mmap.flush() would not.
+        """
+        with _noting(self.path, "syncing"):
+            self._environment.fdatasync(self._descriptor)
+
+    # --- reading ---------------------------------------------------------------------------
+
     def read(self, offset: int, length: int) -> bytes:
         """The bytes; fewer where the file ends. May wait for the device: not for a loop."""
-
-    @abc.abstractmethod
-    def read_cached(self, offset: int, length: int) -> bytes | None:
-        """The bytes if they are in memory, else None; never waits for the device."""
-
-    @abc.abstractmethod
-    def sync(self) -> None:
-        """Everything written is durable on return. Raises SyncError. Releases the GIL."""
-
-    def is_removed(self) -> bool:
-        """Whether somebody took the file away: what is written to it would not be found again."""
-        return False
-
-    @abc.abstractmethod
-    def reload(self) -> None:
-        """What is read from now on comes from the disk, not from memory. Raises SyncError.
-
-        After a failed sync the kernel may show bytes that it never wrote and never will.
-        """
-
-    @abc.abstractmethod
-    def freeze(self) -> None:
-        """Gives up writing; reading goes on."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Idempotent."""
-
-
-class Lock(abc.ABC):
-    """An exclusive lock on a store's directory, held until released."""
-
-    @abc.abstractmethod
-    def announce(self) -> None:
-        """Writes this process's id into the lock file, for whom the lock keeps out."""
-
-    @abc.abstractmethod
-    def release(self, *, remove: bool) -> None:
-        """Gives the lock up; ``remove`` says that the store was closed cleanly."""
-
-
-class LockedError(Exception):
-    """The lock is held by another; ``pid`` where the holder announced itself."""
-
-    def __init__(self, pid: int | None) -> None:
-        super().__init__(pid)
-        self.pid = pid
-
-
-class Files(abc.ABC):
-    """What a store needs of a file system. Errors are OSErrors with the path as a note."""
-
-    @abc.abstractmethod
-    def make_directory(self, path: str) -> None:
-        """Makes the directory (0700) and its parents where missing, durably."""
-
-    @abc.abstractmethod
-    def is_directory(self, path: str) -> bool: ...
-
-    @abc.abstractmethod
-    def names(self, path: str) -> list[str]:
-        """The names in a directory, sorted."""
-
-    @abc.abstractmethod
-    def open(self, path: str, *, writable: bool = False) -> File:
-        """Opens a file as long as it is; ``writable`` maps it."""
-
-    @abc.abstractmethod
-    def create(self, path: str, size: int) -> File:
-        """A new file, writable, of ``size`` bytes allocated on disk and reading as zeros.
-
-        Replaces a file of that name. Leaves none behind where it fails (``ENOSPC``).
-        """
-
-    @abc.abstractmethod
-    def rename(self, source: str, target: str) -> None: ...
-
-    @abc.abstractmethod
-    def unlink(self, path: str) -> None:
-        """Removes a file; a missing one is no error."""
-
-    @abc.abstractmethod
-    def sync_directory(self, path: str) -> None:
-        """Renames and unlinks in the directory are durable on return. Raises SyncError."""
-
-    @abc.abstractmethod
-    def lock(self, directory: str) -> Lock:
-        """Takes the directory's lock or raises LockedError. Changes no existing file."""
-
-    # --- made of the above ---------------------------------------------------------------
-
-    def publish(self, path: str, size: int, head: bytes) -> File:
-        """Creates a file that appears under its name only when it is whole on disk.
-
-        The order is temporary name, allocate, head, sync, rename, sync directory.
-        """
-        temporary = path + TEMPORARY_SUFFIX
-        file = self.create(temporary, size)
-        try:
-            file.write(0, head)
-            file.sync()
-            self.rename(temporary, path)
-        except BaseException:
-            file.close()
-            with contextlib.suppress(OSError):
-                self.unlink(temporary)
-            raise
-        try:
-            self.sync_directory(os.path.dirname(path))
-        except BaseException:
-            file.close()
-            raise
-        file.path = path
-        return file
-
-    def copy(self, source: str, target: str) -> None:
-        """A durable copy of a file under a new name."""
-        original = self.open(source)
-        try:
-            data = original.read(0, original.size)
-        finally:
-            original.close()
-        if data:
-            self.publish(target, len(data), data).close()
-
-
-class _OsFile(File):
-    def __init__(self, path: str, descriptor: int, *, writable: bool) -> None:
-        self.path = path
-        self._descriptor = descriptor
-        self._map: mmap.mmap | None = None
-        try:
-            self.size = os.fstat(descriptor).st_size
-            if writable and self.size:
-                self._map = mmap.mmap(descriptor, self.size)
-        except BaseException:
-            os.close(descriptor)
-            self._descriptor = -1
-            raise
-
-    def write(self, offset: int, data: bytes) -> None:
-        assert self._map is not None, f"{self.path} is not open for writing"
-        try:
-            while data:
-                written = os.pwrite(self._descriptor, data, offset)
-                offset += written
-                data = data[written:]
-        except OSError as error:
-            raise _noted(SyncError(*error.args), self.path, "writing") from error
-
-    def store(self, offset: int, data: bytes) -> None:
-        assert self._map is not None, f"{self.path} is not open for writing"
-        self._map[offset : offset + len(data)] = data
-
-    def read(self, offset: int, length: int) -> bytes:
-        try:
-            data = os.pread(self._descriptor, length, offset)
-            # the kernel gives at most 2 GiB a call
-            while len(data) < length and offset + len(data) < self.size:
-                more = os.pread(self._descriptor, length - len(data), offset + len(data))
+        pread, descriptor = self._environment.pread, self._descriptor
+        with _noting(self.path, "reading"):
+            data = pread(descriptor, length, offset)
+            while len(data) < length:  # at most 2 GiB a call; else the file ends here
+                more = pread(descriptor, length - len(data), offset + len(data))
                 if not more:
                     break
                 data += more
-        except OSError as error:
-            raise _noted(error, self.path, "reading") from None
         return data
 
     def read_cached(self, offset: int, length: int) -> bytes | None:
+        """The bytes if all are in memory, else None; never waits for the device."""
         buffer = bytearray(length)
         try:
-            count = os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
-                return None  # this file system cannot say; let a thread read
-            raise _noted(error, self.path, "reading") from None
-        if count < length and offset + count < self.size:
-            return None
-        return bytes(memoryview(buffer)[:count]) if count < length else bytes(buffer)
+            count = self._environment.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
+        except OSError:
+            return None  # not in memory, or this file system cannot say: let a thread read
+        return bytes(buffer) if count == length else None
 
-    def sync(self) -> None:
-        # Not mmap.flush(): it holds the GIL for the whole msync. fdatasync writes back the
-        # pages dirtied through the map as well.
-        try:
-            os.fdatasync(self._descriptor)
-        except OSError as error:
-            raise _noted(SyncError(*error.args), self.path, "syncing") from error
-
-    def is_removed(self) -> bool:
-        # Not by fstat: where timestamps are multigrain (Linux 6.13), having asked for them
-        # makes the next write change the inode, and the next sync half as slow again.
-        return not os.access(self.path, os.F_OK)
+    def data_regions(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """The parts of ``[start, stop)`` that were ever written, where the system knows."""
+        offset = start
+        while offset < stop:
+            try:
+                first = self._environment.lseek(self._descriptor, offset, os.SEEK_DATA)
+                last = self._environment.lseek(self._descriptor, first, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return  # nothing but a hole
+                first, last = offset, min(stop, self.size)
+            if first >= stop or first >= last:
+                return
+            yield max(first, start), min(last, stop)
+            offset = last
 
     def reload(self) -> None:
+        """What is read from now on comes from the disk, not from memory.
+
+        After a failed sync the kernel may show bytes that it never wrote and never will.
+        """
         self.sync()  # only clean pages are dropped
         with _noting(self.path, "reloading"):
-            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._environment.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    # --- letting go ------------------------------------------------------------------------
 
     def freeze(self) -> None:
+        """Gives up the map; reading goes on."""
         if self._map is not None:
             self._map.close()
             self._map = None
 
     def close(self) -> None:
-        self.freeze()
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+        """For a file that nobody else holds; others are closed by letting go. Idempotent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            with contextlib.suppress(BufferError):
+                self.freeze()
+            self._environment.close(descriptor)
 
     def __del__(self) -> None:
-        # A reader in another thread may hold the last reference to a segment that was
-        # purged: the descriptor goes when the reader lets go, never under its hands.
-        if getattr(self, "_descriptor", -1) >= 0:
+        with contextlib.suppress(Exception):
             self.close()
 
 
-class _OsLock(Lock):
-    def __init__(self, path: str, descriptor: int) -> None:
-        self._path = path
-        self._descriptor = descriptor
-        _held_locks.add(self)
+def _batches(parts: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """The parts in lists that one system call takes."""
+    batch: list[bytes] = []
+    size = 0
+    for part in parts:
+        if batch and (len(batch) == _IOV_MAX or size + len(part) > _WRITE_BYTES_MAX):
+            yield batch
+            batch, size = [], 0
+        if part:
+            batch.append(part)
+            size += len(part)
+    if batch:
+        yield batch
 
-    def announce(self) -> None:
-        with _noting(self._path, "writing"):
-            os.ftruncate(self._descriptor, 0)
-            with contextlib.suppress(OSError):  # on a full disk the pid is not known: no harm
-                os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
 
-    def release(self, *, remove: bool) -> None:
-        if self._descriptor < 0:
+def _behind(parts: list[bytes], written: int) -> list[bytes]:
+    """What is left of the parts behind the first ``written`` bytes."""
+    for place, part in enumerate(parts):
+        if written < len(part):
+            return [part[written:], *parts[place + 1 :]]
+        written -= len(part)
+    return []
+
+
+def _torn(error: OSError) -> TornWriteError:
+    torn = TornWriteError(*error.args)
+    for note in getattr(error, "__notes__", ()):
+        torn.add_note(note)
+    return torn
+
+
+class Directory:
+    """A store's directory, opened, pinned and locked once by its descriptor.
+
+    | state  | descriptor | lock |
+    |--------|------------|------|
+    | open   | pinned     | none |
+    | locked | pinned     | held on the directory, and on ``lock.hql`` where that exists |
+    | closed | none       | none |
+    """
+
+    def __init__(self, environment: Environment, path: str) -> None:
+        self.environment = environment
+        self.path = path
+        self._lock_descriptor = -1
+        #: what the lock file said before it was ours; None where there was none
+        self.lock_before: bytes | None = None
+        with _noting(path, "opening"):
+            self._descriptor = environment.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        _open_directories.add(self)
+        with _noting(path, "looking at"):
+            status = environment.fstat(self._descriptor)
+        self.identity: Identity = (status.st_dev, status.st_ino)
+        self._file_system: str | None = None
+
+    @classmethod
+    def make(cls, environment: Environment, path: str) -> Directory:
+        """Makes the directory (0700) and its parents where missing, durably, and opens it."""
+        path = os.path.abspath(path)
+        made = _make_directories(environment, path)
+        directory = cls(environment, path)
+        try:
+            # Its own name as well: whoever made it before may not have made it durable.
+            for parent in dict.fromkeys([os.path.dirname(path), *made]):
+                _sync_directory_at(environment, parent)
+        except BaseException:
+            directory.close()
+            raise
+        return directory
+
+    # --- names -----------------------------------------------------------------------------
+
+    def path_of(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def names(self) -> list[str]:
+        with _noting(self.path, "listing"):
+            return sorted(self.environment.listdir(self._descriptor))
+
+    def open_file(self, name: str, *, is_writable: bool = False) -> File:
+        """Opens a regular file, without following a link or waiting for a pipe.
+
+        Raises IrregularFileError where it is something else.
+        """
+        path = self.path_of(name)
+        flags = _WRITE_FLAGS if is_writable else _READ_FLAGS
+        with _noting(path, "opening"):
+            try:
+                descriptor = self.environment.open(name, flags, dir_fd=self._descriptor)
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                    raise IrregularFileError(
+                        error.errno, "this is no regular file", path
+                    ) from error
+                raise
+        return File(self.environment, descriptor, name, path)
+
+    def create(self, name: str, length: int, head: bytes, *, is_filled: bool = False) -> File:
+        """A new file that appears under its name only when it is whole on disk.
+
+        The order is temporary name, allocate, head, sync, rename; the caller then syncs the
+        directory, before anything depends on the name. ``is_filled`` writes zeros over all of
+        it, so that a later sync need not convert unwritten extents. Leaves nothing behind where
+        it fails. Raises FileExistsError where the name is taken: nothing is ever replaced.
+        """
+        temporary = name + TEMPORARY_SUFFIX
+        path = self.path_of(name)
+        self.unlink(temporary)
+        with _noting(path, "creating"):
+            descriptor = self.environment.open(
+                temporary, _WRITE_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._descriptor
+            )
+        try:
+            file = File(self.environment, descriptor, name, path)
+            self._forbid_copies(descriptor)
+            file.allocate(length)
+            if is_filled:
+                for offset in range(0, length, len(_ZEROS)):
+                    file.write(offset, (_ZEROS[: length - offset],))
+            file.write(0, (head,))
+            file.sync()
+            if self.identify(name) is not None:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            self._rename(temporary, name)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.unlink(temporary)
+            raise
+        return file
+
+    def _rename(self, source: str, target: str) -> None:
+        with _noting(self.path_of(target), "renaming to"):
+            self.environment.rename(
+                source, target, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor
+            )
+
+    def set_aside(self, name: str, target: str) -> None:
+        """Renames a file that is used no more; ``target`` must be free."""
+        if self.identify(target) is not None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path_of(target))
+        self._rename(name, target)
+
+    def unlink(self, name: str) -> None:
+        """Removes a file; a missing one is no error."""
+        with _noting(self.path_of(name), "removing"), contextlib.suppress(FileNotFoundError):
+            self.environment.unlink(name, dir_fd=self._descriptor)
+
+    def sync(self) -> None:
+        """Names made, renamed and removed are durable on return."""
+        with _noting(self.path, "syncing the directory"):
+            self.environment.fsync(self._descriptor)
+
+    # --- identity --------------------------------------------------------------------------
+
+    def identify(self, name: str) -> Identity | None:
+        """Which file has the name; None where none has. Never follows a link."""
+        try:
+            status = self.environment.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise noted(error, self.path_of(name), "looking at") from None
+        return (status.st_dev, status.st_ino)
+
+    def check(self, files: Iterable[File]) -> None:
+        """Raises OSError (ESTALE) where the directory, or a file, is no longer at its path.
+
+        Only a missing name or another identity counts: a look that failed is no removal.
+        """
+        look = self.environment.stat
+        self._compare(partial(look, self.path), self.identity, self.path)
+        for file in files:
+            here = partial(look, file.name, dir_fd=self._descriptor, follow_symlinks=False)
+            self._compare(here, file.identity, file.path)
+
+    def _compare(self, look: partial[os.stat_result], identity: Identity, path: str) -> None:
+        try:
+            status = look()
+        except (FileNotFoundError, NotADirectoryError):
+            status = None
+        except OSError:
             return
-        if remove:  # while it is still held, so that nobody's new lock is removed
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-        self.forget()
+        if status is None or (status.st_dev, status.st_ino) != identity:
+            raise OSError(
+                errno.ESTALE, "it was moved, removed or replaced while the store was open", path
+            )
 
-    def forget(self) -> None:
-        """Closes the descriptor, which releases the lock unless a forked twin has it too."""
-        if self._descriptor >= 0:
-            descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+    # --- the file system -------------------------------------------------------------------
+
+    @property
+    def file_system(self) -> str:
+        """The kind of file system (``ext4``, ``btrfs`` …); ``""`` where it cannot be found."""
+        if self._file_system is None:
+            self._file_system = _file_system(self.environment, self._descriptor)
+        return self._file_system
+
+    @property
+    def allows_maps(self) -> bool:
+        """Whether a map of a file here may be stored into.
+
+        Elsewhere a copy made while the store is open can come to share its blocks (reflinks),
+        or blocks are copied on write: a full disk would then kill the process (SIGBUS).
+        """
+        return self.file_system in ("ext4", "tmpfs")
+
+    @property
+    def copies_on_write(self) -> bool:
+        return self.file_system == "btrfs"
+
+    @property
+    def free_bytes(self) -> int:
+        """What an unprivileged process may still allocate."""
+        with _noting(self.path, "looking at"):
+            status = self.environment.fstatvfs(self._descriptor)
+        return int(status.f_bavail * status.f_frsize)
+
+    def _forbid_copies(self, descriptor: int) -> None:
+        """Makes an empty file no-copy (chattr +C), so that what is allocated stays so."""
+        if not self.copies_on_write:
+            return
+        with contextlib.suppress(OSError):  # said once, when the store opens
+            flags = bytearray(8)
+            self.environment.ioctl(descriptor, _FS_IOC_GETFLAGS, flags)
+            value = int.from_bytes(flags, "little") | _FS_NOCOW_FL
+            self.environment.ioctl(descriptor, _FS_IOC_SETFLAGS, value.to_bytes(8, "little"))
+
+    # --- the lock --------------------------------------------------------------------------
+
+    def lock(self) -> None:
+        """Takes the lock, or raises LockedError. Changes nothing.
+
+        It is taken on the directory itself, whose name cannot be unlinked under it; and on the
+        lock file, so that programs which know only that one are kept out. Without a free inode
+        there may be no lock file; the directory's lock suffices.
+        """
+        with _noting(self.path, "locking"):
+            try:
+                self.environment.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LockedError(self._holder()) from None
+        try:
+            self._lock_file()
+        except BaseException:
+            self.environment.flock(self._descriptor, fcntl.LOCK_UN)
+            raise
+
+    def _lock_file(self) -> None:
+        path = self.path_of(LOCK_NAME)
+        has_file = self.identify(LOCK_NAME) is not None
+        with _noting(path, "locking"):
+            try:
+                descriptor = self.environment.open(
+                    LOCK_NAME, _WRITE_FLAGS | os.O_CREAT, 0o600, dir_fd=self._descriptor
+                )
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT) and not has_file:
+                    return
+                if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                    raise IrregularFileError(
+                        error.errno, "this is no regular file", path
+                    ) from error
+                raise
+            try:
+                if not stat.S_ISREG(self.environment.fstat(descriptor).st_mode):
+                    raise IrregularFileError(errno.EINVAL, "this is no regular file", path)
+                self.lock_before = (
+                    self.environment.pread(descriptor, 4096, 0) if has_file else None
+                )
+                self.environment.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BaseException as error:
+                self.environment.close(descriptor)
+                if isinstance(error, BlockingIOError):
+                    raise LockedError(self._holder()) from None
+                raise
+        self._lock_descriptor = descriptor
+
+    def _holder(self) -> int | None:
+        with contextlib.suppress(OSError):
+            file = self.open_file(LOCK_NAME)
+            said = unpack_lock(file.read(0, LOCK_BYTES))
+            file.close()
+            if said is not True and said is not False:
+                return said
+        return None
+
+    def say_held(self) -> None:
+        """Writes who holds the lock: a hint, so a full disk is no obstacle."""
+        self._say(pack_lock(self.environment.getpid()))
+
+    def say_clean(self) -> None:
+        """Writes that the store was closed cleanly."""
+        self._say(pack_lock(None))
+
+    def say_as_before(self) -> None:
+        """Takes back what :meth:`say_held` wrote, where the store was not opened after all."""
+        if self.lock_before is not None:
+            self._say(self.lock_before)
+        elif self._lock_descriptor >= 0:
+            with contextlib.suppress(OSError):
+                self.unlink(LOCK_NAME)
+
+    def _say(self, data: bytes) -> None:
+        if self._lock_descriptor >= 0:
+            with contextlib.suppress(OSError):
+                self.environment.pwrite(self._lock_descriptor, data, 0)
+                if self.environment.fstat(self._lock_descriptor).st_size != len(data):
+                    self.environment.ftruncate(self._lock_descriptor, len(data))
+
+    # --- letting go ------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Gives up the lock and the directory. Idempotent."""
+        for attribute in ("_lock_descriptor", "_descriptor"):
+            descriptor = getattr(self, attribute)
+            setattr(self, attribute, -1)
+            if descriptor >= 0:
+                # An flock belongs to the open file, which a child forked meanwhile has too.
+                with contextlib.suppress(OSError):
+                    self.environment.flock(descriptor, fcntl.LOCK_UN)
+                self.environment.close(descriptor)
+
+    def forget_in_child(self) -> None:
+        """In a forked child: lets go of the descriptors, and leaves the lock to the parent."""
+        for attribute in ("_lock_descriptor", "_descriptor"):
+            descriptor = getattr(self, attribute)
+            setattr(self, attribute, -1)
+            if descriptor >= 0:
+                with contextlib.suppress(OSError):
+                    self.environment.close(descriptor)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
 
 
 # A forked child must not keep the lock: flock belongs to the open file, which the child
 # inherits, and so would outlive a killed parent and keep its restart out.
-_held_locks: weakref.WeakSet[_OsLock] = weakref.WeakSet()
+_open_directories: weakref.WeakSet[Directory] = weakref.WeakSet()
+_open_files: weakref.WeakSet[File] = weakref.WeakSet()
 
 
-def _forget_locks_in_child() -> None:
-    for lock in list(_held_locks):
-        lock.forget()
+def _forget_in_child() -> None:
+    for directory in list(_open_directories):
+        directory.forget_in_child()
+    for file in list(_open_files):
+        with contextlib.suppress(Exception):
+            file.close()
 
 
-def call_in_forked_child(call: Callable[[], None]) -> None:
-    """Has ``call`` called in every child that this process forks from now on."""
-    os.register_at_fork(after_in_child=call)
+Environment().call_in_forked_child(_forget_in_child)
 
 
-call_in_forked_child(_forget_locks_in_child)
-
-
-class OsFiles(Files):
-    """The real file system."""
-
-    def make_directory(self, path: str) -> None:
-        path = os.path.abspath(path)
-        if os.path.isdir(path):
-            return
-        with _noting(path, "making the directory"):
-            parent = os.path.dirname(path)
-            if not os.path.isdir(parent):
-                self.make_directory(parent)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-            if not os.path.isdir(path):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-        self.sync_directory(parent)
-
-    def is_directory(self, path: str) -> bool:
-        return os.path.isdir(path)
-
-    def names(self, path: str) -> list[str]:
-        with _noting(path, "listing"):
-            return sorted(os.listdir(path))
-
-    def open(self, path: str, *, writable: bool = False) -> File:
-        with _noting(path, "opening"):
-            flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
-            return _OsFile(path, os.open(path, flags), writable=writable)
-
-    def create(self, path: str, size: int) -> File:
-        with _noting(path, "creating"):
-            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o600)
-            try:
-                # Allocate, never leave a hole: a store through the map into a hole on a
-                # full disk would kill the process (SIGBUS).
-                os.posix_fallocate(descriptor, 0, size)
-            except BaseException:
-                os.close(descriptor)
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-                raise
-            try:
-                return _OsFile(path, descriptor, writable=True)
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-                raise
-
-    def rename(self, source: str, target: str) -> None:
-        with _noting(target, "renaming to"):
-            os.rename(source, target)
-
-    def unlink(self, path: str) -> None:
-        with _noting(path, "removing"), contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-    def sync_directory(self, path: str) -> None:
-        with _noting(path, "opening"):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _make_directories(environment: Environment, path: str) -> list[str]:
+    """Makes what is missing of the path; returns the directories that got a new name."""
+    missing: list[str] = []
+    place = path
+    while True:
         try:
-            os.fsync(descriptor)
+            status = environment.stat(place)
+        except FileNotFoundError:
+            missing.append(place)
+            place = os.path.dirname(place)
+            continue
         except OSError as error:
-            raise _noted(SyncError(*error.args), path, "syncing the directory") from error
-        finally:
-            os.close(descriptor)
-
-    def lock(self, directory: str) -> Lock:
-        path = os.path.join(directory, LOCK_NAME)
-        while True:
-            with _noting(path, "locking"):
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    # a holder may have removed the file between our open and our lock
-                    if _is_same_file(descriptor, path):
-                        return _OsLock(path, descriptor)
-                except BlockingIOError:
-                    pid = os.pread(descriptor, 32, 0).strip()
-                    os.close(descriptor)
-                    raise LockedError(int(pid) if pid.isdigit() else None) from None
-                except BaseException:
-                    os.close(descriptor)
-                    raise
-                os.close(descriptor)
+            raise noted(error, path, "making the directory") from None
+        if not stat.S_ISDIR(status.st_mode):
+            error = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
+            raise noted(error, path, "making the directory")
+        break
+    changed = []
+    for each in reversed(missing):
+        with _noting(each, "making the directory"), contextlib.suppress(FileExistsError):
+            environment.mkdir(each, 0o700)
+        changed.append(os.path.dirname(each))
+    return changed
 
 
-def _is_same_file(descriptor: int, path: str) -> bool:
+def _sync_directory_at(environment: Environment, path: str) -> None:
     try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
+        descriptor = environment.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # not ours to open: whoever made it sees to it
+    except OSError as error:
+        raise noted(error, path, "opening") from None
+    try:
+        with _noting(path, "syncing the directory"):
+            environment.fsync(descriptor)
+    finally:
+        environment.close(descriptor)
+
+
+def _file_system(environment: Environment, descriptor: int) -> str:
+    """The kind of file system a descriptor is on, by its mount's number."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in _read_text(environment, f"/proc/self/fdinfo/{descriptor}").splitlines():
+            if line.startswith("mnt_id:"):
+                number = line.split()[1]
+                break
+        else:
+            return ""
+        for line in _read_text(environment, "/proc/self/mountinfo").splitlines():
+            if line.split(" ", 1)[0] == number:
+                return line.partition(" - ")[2].split()[0]
+    return ""
+
+
+def _read_text(environment: Environment, path: str) -> str:
+    descriptor = environment.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while piece := environment.pread(descriptor, 1 << 16, len(data)):
+            data += piece
+        return data.decode(errors="replace")
+    finally:
+        environment.close(descriptor)

@@ -5,8 +5,8 @@ are for; the order in which they are written is the business of ``_log`` and ``_
 
 Segment header, 64 bytes::
 
-    0       7 8        16         24           28         32     36      40       48         60    64
-    | magic |v| id_from | id_until | data_start | data_end | salt | flags | length | reserved | crc |
+    0       7 8        16         24           28         32     36      40       48    52         60    64
+    | magic |v| id_from | id_until | data_start | data_end | salt | flags | length | cut | reserved | crc |
 
 Record, back to back::
 
@@ -14,14 +14,15 @@ Record, back to back::
     | id | crc | length | term | node id | payload ... |
                         '------- data, length bytes -------'
 
-The record's CRC-32C is seeded with the segment's salt and covers id, length and data.
+The record's CRC-32C is seeded with the segment's salt and covers id, length and data. The top
+bit of *length* is the settled bit: when this record was written, every one before was durable.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from crc32c import crc32c
 
@@ -33,6 +34,8 @@ __all__ = [
     "DATA_START",
     "ENTRY_HEAD",
     "ENTRY_HEAD_BYTES",
+    "LENGTH_MASK",
+    "LOCK_BYTES",
     "LOCK_NAME",
     "MAGIC_META",
     "MAGIC_SEGMENT",
@@ -43,23 +46,28 @@ __all__ = [
     "RECORD_HEAD_BYTES",
     "RECORD_OVERHEAD_BYTES",
     "SEALED",
+    "SETTLED",
     "SLOT_BYTES",
     "SLOT_OFFSETS",
+    "STATE_BYTES_MAX",
     "U64_MAX",
     "VERSION",
     "MetaState",
     "SegmentHeader",
     "pack_committed",
+    "pack_lock",
     "pack_slot",
     "record_bytes",
     "segment_name",
     "segment_number",
     "unpack_committed",
+    "unpack_lock",
     "unpack_slot",
     "validate_vote",
 ]
 
-VERSION = 2
+#: the crate's versions are 1 and what follows; ours have the high bit set
+VERSION = 0x81
 U64_MAX = (1 << 64) - 1
 
 # --- names -------------------------------------------------------------------------------
@@ -92,7 +100,7 @@ DATA_START = 64
 #: flag: another segment follows, no more records will be written to this one
 SEALED = 1
 
-_HEADER = struct.Struct(">7sBQQIIIIQ12x")
+_HEADER = struct.Struct(">7sBQQIIIIQI8x")
 _U32 = struct.Struct(">I")
 
 
@@ -102,7 +110,8 @@ class SegmentHeader:
 
     In a prepared segment that no record was ever written to, all numbers but ``salt`` and
     ``length`` are 0. ``length`` is the file's length when it was allocated: a file that is
-    shorter was cut, which no crash does.
+    shorter was cut, which no crash does. ``cut`` is where a truncation was zeroing from when the
+    header was written, 0 if none was: settled records at or behind it prove nothing.
     """
 
     salt: int
@@ -112,6 +121,7 @@ class SegmentHeader:
     data_start: int = 0
     data_end: int = 0
     flags: int = 0
+    cut: int = 0
 
     @property
     def is_unused(self) -> bool:
@@ -126,25 +136,18 @@ class SegmentHeader:
         """Whether any record is known to be durable."""
         return self.data_end > self.data_start
 
-    def activated(self, id_from: int) -> SegmentHeader:
-        """The header of the segment once its first record has the index ``id_from``."""
-        return replace(self, id_from=id_from, data_start=DATA_START, data_end=DATA_START)
-
     def pack(self) -> bytes:
-        return self.pack_marked(self.id_until, self.data_end, is_sealed=self.is_sealed)
-
-    def pack_marked(self, id_until: int, data_end: int, *, is_sealed: bool) -> bytes:
-        """The bytes of the header with another durable mark."""
         head = _HEADER.pack(
             MAGIC_SEGMENT,
             VERSION,
             self.id_from,
-            id_until if data_end > self.data_start else 0,
+            self.id_until,
             self.data_start,
-            data_end,
+            self.data_end,
             self.salt,
-            SEALED if is_sealed else 0,
+            self.flags,
             self.length,
+            self.cut,
         )
         return head + _U32.pack(crc32c(head))
 
@@ -153,7 +156,9 @@ class SegmentHeader:
         """The header in ``data``; an int: the version found instead; a str: what is wrong."""
         if len(data) < DATA_START:
             return f"only {len(data)} of the header's {DATA_START} bytes are there"
-        magic, version, first, last, start, end, salt, flags, length = _HEADER.unpack_from(data)
+        magic, version, first, last, start, end, salt, flags, length, cut = _HEADER.unpack_from(
+            data
+        )
         if magic != MAGIC_SEGMENT:
             return "it does not begin with the segments' magic bytes"
         if version == 1:
@@ -162,10 +167,33 @@ class SegmentHeader:
             return "the header's checksum is wrong"
         if version != VERSION:
             return int(version)
-        return SegmentHeader(salt, length, first, last, start, end, flags)
+        header = SegmentHeader(salt, length, first, last, start, end, flags, cut)
+        return header if header.is_consistent else "the header's numbers contradict each other"
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether a writer of this version could have written it: forged headers are not."""
+        if self.length < DATA_START or self.flags & ~SEALED:
+            return False
+        if self.is_unused:
+            rest = (self.id_from, self.id_until, self.data_end, self.flags, self.cut)
+            return rest == (0, 0, 0, 0, 0)
+        if not DATA_START == self.data_start <= self.data_end <= self.length:
+            return False
+        if not self.has_mark:
+            return self.id_until == 0 and not self.is_sealed and self.cut in (0, DATA_START)
+        room = (self.data_end - DATA_START) // RECORD_OVERHEAD_BYTES
+        return (
+            self.id_from <= self.id_until < self.id_from + room
+            and (self.cut == 0 or self.data_end <= self.cut < self.length)
+        )
 
 
 # --- records -----------------------------------------------------------------------------
+
+#: in a record's length: every record before this one was durable when it was written
+SETTLED = 1 << 31
+LENGTH_MASK = SETTLED - 1
 
 #: id, checksum, length
 RECORD_HEAD = struct.Struct(">QII")
@@ -196,11 +224,32 @@ SLOT_BYTES = 4096
 SLOT_OFFSETS = (0, 4096)
 COMMITTED_OFFSETS = (8192, 8704)
 NODE_ID_BYTES_MAX = 1024
+STATE_BYTES_MAX = 2048
+
+# --- lock.hql ----------------------------------------------------------------------------
+
+LOCK_BYTES = 32
+
+
+def pack_lock(pid: int | None) -> bytes:
+    """What the lock file says: who holds it, or, for None, that it was closed cleanly."""
+    text = b"clean" if pid is None else b"pid %d" % pid
+    return text.ljust(LOCK_BYTES - 1) + b"\n"
+
+
+def unpack_lock(data: bytes) -> int | bool:
+    """The holder's pid; True: closed cleanly; False: it says neither."""
+    word, _, number = data.strip().partition(b" ")
+    if word == b"pid" and number.isdigit():
+        return int(number)
+    return word == b"clean" and not number
 
 _SLOT_HEAD = struct.Struct(">7sBQII")
 _LOG_ID = struct.Struct(">BQQQ")
 _VOTE_HEAD = struct.Struct(">BQBB")
 _COMMITTED = struct.Struct(">QBQQQ")
+#: first segment, copy mark, whether there is a state, its length
+_SLOT_TAIL = struct.Struct(">QBBI")
 
 _NODE_NONE, _NODE_INT, _NODE_STR = 0, 1, 2
 
@@ -211,11 +260,15 @@ class MetaState:
 
     ``first_segment`` is the number of the first segment the log needs; 0 while none was ever
     published. It tells a log that lost its segments from one that never had any.
+    ``is_copy`` is set in a backup: opening it as the same node is refused. ``state`` is the
+    node's own, at most ``STATE_BYTES_MAX`` bytes.
     """
 
     last_purged: LogId | None = None
     vote: Vote | None = None
     first_segment: int = 0
+    is_copy: bool = False
+    state: bytes | None = None
 
 
 def validate_vote(vote: Vote) -> None:
@@ -276,7 +329,12 @@ def _unpack_vote(data: bytes, offset: int) -> tuple[Vote | None, int]:
 
 def pack_slot(sequence: int, state: MetaState) -> bytes:
     payload = (
-        _pack_log_id(state.last_purged) + _pack_vote(state.vote) + _ID.pack(state.first_segment)
+        _pack_log_id(state.last_purged)
+        + _pack_vote(state.vote)
+        + _SLOT_TAIL.pack(
+            state.first_segment, state.is_copy, state.state is not None, len(state.state or b"")
+        )
+        + (state.state or b"")
     )
     covered = struct.pack(">QI", sequence, len(payload))
     checksum = crc32c(payload, crc32c(covered))
@@ -298,8 +356,14 @@ def unpack_slot(data: bytes) -> tuple[int, MetaState] | int | str:
         return "the slot's checksum is wrong"
     try:
         vote, offset = _unpack_vote(payload, _LOG_ID.size)
-        (first_segment,) = _ID.unpack_from(payload, offset)
-        return sequence, MetaState(_unpack_log_id(payload, 0), vote, first_segment)
+        first, is_copy, has_state, size = _SLOT_TAIL.unpack_from(payload, offset)
+        offset += _SLOT_TAIL.size
+        state = payload[offset : offset + size] if has_state else None
+        if offset + size != len(payload) or sequence == U64_MAX:
+            return "the slot's checksum is right but its payload is not"
+        return sequence, MetaState(
+            _unpack_log_id(payload, 0), vote, first, bool(is_copy), state
+        )
     except (struct.error, UnicodeDecodeError):
         return "the slot's checksum is right but its payload is not"
 
@@ -315,4 +379,4 @@ def unpack_committed(data: bytes) -> tuple[int, LogId | None] | None:
     if len(data) < end + 4 or crc32c(data[:end]) != _U32.unpack_from(data, end)[0]:
         return None
     (sequence,) = _ID.unpack_from(data)
-    return (sequence, _unpack_log_id(data, 8)) if sequence else None
+    return (sequence, _unpack_log_id(data, 8)) if 0 < sequence < U64_MAX else None

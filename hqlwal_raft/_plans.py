@@ -1,0 +1,236 @@
+"""Plans: disk operations as frozen data, and :func:`carry_out`, all that a disk thread runs.
+
+A plan is a tuple of steps in their order, with its *point of no return*: the number of the first
+step that changes what cannot be taken back. It holds numbers, bytes, strings, tuples and leased
+``File``s; never a segment, never the log. So whoever carries it out, in whatever thread, shares
+no memory with the owner of the log, a test can stop before every step, and a plan can be printed.
+
+What an error means is decided here, once: an error before the point of no return *refuses* the
+operation, and nothing was changed; anything at or behind it, whatever the exception, *poisons*.
+The one exception is a write at the very point that the system refused before it took a byte.
+
+It must not know what the bytes mean, nor who waits for them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+from ._files import Directory, File, TornWriteError
+from ._format import DATA_START, RECORD_HEAD, RECORD_HEAD_BYTES, LENGTH_MASK
+from ._records import locate
+
+__all__ = [
+    "Allocate",
+    "CheckIdentity",
+    "Create",
+    "Load",
+    "Outcome",
+    "Plan",
+    "Read",
+    "Step",
+    "Sync",
+    "SyncDirectory",
+    "Unlink",
+    "Write",
+    "Zero",
+    "carry_out",
+    "load",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Stores the parts one after the other."""
+
+    file: File
+    offset: int
+    parts: tuple[bytes, ...]
+
+    def carry_out(self, directory: Directory) -> None:
+        self.file.write(self.offset, self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """What was written to the file is durable."""
+
+    file: File
+
+    def carry_out(self, directory: Directory) -> None:
+        self.file.sync()
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """Zeroes ``[start, stop)``."""
+
+    file: File
+    start: int
+    stop: int
+
+    def carry_out(self, directory: Directory) -> None:
+        self.file.zero(self.start, self.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Allocate:
+    """Has blocks for the whole file: one that came from a sparse copy may lack some."""
+
+    file: File
+    length: int
+
+    def carry_out(self, directory: Directory) -> None:
+        self.file.allocate(self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Publishes a new file; gives the ``File``. Durable by a later ``SyncDirectory``."""
+
+    name: str
+    length: int
+    head: bytes
+    is_filled: bool = False
+
+    def carry_out(self, directory: Directory) -> File:
+        return directory.create(self.name, self.length, self.head, is_filled=self.is_filled)
+
+
+@dataclass(frozen=True, slots=True)
+class Unlink:
+    """Removes a name; a missing one is no error."""
+
+    name: str
+
+    def carry_out(self, directory: Directory) -> None:
+        directory.unlink(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncDirectory:
+    """Names made and removed are durable."""
+
+    def carry_out(self, directory: Directory) -> None:
+        directory.sync()
+
+
+@dataclass(frozen=True, slots=True)
+class CheckIdentity:
+    """The directory at the path, and the files under their names, are the ones that are open."""
+
+    files: tuple[File, ...]
+
+    def carry_out(self, directory: Directory) -> None:
+        directory.check(self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Gives the bytes."""
+
+    file: File
+    offset: int
+    length: int
+
+    def carry_out(self, directory: Directory) -> bytes:
+        return self.file.read(self.offset, self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Opens a segment if ``file`` is None, and finds where its records begin, up to ``end``.
+
+    Gives the ``File`` and the offsets. ``salt`` tells whether the file under the name is still
+    the segment that is meant: names are used again.
+    """
+
+    name: str
+    salt: int
+    end: int
+    file: File | None = None
+    is_writable: bool = False
+
+    def carry_out(self, directory: Directory) -> tuple[File, array[int]]:
+        return load(directory, self)
+
+
+Step = (
+    Write | Sync | Zero | Allocate | Create | Unlink | SyncDirectory | CheckIdentity | Read | Load
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A disk operation."""
+
+    #: what it is, for log lines and statistics
+    name: str
+    steps: tuple[Step, ...]
+    #: the first step that cannot be taken back; None: there is none
+    point: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a plan ended."""
+
+    #: what each step that was carried out gave
+    values: tuple[Any, ...] = ()
+    error: BaseException | None = None
+    #: the error came before the point of no return: nothing was changed
+    is_refused: bool = False
+    #: seconds that it took
+    seconds: float = 0.0
+
+
+def carry_out(directory: Directory, plan: Plan) -> Outcome:
+    """Carries the steps out in order, up to the first that fails. Raises nothing."""
+    clock = directory.environment.perf_counter
+    values: list[Any] = []
+    started = 0.0
+    try:
+        started = clock()
+        for step in plan.steps:
+            values.append(step.carry_out(directory))
+        return Outcome(tuple(values), seconds=clock() - started)
+    except BaseException as error:
+        return Outcome(tuple(values), error, _is_refused(plan, len(values), error))
+
+
+def _is_refused(plan: Plan, place: int, error: BaseException) -> bool:
+    if plan.point is None or place < plan.point:
+        return True
+    return (
+        place == plan.point
+        and isinstance(plan.steps[place], Write)
+        and isinstance(error, OSError)
+        and not isinstance(error, TornWriteError)
+    )
+
+
+# How much of a segment is read at a time to find its records.
+_PIECE_BYTES = 256 << 10
+
+
+def load(directory: Directory, step: Load) -> tuple[File, array[int]]:
+    """As :class:`Load`; for readers' threads too. Raises FileNotFoundError for another file."""
+    file = step.file
+    if file is None:
+        file = directory.open_file(step.name, is_writable=step.is_writable)
+        if file.read(32, 4) != step.salt.to_bytes(4, "big"):
+            raise FileNotFoundError(2, "another segment has this name now", file.path)
+    offsets = array("I")
+    position = DATA_START
+    while position < step.end:
+        data = file.read(position, min(_PIECE_BYTES, step.end - position))
+        found = locate(data, 0, len(data), position)
+        if not found:
+            break
+        offsets += found
+        last = found[-1]
+        head = RECORD_HEAD.unpack_from(data, last - position)
+        position = last + RECORD_HEAD_BYTES + (head[2] & LENGTH_MASK)
+    return file, offsets

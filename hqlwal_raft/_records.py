@@ -1,0 +1,380 @@
+"""Entries ⇄ record bytes, one room for both ways: encode, decode, scan, locate, find.
+
+Pure functions of bytes: no file, no state, any thread. One decoder serves reading, recovery,
+verification and dump, so they cannot disagree on what a record is. Nothing here raises on bad
+bytes or looks outside of its buffer: it stops and says where and why.
+
+``docs/design/format.md`` draws a record. Its length carries the *settled bit* in front: when
+the record was written, every one before it was durable. So a valid settled record behind a bad
+one proves that the bad one was durable, and is damage, not a torn tail.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crc32c import crc32c
+
+from ._format import (
+    COVERED,
+    ENTRY_HEAD,
+    ENTRY_HEAD_BYTES,
+    LENGTH_MASK,
+    RECORD,
+    RECORD_HEAD,
+    RECORD_HEAD_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    SETTLED,
+    U64_MAX,
+    record_bytes,
+)
+from ._types import Entry, LogId
+from .errors import EntryTooLargeError, LogGapError
+
+__all__ = [
+    "Found",
+    "NotPlainError",
+    "Scan",
+    "decode",
+    "encode",
+    "encode_one",
+    "find_settled",
+    "is_zero",
+    "locate",
+    "plain",
+    "record_sizes",
+    "refusal",
+    "scan",
+]
+
+
+class NotPlainError(TypeError):
+    """Something is no Entry, or its payload is not bytes; ``plain`` makes it so if it can be."""
+
+
+# --- entries to bytes ----------------------------------------------------------------------
+
+
+def plain(entry: Entry) -> Entry:
+    """The entry with a payload of bytes that nobody can change any more."""
+    if not isinstance(entry, Entry):
+        raise TypeError(f"{type(entry).__name__} is no Entry: give hqlwal_raft.Entry values")
+    payload = entry.payload
+    if type(payload) is not bytes:
+        try:
+            payload = bytes(memoryview(payload))
+        except TypeError:
+            raise TypeError(
+                f"the payload of entry {entry.index} is a {type(payload).__name__}: give bytes, "
+                "or something bytes-like"
+            ) from None
+    return Entry(entry.term, entry.index, payload, entry.node_id)
+
+
+def refusal(entry: Entry, index: int, max_payload_bytes: int) -> Exception | None:
+    """Why the entry cannot be appended as number ``index``; None where it can."""
+    if type(entry) is not Entry or type(entry.payload) is not bytes:
+        return NotPlainError()
+    if any(type(n) is not int for n in (entry.term, entry.index, entry.node_id)):
+        return TypeError(
+            f"the term, index and node id of an entry are ints, not {entry[0]!r}, {entry[1]!r}, "
+            f"{entry[3]!r}"
+        )
+    if entry.index != index:
+        return LogGapError(
+            f"entry {entry.index} cannot follow entry {index - 1}: the next index must be {index}"
+        )
+    if len(entry.payload) > max_payload_bytes:
+        return EntryTooLargeError(
+            f"entry {index} has a payload of {len(entry.payload)} bytes, the store takes at most "
+            f"{max_payload_bytes}: open it with a larger max_entry_size or split the entry"
+        )
+    if not all(0 <= n <= U64_MAX for n in (entry.term, index, entry.node_id)):
+        return ValueError(f"{entry.log_id} must be made of whole numbers from 0 to 2**64 - 1")
+    return None
+
+
+def record_sizes(entries: Sequence[Entry], index: int, max_payload_bytes: int) -> list[int]:
+    """The bytes that each record takes; raises what :func:`refusal` says of the first bad one."""
+    sizes = []
+    for expected, entry in enumerate(entries, index):
+        if (error := refusal(entry, expected, max_payload_bytes)) is not None:
+            raise error
+        sizes.append(record_bytes(len(entry.payload)))
+    return sizes
+
+
+def encode(
+    entries: Sequence[Entry],
+    index: int,
+    salt: int,
+    offset: int,
+    max_payload_bytes: int,
+    *,
+    is_settled: bool,
+) -> tuple[list[bytes], list[int], int]:
+    """The records of ``entries``, the first of which must have ``index``.
+
+    Gives what is to be written one after the other, where each record begins, and where the
+    last one ends. ``is_settled`` says that every record before the first one is durable when it
+    is written. Raises what :func:`refusal` says.
+    """
+    pack_covered, pack_record = COVERED.pack, RECORD.pack
+    max_length = ENTRY_HEAD_BYTES + max_payload_bytes
+    parts: list[bytes] = []
+    offsets: list[int] = []
+    bit = SETTLED if is_settled else 0
+    entry: Entry | None = None
+    try:
+        for entry in entries:  # noqa: B007 - the one that is refused is looked at below
+            if type(entry) is not Entry:
+                break
+            term, found, payload, node_id = entry
+            if type(payload) is not bytes or found != index:
+                break
+            length = ENTRY_HEAD_BYTES + len(payload)
+            if length > max_length:
+                break
+            marked = length | bit
+            bit = 0
+            covered = pack_covered(index, marked, term, node_id)
+            checksum = crc32c(payload, crc32c(covered, salt))
+            parts += pack_record(index, checksum, marked, term, node_id), payload
+            offsets.append(offset)
+            offset += RECORD_HEAD_BYTES + length
+            index += 1
+        else:
+            return parts, offsets, offset
+    except struct.error:
+        pass
+    assert entry is not None
+    raise refusal(entry, index, max_payload_bytes) or AssertionError
+
+
+def encode_one(
+    entry: Entry, index: int, salt: int, max_payload_bytes: int, *, is_settled: bool
+) -> bytes:
+    """The record of one entry, as ``encode`` makes it, for half the time."""
+    if type(entry) is Entry:
+        term, found, payload, node_id = entry
+        if type(payload) is bytes and found == index:
+            length = ENTRY_HEAD_BYTES + len(payload)
+            if length <= ENTRY_HEAD_BYTES + max_payload_bytes:
+                if is_settled:
+                    length |= SETTLED
+                try:
+                    covered = COVERED.pack(index, length, term, node_id)
+                    checksum = crc32c(payload, crc32c(covered, salt))
+                    return RECORD.pack(index, checksum, length, term, node_id) + payload
+                except struct.error:
+                    pass
+    raise refusal(entry, index, max_payload_bytes) or AssertionError
+
+
+# --- bytes to entries ----------------------------------------------------------------------
+
+
+def decode(data: bytes, salt: int, first_id: int, count: int) -> list[Entry]:
+    """The entries of ``count`` records that ``data`` begins with; fewer where one is bad."""
+    unpack, pack, new = RECORD.unpack_from, COVERED.pack, tuple.__new__
+    entries: list[Entry] = []
+    append = entries.append
+    offset, limit = 0, len(data) - RECORD_OVERHEAD_BYTES
+    for id_ in range(first_id, first_id + count):
+        if offset > limit:
+            break
+        found, checksum, marked, term, node_id = unpack(data, offset)
+        length = marked & LENGTH_MASK
+        end = offset + RECORD_HEAD_BYTES + length
+        payload = data[offset + RECORD_OVERHEAD_BYTES : end]
+        if (
+            found != id_
+            or len(payload) + ENTRY_HEAD_BYTES != length
+            or crc32c(payload, crc32c(pack(id_, marked, term, node_id), salt)) != checksum
+        ):
+            break
+        append(new(Entry, (term, id_, payload, node_id)))
+        offset = end
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a scan found: healthy records from the start, then ``why`` it went no further."""
+
+    #: where each healthy record begins
+    offsets: array[int]
+    #: one past the last healthy record
+    end: int
+    #: the id that comes after the last healthy record's
+    next_id: int
+    #: the last healthy record's log id
+    last_log_id: LogId | None
+    #: None where the buffer ended before the record did: then ``wanted`` bytes are, from ``end``
+    why: str | None
+    wanted: int = 0
+
+
+def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
+    """Checks the records that ``data``, which lies at the offset ``base`` of a file, begins with.
+
+    ``stop`` is the offset in the file at which records must end.
+    """
+    view = memoryview(data)
+    offsets = array("I")
+    place, id_, here = 0, first_id, len(data)
+    why: str | None = None
+    wanted = 0
+    while True:
+        if base + place + RECORD_OVERHEAD_BYTES > stop:
+            why = "no room for another record"
+            break
+        if place + RECORD_OVERHEAD_BYTES > here:
+            wanted = RECORD_OVERHEAD_BYTES
+            break
+        found, checksum, marked = RECORD_HEAD.unpack_from(data, place)
+        length = marked & LENGTH_MASK
+        end = place + RECORD_HEAD_BYTES + length
+        if not (found or checksum or marked):
+            why = "nothing was written here"
+            break
+        if found != id_:
+            why = f"id {id_} was expected, {found} is there"
+            break
+        if length < ENTRY_HEAD_BYTES or base + end > stop:
+            why = f"a length of {length} cannot be"
+            break
+        if end > here:
+            wanted = RECORD_HEAD_BYTES + length
+            break
+        if crc32c(view[place + 12 : end], crc32c(view[place : place + 8], salt)) != checksum:
+            why = "the checksum is wrong"
+            break
+        offsets.append(base + place)
+        place = end
+        id_ += 1
+    last = None
+    if offsets:
+        term, node_id = ENTRY_HEAD.unpack_from(data, offsets[-1] - base + RECORD_HEAD_BYTES)
+        last = LogId(term, id_ - 1, node_id)
+    return Scan(offsets, base + place, id_, last, why, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A valid record somewhere in a buffer."""
+
+    offset: int
+    index: int
+    is_settled: bool
+
+
+def find_records(
+    data: bytes, base: int, salt: int, first_id: int, last_id: int
+) -> list[Found]:
+    """Every valid record in ``data`` with an id in the range, wherever it begins.
+
+    ``data`` lies at the offset ``base`` of its file. Records that the buffer cuts off are not
+    found. An id is looked for at C's pace, so that megabytes of payload cost little.
+    """
+    found = []
+    for match in re.finditer(_ids(first_id, last_id), data, re.DOTALL):
+        place = match.start()
+        if place + RECORD_OVERHEAD_BYTES > len(data):
+            break
+        index, checksum, marked = RECORD_HEAD.unpack_from(data, place)
+        end = place + RECORD_HEAD_BYTES + (marked & LENGTH_MASK)
+        if (
+            place + RECORD_OVERHEAD_BYTES <= end <= len(data)
+            and crc32c(data[place + 12 : end], crc32c(data[place : place + 8], salt)) == checksum
+        ):
+            found.append(Found(base + place, index, bool(marked & SETTLED)))
+    return found
+
+
+def find_settled(data: bytes, base: int, salt: int, first_id: int, last_id: int) -> Found | None:
+    """The first settled one of :func:`find_records`."""
+    records = find_records(data, base, salt, first_id, last_id)
+    return next((record for record in records if record.is_settled), None)
+
+
+def _ids(first: int, last: int) -> bytes:
+    """A pattern for the eight bytes of any id from ``first`` to ``last``, also overlapping."""
+
+    def between(low: bytes, high: bytes) -> bytes:
+        # as with decimal digits: 37…52 is 3[7-9] | 4[0-9] | 5[0-2]
+        if not low:
+            return b""
+        if low[0] == high[0]:
+            return _byte(low[0], low[0]) + between(low[1:], high[1:])
+        rest = len(low) - 1
+        zeros, ones = bytes(rest), b"\xff" * rest
+        ways = [_byte(low[0], low[0]) + between(low[1:], ones)]
+        if low[0] + 1 < high[0]:
+            ways.append(_byte(low[0] + 1, high[0] - 1) + b".{%d}" % rest)
+        ways.append(_byte(high[0], high[0]) + between(zeros, high[1:]))
+        return b"(?:" + b"|".join(ways) + b")"
+
+    last = min(last, U64_MAX)
+    if first > last:
+        return b"(?!)"
+    return b"(?=" + between(first.to_bytes(8, "big"), last.to_bytes(8, "big")) + b")"
+
+
+def _byte(low: int, high: int) -> bytes:
+    return b"[\\x%02x-\\x%02x]" % (low, high)
+
+
+def locate(data: bytes, start: int, stop: int, base: int = 0) -> array[int]:
+    """Where the records of a healthy segment begin, by their lengths alone.
+
+    ``data`` begins at the offset ``base``, which is added to what is found. A damaged length
+    leads astray but never outside; reading checks what it lands on.
+    """
+    offsets = array("I")
+    unpack = RECORD_HEAD.unpack_from
+    offset, stop = start, min(stop, len(data))
+    stride = alike = 0
+    while offset + RECORD_OVERHEAD_BYTES <= stop:
+        offsets.append(base + offset)
+        length = unpack(data, offset)[2] & LENGTH_MASK
+        alike = alike + 1 if stride == RECORD_HEAD_BYTES + length else 0
+        stride = RECORD_HEAD_BYTES + length
+        if alike == _ALIKE_ENOUGH:
+            # Many logs have entries of one size: such a run is crossed a block at a time.
+            alike = 0
+            while offset + (_BLOCK + 1) * stride <= stop and _has_lengths(
+                data, offset + stride, stride, length
+            ):
+                first = base + offset + stride
+                offsets.extend(range(first, first + _BLOCK * stride, stride))
+                offset += _BLOCK * stride
+        offset += stride
+    return offsets
+
+
+_ALIKE_ENOUGH = 16
+_BLOCK = 256
+_WITHOUT_BIT = bytes(byte & 0x7F for byte in range(256))
+
+
+def _has_lengths(data: bytes, offset: int, stride: int, length: int) -> bool:
+    """Whether the next ``_BLOCK`` records, ``stride`` apart, all have this length."""
+    stop = offset + _BLOCK * stride
+    top, *rest = length.to_bytes(4, "big")
+    place = offset + RECORD_HEAD_BYTES - 4
+    return data[place:stop:stride].translate(_WITHOUT_BIT) == bytes((top,)) * _BLOCK and all(
+        data[place + further : stop : stride] == bytes((byte,)) * _BLOCK
+        for further, byte in enumerate(rest, 1)
+    )
+
+
+def is_zero(data: bytes) -> bool:
+    return data == bytes(len(data))
+
+
+assert RECORD.size == RECORD_OVERHEAD_BYTES
