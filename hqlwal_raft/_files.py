@@ -532,9 +532,7 @@ class Directory:
             try:
                 if not stat.S_ISREG(self.environment.fstat(descriptor).st_mode):
                     raise IrregularFileError(errno.EINVAL, "this is no regular file", path)
-                self.lock_before = (
-                    self.environment.pread(descriptor, 4096, 0) if has_file else None
-                )
+                self.lock_before = self.environment.pread(descriptor, 4096, 0) if has_file else None
                 self.environment.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BaseException as error:
                 self.environment.close(descriptor)

@@ -183,9 +183,8 @@ class SegmentHeader:
         if not self.has_mark:
             return self.id_until == 0 and not self.is_sealed and self.cut in (0, DATA_START)
         room = (self.data_end - DATA_START) // RECORD_OVERHEAD_BYTES
-        return (
-            self.id_from <= self.id_until < self.id_from + room
-            and (self.cut == 0 or self.data_end <= self.cut < self.length)
+        return self.id_from <= self.id_until < self.id_from + room and (
+            self.cut == 0 or self.data_end <= self.cut < self.length
         )
 
 
@@ -243,6 +242,7 @@ def unpack_lock(data: bytes) -> int | bool:
     if word == b"pid" and number.isdigit():
         return int(number)
     return word == b"clean" and not number
+
 
 _SLOT_HEAD = struct.Struct(">7sBQII")
 _LOG_ID = struct.Struct(">BQQQ")
@@ -361,9 +361,7 @@ def unpack_slot(data: bytes) -> tuple[int, MetaState] | int | str:
         state = payload[offset : offset + size] if has_state else None
         if offset + size != len(payload) or sequence == U64_MAX:
             return "the slot's checksum is right but its payload is not"
-        return sequence, MetaState(
-            _unpack_log_id(payload, 0), vote, first, bool(is_copy), state
-        )
+        return sequence, MetaState(_unpack_log_id(payload, 0), vote, first, bool(is_copy), state)
     except (struct.error, UnicodeDecodeError):
         return "the slot's checksum is right but its payload is not"
 

@@ -1,123 +1,205 @@
-"""The log: the ordered segments and ``meta.hql``. Append, sync, read, truncate, purge.
+"""The log: the ordered segments and ``meta.hql``. Calls become plans, outcomes become state.
 
-Knows no event loop and no thread. Memory is changed only by the thread that calls; what may
-block is never done here but handed out: an operation that needs the disk is a generator that
-yields the blocking work, to be run in another thread, and goes on when that is done
-(:func:`drive` runs one on the spot). Between an operation's first step and its last no other
-operation may run, except appending during a sync or a preparation, and reading always.
+It belongs to its owner: the thread of the event loop, or who holds the lock of a blocking store.
+The owner never touches a device (under a buffered policy appends go into the page cache): what
+needs the disk is a :class:`Plan`, carried out elsewhere. An operation is a generator that yields
+plans and is sent their outcomes, where they succeeded; where one failed it is closed, and what
+that means the plan says: refused, nothing was changed, or poison. Between an operation's first
+step and its last no other runs, appends excepted while a commit is under way, and reads.
+
+Every change of memory lies between ``is_changing = True`` and ``= False``: an exception that
+comes from outside in between (KeyboardInterrupt, MemoryError) leaves it set, and whoever enters
+next finds memory torn. Then, as after any poison, ``stand_on_view`` puts the durable view in the
+place of memory: one immutable value, swapped by each outcome, is all that readers get.
+
+It must not know the event loop, threads, or who waits.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import random
-import struct
+from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
-from ._files import Files, SyncError
-from ._format import (
-    DATA_START,
-    SegmentHeader,
-    record_bytes,
-    segment_name,
-)
+from ._files import Directory
+from ._format import DATA_START, SegmentHeader, segment_name
 from ._meta import Meta
-from ._reads import Options, Reads
-from ._segment import (
-    NotPlainError,
-    PlainEntry,
-    Segment,
-    encode,
-    encode_one,
-    encode_plain,
-    refusal,
-    zero_on_disk,
+from ._plans import (
+    Allocate,
+    CheckIdentity,
+    Create,
+    Outcome,
+    Plan,
+    Read,
+    Step,
+    Sync,
+    SyncDirectory,
+    Unlink,
+    Write,
+    Zero,
+    carry_out,
 )
+from ._reads import Options, Reads
+from ._recent import Recent
+from ._records import NotPlainError, decode, encode, encode_one, record_sizes
+from ._segment import Known, Segment, damage
 from ._types import Entry, LogId, LogState, Vote
 from .errors import LogRangeError
 
-__all__ = ["Log", "Options", "Work", "drive"]
+__all__ = ["Log", "Need", "Options", "PoisonError", "View", "Work", "drive"]
 
 T = TypeVar("T")
-#: an operation: what it yields blocks and is run elsewhere, its result is sent back
-Work = Generator[Callable[[], Any], Any, T]
+#: an operation: yields plans, is sent their outcomes, returns its result
+Work = Generator[Plan, Outcome, T]
+
+#: the header's durable mark is written with a sync if the last one is older than this
+MARK_SECONDS = 0.010
+#: the files are looked at under their names at least as often as this while entries come
+IDENTITY_SECONDS = 1.0
+#: so many segments may wait for their seal before a roll-over waits: they are scanned at open
+SEALS_WAITING = 4
+# Smaller pieces of a dirty tail are stored through the map: no system call. Larger ones would
+# take a page fault for each page.
+_THROUGH_THE_MAP_BYTES = 4096
 
 
-def drive(work: Work[T]) -> T:
-    """Runs an operation to its end in this thread."""
+class PoisonError(Exception):
+    """A write on the owner's own thread failed behind its point of no return."""
+
+
+class Need(NamedTuple):
+    """What an append lacks. At most one of these at a time."""
+
+    #: segments to be prepared, by their lengths, behind the first ``keeps`` prepared ones
+    lengths: tuple[int, ...] = ()
+    keeps: int = 0
+    #: the first segment must be named in ``meta.hql``
+    name: int = 0
+    #: blocks for the whole of a segment
+    room: Segment | None = None
+    #: a segment that waits for its seal
+    is_seal: bool = False
+
+
+class View(NamedTuple):
+    """What is durable: all that a poisoned log shows."""
+
+    first_index: int
+    next_index: int | None
+    last_log_id: LogId | None
+    left: tuple[Known, ...]
+    tail: Known | None
+
+
+class _Unwritten(NamedTuple):
+    """Records of one segment that the next commit writes."""
+
+    segment: Segment
+    offset: int
+    parts: list[bytes]
+    is_first: bool
+
+
+class _Goal(NamedTuple):
+    """What a commit makes durable of one segment."""
+
+    segment: Segment
+    end: int
+    next_id: int
+    #: the header that it writes, and the place of that step; None where it writes none
+    header: SegmentHeader | None
+    place: int
+
+
+class _Commit(NamedTuple):
+    """A commit under way."""
+
+    goals: list[_Goal]
+    last_log_id: LogId | None
+    next_index: int | None
+    entries: int
+    bytes: int
+    seconds: float
+    committed: tuple[LogId | None] | None
+
+
+def drive(work: Work[T], log: Log) -> T:
+    """Runs an operation to its end in this thread. Raises the error of a plan that failed."""
     try:
-        step = next(work)
+        plan = next(work)
         while True:
-            try:
-                result = step()
-            except BaseException as error:
-                step = work.throw(error)
-            else:
-                step = work.send(result)
+            outcome = carry_out(log.directory, plan)
+            if outcome.error is not None:
+                work.close()
+                raise outcome.error
+            plan = work.send(outcome)
     except StopIteration as end:
         value: T = end.value
         return value
 
 
-class Lacking(NamedTuple):
-    """A segment that must be prepared before an append can be written."""
-
-    #: its place among the prepared ones; a smaller one there is replaced
-    place: int
-    length: int
-
-
-#: what a sync makes durable of one segment: up to where, the next id there, and whether another
-#: segment follows
-Goal = tuple[Segment, int, int, bool]
-
-
 class Log:
-    """See the module. Built by ``_recovery.open_log``."""
+    """See the module. Built by ``_recovery``."""
 
     def __init__(
         self,
-        files: Files,
-        directory: str,
+        directory: Directory,
         options: Options,
         meta: Meta,
         segments: list[Segment],
         prepared: list[Segment],
         last_log_id: LogId | None,
     ) -> None:
-        self._files = files
         self.directory = directory
         self.options = options
         self.meta = meta
         #: ascending; the last one is the tail, the only one that records are added to
         self.segments = segments
-        self._first_ids = [segment.first_id for segment in segments]
         #: published, without records, in the order in which they will be used
         self.prepared = prepared
-        #: counts truncations: a read that overlapped one must be repeated
+        #: set while memory changes
+        self.is_changing = False
+        #: counts what takes entries away: a read that overlapped it must be repeated
         self.epoch = 0
+        #: the index from which a truncation under way removes; None where none is
+        self.cut_from: int | None = None
         # counted since it was opened
-        self.appended_entries = self.synced_entries = 0
-        self.appended_bytes = self.synced_bytes = 0
-        self._max_entry_size = options.max_entry_size
+        self.appended_entries = self.durable_entries = 0
+        self.appended_bytes = self.durable_bytes = 0
+        self.rollovers = 0
+        self._first_ids = [segment.first_id for segment in segments]
+        self.recent = Recent(options.cache_bytes)
+        self.reads = Reads(options, segments, self._first_ids)
+        numbers = [segment.number for segment in (*segments, *prepared)]
+        #: no higher number was ever in use
+        self._last_number = max([*numbers, meta.state.first_segment - 1, 0])
+        #: names that may exist and are not ours to use before they are unlinked, durably
+        self._stale: list[int] = []
+        #: purged, to be unlinked by housekeeping, oldest first
+        self.to_unlink: deque[str] = deque()
+        #: left, to be sealed by housekeeping, oldest first
+        self.to_seal: deque[Segment] = deque()
         self._is_buffered = options.is_buffered
-        # The tail, while entries can simply be added to it; None where an append has to see.
-        self._tail: Segment | None = None
+        self._unwritten: list[_Unwritten] = []
         self._dirty: list[Segment] = []
-        #: what is kept at hand for reading
-        self.reads = Reads(files, options, segments, self._first_ids)
-        self._first_index: int | None = None
+        self._in_flight: _Commit | None = None
+        #: the committed log id that the next commit saves, as a tuple of one
+        self._committed: tuple[LogId | None] | None = None
+        self._identity_seconds = 0.0
+        self._first_index = 0
         self._next_index: int | None = None
         self._last_log_id: LogId | None = None
-        # the last entry, or its log id, that is durable
-        self._durable: Entry | LogId | None = None
+        self._durable_last: LogId | None = None
+        #: entries below it are written, and may be read from the files
+        self.written_next = 0
+        # The tail, while entries can simply be added to it; None where an append has to look.
+        self._tail: Segment | None = None
         self._set_ends(last_log_id)
-        self._durable = self._last_log_id
+        self._left: tuple[Known, ...] | None = None
+        self.view = self._durable_view()
 
     # --- what the log holds ----------------------------------------------------------------
 
@@ -128,14 +210,13 @@ class Log:
     @property
     def last_log_id(self) -> LogId | None:
         """The last entry's; the purge frontier where there is none."""
-        newest = self.reads.newest
+        newest = self.recent.newest
         return newest.log_id if newest is not None else self._last_log_id
 
     @property
     def last_durable_log_id(self) -> LogId | None:
         """The last log id whose entry no crash can take any more."""
-        durable = self._durable
-        return durable.log_id if isinstance(durable, Entry) else durable
+        return self._durable_last
 
     @property
     def state(self) -> LogState:
@@ -144,7 +225,7 @@ class Log:
     @property
     def first_index(self) -> int:
         """The first entry's index; where there is none, the one that an append would have."""
-        return self._first_index or 0
+        return self._first_index
 
     @property
     def next_index(self) -> int | None:
@@ -154,228 +235,539 @@ class Log:
     @property
     def count(self) -> int:
         """How many entries it holds."""
-        return 0 if self._next_index is None else self._next_index - self.first_index
+        return 0 if self._next_index is None else self._next_index - self._first_index
 
     @property
     def unsynced_bytes(self) -> int:
         """Record bytes that no sync has made durable yet."""
-        return self.appended_bytes - self.synced_bytes
+        return self.appended_bytes - self.durable_bytes
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether all that was accepted is durable."""
+        return self.appended_entries == self.durable_entries and self._committed is None
 
     @property
     def segment_bytes(self) -> int:
         return sum(segment.length for segment in self.segments)
 
+    def clip(self, start: int, stop: int | None) -> tuple[int, int]:
+        """The part of ``[start, stop)`` that the log holds."""
+        next_index = self._next_index or 0
+        stop = next_index if stop is None else min(stop, next_index)
+        return max(start, self._first_index), stop
+
     def _set_ends(self, last_log_id: LogId | None) -> None:
-        """Finds both ends anew after anything but an append."""
+        """Finds both ends after anything but an append; the log is clean."""
         frontier = self.last_purged_log_id
-        first = self.segments[0].first_id if self.segments else None
+        first = self.segments[0].first_id if self.segments else 0
         next_ = None
         if last_log_id is not None and (frontier is None or last_log_id.index > frontier.index):
             next_ = last_log_id.index + 1
         if frontier is not None:
-            first = max(first or 0, frontier.index + 1)
             next_ = next_ or frontier.index + 1
-            first = min(first, next_)
-        if next_ is None:
-            first = None
-        self._first_index, self._next_index = first, next_
-        self._tail = self._usable_tail(next_) if next_ is not None else None
+            first = min(max(first, frontier.index + 1), next_)
+        self._first_index, self._next_index = first if next_ is not None else 0, next_
         is_empty = next_ is None or next_ == first
-        self._last_log_id = frontier if is_empty else last_log_id
+        self._last_log_id = self._durable_last = frontier if is_empty else last_log_id
+        self.written_next = next_ or 0
+        self._find_tail()
+
+    def _find_tail(self) -> None:
+        tail = self._usable_tail(self._next_index)
+        is_ready = tail is not None and tail.has_room and self.meta.state.first_segment
+        self._tail = tail if is_ready else None
+
+    def _usable_tail(self, index: int | None) -> Segment | None:
+        """The tail, if records from ``index`` on can be added to it."""
+        tail = self.segments[-1] if self.segments else None
+        if tail is None or tail.is_sealed or tail.next_id != index or tail.offsets is None:
+            return None
+        return tail
+
+    # --- the durable view ------------------------------------------------------------------
+
+    def _durable_view(self) -> View:
+        if self._left is None:
+            self._left = tuple(segment.known() for segment in self.segments[:-1])
+        durable = self._durable_last
+        frontier = self.last_purged_log_id
+        is_empty = durable is None or durable == frontier
+        next_ = self._first_index if is_empty else durable.index + 1  # type: ignore[union-attr]
+        tail = self.segments[-1].known() if self.segments else None
+        is_any = self._next_index is None or (frontier is None and is_empty)
+        return View(self._first_index, None if is_any else next_, durable, self._left, tail)
+
+    def stand_on_view(self) -> None:
+        """Puts the durable view in the place of memory. Nothing is ever written afterwards."""
+        view, cut = self.view, self.cut_from
+        known = [*view.left, view.tail] if view.tail is not None else list(view.left)
+        segments = [Segment.of(each) for each in known if each.next_id > each.header.id_from]
+        next_index = view.next_index
+        if cut is not None and next_index is not None:
+            # What a truncation was removing may be zeroed already, and was given up by its caller.
+            next_index = max(min(next_index, cut), view.first_index)
+        self.segments, self.prepared = segments, []
+        self._first_ids = [segment.first_id for segment in segments]
+        self.recent = Recent(0)
+        self.reads = Reads(self.options, segments, self._first_ids)
+        self._first_index, self._next_index = view.first_index, next_index
+        self._last_log_id = self._durable_last = view.last_log_id
+        self.written_next = next_index or 0
+        self._unwritten, self._dirty, self._in_flight, self._committed = [], [], None, None
+        self.to_seal.clear()
+        self.to_unlink.clear()
+        self._tail = None
+        self.cut_from = None
+        self.appended_bytes, self.appended_entries = self.durable_bytes, self.durable_entries
+        self.epoch += 1
+        self.is_changing = False
 
     # --- appending -------------------------------------------------------------------------
 
-    def append(self, entries: Sequence[Entry]) -> Lacking | None:
-        """Adds entries, which are readable at once and durable after the next sync.
+    def append(self, entries: Sequence[Entry]) -> Need | None:
+        """Accepts entries: they are readable at once, and durable after the next commit.
 
-        Raises LogGapError, EntryTooLargeError, ValueError, NotPlainError; or returns what has
-        to be prepared first: in each of these cases nothing is changed. Raises SyncError where
-        the write itself failed.
+        Raises LogGapError, EntryTooLargeError, ValueError, TypeError, NotPlainError, OSError; or
+        returns what is needed first: in each of these cases nothing is changed. Raises
+        PoisonError where a write failed half-way (buffered policies only).
         """
         index = self._next_index
         if index is None:
             index = _first_index_of(entries)
         tail = self._tail
-        if tail is not None:
-            end = tail.end
-            if len(entries) == 1:
-                data = encode_one(entries[0], index, tail.salt, self._max_entry_size)
-                offsets = [end]
-            else:
-                data, offsets = encode(entries, index, tail.salt, end, self._max_entry_size)
-            size = len(data)
-            if end + size <= tail.length:
-                if not tail.is_dirty:
-                    self._dirty.append(tail)
-                tail.extend(data, offsets, is_through_map=self._is_buffered)
-                # as _added does, for the path that most appends take
-                count = len(offsets)
-                self._next_index = index + count
-                self.appended_entries += count
-                self.appended_bytes += size
-                self.reads.add(entries, size)
-                return None
-        return self._append_across(entries, index)
-
-    def append_plain(self, entries: Sequence[PlainEntry]) -> Lacking | None:
-        """As ``append``, of entries whose indexes, types and sizes the caller vouches for.
-
-        It spares making an Entry of each, where none are kept in memory for reading.
-        """
-        tail = self._tail
-        if tail is not None and not self.options.cache_bytes and entries[0][1] == self._next_index:
-            with contextlib.suppress(struct.error):
-                data, offsets = encode_plain(entries, tail.salt, tail.end)
-                if tail.end + len(data) <= tail.length:
-                    if not tail.is_dirty:
-                        self._dirty.append(tail)
-                    tail.extend(data, offsets, is_through_map=self._is_buffered)
-                    self._next_index = tail.next_id
-                    self.appended_entries += len(offsets)
-                    self.appended_bytes += len(data)
-                    self.reads.add([_entry_of(entries[-1])], len(data))
-                    return None
-        return self.append(list(map(_entry_of, entries)))
-
-    def _append_across(self, entries: Sequence[Entry], index: int) -> Lacking | None:
-        """Appends what needs at least one further segment."""
-        sizes = self._record_sizes(entries, index)
-        tail = self._usable_tail(index)
-        room = tail.length - tail.end if tail is not None else 0
-        # Everything is planned before anything is written: an append that meets a full disk
-        # leaves nothing behind.
-        parts: list[tuple[Segment | None, int, int]] = []
-        start, place = 0, 0
-        target = tail
-        for position, size in enumerate(sizes):
-            if size > room:
-                if position > start:
-                    parts.append((target, start, position))
-                start = position
-                length = DATA_START + size
-                if place == len(self.prepared) or self.prepared[place].length < length:
-                    return Lacking(place, max(length, self.options.segment_size))
-                target = self.prepared[place]
-                room = target.length - DATA_START
-                place += 1
-            room -= size
-        parts.append((target, start, len(sizes)))
-        total = 0
-        for part, first, stop in parts:
-            assert part is not None
-            some = entries[first:stop]
-            if part is not tail:
-                self._activate(part, index + first)
-            data, offsets = encode(some, index + first, part.salt, part.end, self._max_entry_size)
-            if not part.is_dirty:
-                self._dirty.append(part)
-            part.extend(data, offsets, is_through_map=self._is_buffered)
-            total += len(data)
-        self._tail = self.segments[-1]
-        self._added(entries, index, total)
+        if tail is None:
+            return self._append_across(entries, index)
+        end = tail.end
+        is_settled = self._is_settled
+        if len(entries) == 1:
+            limit = self.options.max_entry_size
+            data = encode_one(entries[0], index, tail.salt, limit, is_settled=is_settled)
+            parts, offsets, stop = [data], [end], end + len(data)
+        else:
+            parts, offsets, stop = encode(
+                entries,
+                index,
+                tail.salt,
+                end,
+                self.options.max_entry_size,
+                is_settled=is_settled,
+            )
+        if stop > tail.length:
+            return self._append_across(entries, index)
+        if self._is_buffered:
+            self._write_now(tail, end, parts, stop - end)
+        self.is_changing = True
+        self._add_to(tail, parts, offsets, stop)
+        self._added(entries, index, stop - end)
+        self.is_changing = False
         return None
 
-    def _usable_tail(self, index: int) -> Segment | None:
-        """The tail, if records from ``index`` on can be added to it."""
-        tail = self.segments[-1] if self.segments else None
-        return tail if tail and not tail.is_sealed and tail.next_id == index else None
+    @property
+    def _is_settled(self) -> bool:
+        """Whether all before what is appended now is durable when that is written."""
+        if self._is_buffered:
+            return self.appended_entries == self.durable_entries
+        # A commit is planned only after the one before it was synced, and takes all that waits.
+        return not self._unwritten
 
-    def _record_sizes(self, entries: Sequence[Entry], index: int) -> list[int]:
-        sizes = []
-        for expected, entry in enumerate(entries, index):
-            error = refusal(entry, expected, self._max_entry_size)
-            if error is not None:  # before anything is written
-                raise error
-            sizes.append(record_bytes(len(entry.payload)))
-        return sizes
-
-    def _activate(self, segment: Segment, first_id: int) -> None:
-        assert segment is self.prepared[0]
-        del self.prepared[0]
-        old = self.segments[-1] if self.segments else None
-        segment.activate(first_id)
-        self.segments.append(segment)
-        self._first_ids.append(first_id)
-        if old is not None:
-            self._leave(old)
-
-    def _leave(self, tail: Segment) -> None:
-        """Has the next sync seal the segment that was the tail until now."""
-        if not tail.is_sealed and not tail.is_dirty:
-            tail.is_dirty = True
-            self._dirty.append(tail)
-        if tail.file is not None:
-            self.reads.touch(tail)
+    def _add_to(self, segment: Segment, parts: list[bytes], offsets: list[int], stop: int) -> None:
+        if self._is_buffered:
+            if not (self._dirty and self._dirty[-1] is segment):
+                self._dirty.append(segment)
+        elif self._unwritten and self._unwritten[-1].segment is segment:
+            self._unwritten[-1].parts.extend(parts)
+        else:
+            is_first = segment.header.is_unused and not segment.count
+            self._unwritten.append(_Unwritten(segment, segment.end, parts, is_first))
+        assert segment.offsets is not None
+        segment.offsets.extend(offsets)
+        segment.end = stop
+        segment.next_id += len(offsets)
 
     def _added(self, entries: Sequence[Entry], index: int, size: int) -> None:
         if self._next_index is None:
             self._first_index = index
         self._next_index = index + len(entries)
+        if self._is_buffered:
+            self.written_next = self._next_index
         self.appended_entries += len(entries)
         self.appended_bytes += size
-        self.reads.add(entries, size)
+        self.recent.add(entries, size, self.written_next)
 
-    # --- preparing -------------------------------------------------------------------------
-
-    def prepare(self, lacking: Lacking | None = None) -> Work[None]:
-        """Publishes a segment to be used later; may run beside appends and syncs.
-
-        An OSError other than a SyncError leaves everything as it was.
-        """
-        place, length = lacking or Lacking(len(self.prepared), self.options.segment_size)
-        last = self.prepared[-1] if self.prepared else self.segments[-1] if self.segments else None
-        if place < len(self.prepared):
-            number = self.prepared[place].number  # replaced, in one step, by the rename
+    def _write_now(self, segment: Segment, offset: int, parts: list[bytes], size: int) -> None:
+        """Puts records into the page cache: an append that returned survives kill -9."""
+        file = segment.file
+        assert file is not None
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        if size < _THROUGH_THE_MAP_BYTES and self._dirty and self._dirty[-1] is segment:
+            file.store(offset, data)
         else:
-            number = last.number + 1 if last is not None else max(self.meta.state.first_segment, 1)
-        segment = yield partial(self._publish, number, length)
-        self.prepared[place : place + 1] = [segment]
+            self._carry_out_here(Plan("append", (Write(file, offset, (data,)),), point=0))
 
-    def _publish(self, number: int, length: int) -> Segment:
-        path = os.path.join(self.directory, segment_name(number))
-        header = SegmentHeader(random.SystemRandom().getrandbits(32), length)
-        file = self._files.publish(path, length, header.pack())
+    def _carry_out_here(self, plan: Plan) -> None:
+        outcome = carry_out(self.directory, plan)
+        if outcome.error is None:
+            return
+        if outcome.is_refused:
+            raise outcome.error
+        raise PoisonError from outcome.error
+
+    def _append_across(self, entries: Sequence[Entry], index: int) -> Need | None:
+        """Appends what does not simply fit into the tail. Everything is planned first."""
+        sizes = record_sizes(entries, index, self.options.max_entry_size)
+        tail = self._usable_tail(index)
+        parts, need = self._place(sizes, tail)
+        if need is not None:
+            return need
+        targets = [segment for segment, _, _ in parts if segment is not None]
+        if len(targets) > (tail in targets) and len(self.to_seal) >= SEALS_WAITING:
+            return Need(is_seal=True)
+        if (lacking := next((s for s in targets if not s.has_room), None)) is not None:
+            return Need(room=lacking)
         if self.meta.state.first_segment == 0:
-            # before anything can be acknowledged: from now on segments must be there
-            self.meta.save(replace(self.meta.state, first_segment=number))
-        return Segment(number, path, header, file)
+            return Need(name=(self.segments or targets)[0].number)
+        is_settled = self._is_settled
+        encoded: list[tuple[Segment, list[bytes], list[int], int, Sequence[Entry]]] = []
+        steps: list[Step] = []
+        for segment, first, stop in parts:
+            assert segment is not None
+            some = entries[first:stop]
+            offset = segment.end if segment is tail else DATA_START
+            records, offsets, end = encode(
+                some,
+                index + first,
+                segment.salt,
+                offset,
+                self.options.max_entry_size,
+                is_settled=is_settled,
+            )
+            is_settled = False
+            encoded.append((segment, records, offsets, end, some))
+            if self._is_buffered:
+                if segment is not tail:
+                    steps.append(segment.header_step(segment.activated(index + first)))
+                assert segment.file is not None
+                steps.append(Write(segment.file, offset, tuple(records)))
+        if steps:
+            self._carry_out_here(Plan("append", tuple(steps), point=0))
+        self.is_changing = True
+        for segment, records, offsets, end, some in encoded:
+            if segment is not tail:
+                self._activate(segment, index)
+            size = end - segment.end
+            self._add_to(segment, records, offsets, end)
+            self._added(some, index, size)
+            index += len(some)
+        self._find_tail()
+        self.is_changing = False
+        return None
 
-    # --- syncing ---------------------------------------------------------------------------
+    def _place(
+        self, sizes: list[int], tail: Segment | None
+    ) -> tuple[list[tuple[Segment | None, int, int]], Need | None]:
+        """Which entries go to which segment; or the segments that have to be prepared."""
+        parts: list[tuple[Segment | None, int, int]] = []
+        lengths: list[int] = []
+        keeps = start = place = 0
+        target, room = tail, tail.length - tail.end if tail is not None else 0
+        for position, size in enumerate(sizes):
+            if size > room:
+                if position > start:
+                    parts.append((target, start, position))
+                start = position
+                length = max(DATA_START + size, self.options.segment_size)
+                is_there = not lengths and place < len(self.prepared)
+                if is_there and self.prepared[place].length >= DATA_START + size:
+                    target = self.prepared[place]
+                    length = target.length
+                    keeps = place = place + 1
+                else:
+                    target = None
+                    lengths.append(length)
+                room = length - DATA_START
+            room -= size
+        if start < len(sizes):
+            parts.append((target, start, len(sizes)))
+        return parts, Need(tuple(lengths), keeps) if lengths else None
+
+    def _activate(self, segment: Segment, first_id: int) -> None:
+        assert segment is self.prepared[0]
+        del self.prepared[0]
+        segment.first_id = segment.next_id = segment.durable_next_id = first_id
+        segment.end = segment.durable_end = DATA_START
+        if self._is_buffered:
+            segment.header = segment.activated(first_id)
+        old = self.segments[-1] if self.segments else None
+        self.segments.append(segment)
+        self._first_ids.append(first_id)
+        self._left = None
+        self.rollovers += 1
+        if old is not None:
+            if not old.is_sealed:
+                self.to_seal.append(old)
+            if old.file is not None and old.offsets is not None:
+                self.reads.touch(old)
+
+    # --- what an append may need ------------------------------------------------------------
+
+    def prepare(self, need: Need | None = None) -> Work[None]:
+        """Publishes segments to be used later; may run beside appends and commits.
+
+        There is no point of no return: a failure leaves at most names that are not used before
+        they were unlinked, durably.
+        """
+        need = need or Need((self.options.segment_size,), len(self.prepared))
+        self.is_changing = True
+        for segment in self.prepared[need.keeps :]:  # too small for what comes
+            self._stale.append(segment.number)
+        del self.prepared[need.keeps :]
+        used = [*self.segments[-1:], *self.prepared]
+        first = used[-1].number + 1 if used else self._last_number + 1
+        segments = []
+        for number, length in enumerate(need.lengths, first):
+            header = SegmentHeader(self.directory.environment.getrandbits(32), length)
+            name = segment_name(number)
+            segments.append(Segment(number, name, self.directory.path_of(name), header))
+        steps: list[Step] = [Unlink(segment_name(n)) for n in sorted(set(self._stale))[::-1]]
+        if steps:
+            steps.append(SyncDirectory())
+        before = len(steps)
+        steps += [Create(s.name, s.length, s.header.pack()) for s in segments]
+        steps.append(SyncDirectory())
+        self._stale += [segment.number for segment in segments]
+        self._last_number = max(self._last_number, segments[-1].number)
+        self.is_changing = False
+        outcome = yield Plan("prepare", tuple(steps))
+
+        self.is_changing = True
+        for segment, file in zip(segments, outcome.values[before:], strict=False):
+            segment.file = file
+            if self._is_buffered and self.directory.allows_maps:
+                file.map()
+            segment.loaded(file, array("I"))
+        self._stale.clear()
+        self.prepared += segments
+        self.is_changing = False
+
+    def make_room(self, segment: Segment) -> Work[None]:
+        """Allocates the whole of a segment that was opened where there was no space."""
+        assert segment.file is not None
+        yield Plan("allocate", (Allocate(segment.file, segment.length),))
+        self.is_changing = True
+        segment.has_room = True
+        if self._is_buffered and self.directory.allows_maps:
+            segment.file.map()
+        self._find_tail()
+        self.is_changing = False
+
+    def name_first(self, number: int) -> Work[None]:
+        """Notes in ``meta.hql`` that segments are there from now on: before any entry counts."""
+        state = replace(self.meta.state, first_segment=number)
+        yield Plan("name the first segment", self.meta.steps(state), point=0)
+        self.is_changing = True
+        self.meta.saved(state)
+        self._find_tail()
+        self.is_changing = False
+
+    # --- committing ------------------------------------------------------------------------
 
     @property
-    def is_dirty(self) -> bool:
-        return bool(self._dirty)
+    def is_committing(self) -> bool:
+        return self._in_flight is not None
 
-    def sync(self) -> Work[None]:
-        """Makes durable what was written before."""
-        tail = self.segments[-1] if self.segments else None
-        goals: list[Goal] = [(s, s.end, s.next_id, s is not tail) for s in self._dirty]
-        for segment in self._dirty:
-            segment.check_not_removed()
-            segment.write_header()
-            segment.is_dirty = False
-        self._dirty = []
-        newest, last = self.reads.newest, self._last_log_id
-        entries, size = self.appended_entries, self.appended_bytes
-        yield partial(_sync_on_disk, goals)
-        for segment, end, next_id, is_followed in goals:
+    def save_committed(self, log_id: LogId | None) -> None:
+        """Has the next commit save the hint; a buffered log puts it into the page cache now."""
+        if self._is_buffered:
+            step = self.meta.committed_step(log_id)
+            self._carry_out_here(Plan("save committed", (step,), point=0))
+            self.is_changing = True
+            self.meta.committed_saved(log_id)
+            self.is_changing = False
+        else:
+            self._committed = (log_id,)
+
+    def begin_commit(self, now: float) -> Plan | None:
+        """The plan that makes durable what was accepted; None where there is nothing to do.
+
+        Older segments come first: a record in a newer one counts only when they are durable.
+        """
+        if self.is_clean:
+            return None
+        steps: list[Step] = []
+        goals: list[_Goal] = []
+        if self._is_buffered:
+            for segment in self._dirty:
+                self._plan_goal(segment, (), now, steps, goals)
+        else:
+            for segment, offset, parts, is_first in self._unwritten:
+                assert segment.file is not None
+                write = Write(segment.file, offset, tuple(parts))
+                if is_first:
+                    header = segment.activated(segment.first_id)
+                    goals.append(_Goal(segment, segment.end, segment.next_id, header, len(steps)))
+                    steps += segment.header_step(header), write, Sync(segment.file)
+                else:
+                    self._plan_goal(segment, (write,), now, steps, goals)
+        if self._committed is not None:
+            steps.append(self.meta.committed_step(self._committed[0]))
+        if goals and now - self._identity_seconds >= IDENTITY_SECONDS:
+            files = [self.meta.file, *(goal.segment.file for goal in goals)]
+            steps.append(CheckIdentity(tuple(file for file in files if file is not None)))
+        # What a buffered log syncs was written before: there a failure cannot be refused.
+        plan = Plan("commit", tuple(steps), point=-1 if self._is_buffered else 0)
+        commit = _Commit(
+            goals,
+            self.last_log_id,
+            self._next_index,
+            self.appended_entries,
+            self.appended_bytes,
+            now,
+            self._committed,
+        )
+        self.is_changing = True
+        self._in_flight = commit
+        self._unwritten, self._dirty, self._committed = [], [], None
+        self.is_changing = False
+        return plan
+
+    def _plan_goal(
+        self,
+        segment: Segment,
+        writes: tuple[Write, ...],
+        now: float,
+        steps: list[Step],
+        goals: list[_Goal],
+    ) -> None:
+        assert segment.file is not None
+        steps += writes
+        header, place = None, len(steps)
+        if not segment.is_marked and (
+            self._is_buffered or segment.header.cut or now - segment.mark_seconds >= MARK_SECONDS
+        ):
+            # What earlier syncs made durable: it never claims more than is on disk, whatever
+            # the order of pages.
+            header = segment.marked(segment.durable_next_id, segment.durable_end, is_sealed=False)
+            steps.append(replace(segment.header_step(header), is_optional=True))
+        steps.append(Sync(segment.file))
+        goals.append(_Goal(segment, segment.end, segment.next_id, header, place))
+
+    def committed(self, outcome: Outcome) -> None:
+        """The commit under way was carried out."""
+        commit = self._in_flight
+        assert commit is not None
+        self.is_changing = True
+        for segment, end, next_id, header, place in commit.goals:
             segment.durable_end, segment.durable_next_id = end, next_id
-            segment.is_sealed = is_followed
-        self.synced_entries, self.synced_bytes = entries, size
-        self._durable = newest if newest is not None else last
+            if header is not None and outcome.values[place]:
+                segment.header = header
+                segment.mark_seconds = commit.seconds
+        if commit.goals:
+            self.durable_entries, self.durable_bytes = commit.entries, commit.bytes
+            self._durable_last = commit.last_log_id
+            self.written_next = max(self.written_next, commit.next_index or 0)
+            if commit.seconds - self._identity_seconds >= IDENTITY_SECONDS:
+                self._identity_seconds = commit.seconds
+            if len(commit.goals) > 1 or self._left is None:
+                self._left = None
+            self.recent.trim(self.written_next)
+        if commit.committed is not None:
+            self.meta.committed_saved(commit.committed[0])
+        self._in_flight = None
+        self.view = self._durable_view()
+        self.is_changing = False
 
-    # --- reading ---------------------------------------------------------------------------
+    def retreat(self) -> None:
+        """The commit under way was refused, before a byte was stored: all that was accepted and
+        is not durable goes, what was accepted after it too.
+        """
+        self.is_changing = True
+        self._in_flight, self._unwritten, self._dirty, self._committed = None, [], [], None
+        back: list[Segment] = []
+        while self.segments and self.segments[-1].header.is_unused:
+            segment = self.segments.pop()
+            self._first_ids.pop()
+            segment.first_id = segment.next_id = segment.durable_next_id = 0
+            segment.end = segment.durable_end = DATA_START
+            segment.offsets = array("I")
+            back.insert(0, segment)
+        self.prepared[:0] = back
+        self.reads.forget(back)
+        if self.segments:
+            tail = self.segments[-1]
+            if tail.offsets is not None:
+                tail.offsets = tail.offsets[: tail.durable_next_id - tail.first_id]
+            tail.end, tail.next_id = tail.durable_end, tail.durable_next_id
+            while self.to_seal and self.to_seal[-1] is tail:
+                self.to_seal.pop()
+        self._left = None
+        self.appended_entries, self.appended_bytes = self.durable_entries, self.durable_bytes
+        last = self._durable_last
+        next_index = last.index + 1 if last is not None else None
+        self.recent.cut(next_index or 0)
+        self._set_ends(last)
+        self.epoch += 1
+        self.is_changing = False
 
-    def clip(self, start: int, stop: int | None) -> tuple[int, int]:
-        """The part of ``[start, stop)`` that the log holds."""
-        next_index = self._next_index or 0
-        stop = next_index if stop is None else min(stop, next_index)
-        return max(start, self.first_index), stop
+    # --- housekeeping ----------------------------------------------------------------------
+
+    def seal(self) -> Work[None] | None:
+        """Seals the oldest segment that waits for it, if its follower has a durable record."""
+        if not self.to_seal or not self._is_followed(self.to_seal[0]):
+            return None
+        return self._seal(self.to_seal[0])
+
+    def _is_followed(self, segment: Segment) -> bool:
+        follower = next((s for s in self.segments if s.number == segment.number + 1), None)
+        return follower is not None and follower.durable_next_id > follower.first_id
+
+    def _seal(self, segment: Segment) -> Work[None]:
+        header, steps = segment.seal_steps()
+        yield Plan("seal", steps, point=0)
+        self.is_changing = True
+        segment.header = header
+        segment.is_sealed = True
+        if segment.file is not None:
+            segment.file.freeze()
+        if self.to_seal and self.to_seal[0] is segment:
+            self.to_seal.popleft()
+        self._left = None
+        self.view = self._durable_view()
+        self.is_changing = False
+
+    def unlink(self) -> Work[None] | None:
+        """Removes the oldest purged file. Not synced: one that comes back is known by its number."""
+        return self._unlink(self.to_unlink[0]) if self.to_unlink else None
+
+    def _unlink(self, name: str) -> Work[None]:
+        yield Plan("unlink", (Unlink(name),))
+        self.is_changing = True
+        if self.to_unlink and self.to_unlink[0] == name:
+            self.to_unlink.popleft()
+        self.is_changing = False
+
+    def mark(self, now: float) -> Work[None] | None:
+        """Writes the durable mark of a tail that nothing was written to for a while."""
+        tail = self.segments[-1] if self.segments else None
+        if tail is None or tail.is_marked or tail.is_sealed or tail.file is None:
+            return None
+        return self._mark(tail, now)
+
+    def _mark(self, tail: Segment, now: float) -> Work[None]:
+        header = tail.marked(tail.durable_next_id, tail.durable_end, is_sealed=False)
+        assert tail.file is not None
+        write = replace(tail.header_step(header), is_optional=True)
+        outcome = yield Plan("mark", (write, Sync(tail.file)), point=0)
+        self.is_changing = True
+        if outcome.values[0]:
+            tail.header = header
+        tail.mark_seconds = now
+        self.is_changing = False
 
     # --- truncating ------------------------------------------------------------------------
 
     def truncate(self, index: int) -> Work[None]:
-        """Removes ``[index, ∞)``, durably. The log is clean, and nothing is being prepared."""
+        """Removes ``[index, ∞)``, durably. The log is clean, and no housekeeping is under way."""
         frontier = self.last_purged_log_id
         if frontier is not None and index <= frontier.index:
             raise LogRangeError(
@@ -383,169 +775,180 @@ class Log:
             )
         if self._next_index is None or index >= self._next_index:
             return
-        index = max(index, self.first_index)
+        index = max(index, self._first_index)
         position = bisect_right(self._first_ids, index) - 1
+        if self.segments[position].first_id == index:
+            position -= 1  # that one goes as a whole
+        if position < 0:
+            yield from self._remove_all()
+            return
         kept = self.segments[position]
-        removed = self.segments[position + 1 :]
-        if removed:
-            removed += self.prepared
-        last = yield partial(self._open_for_cut, position, index)
+        file, offsets = kept.file, kept.offsets
+        if file is None or offsets is None or kept.is_sealed:
+            outcome = yield Plan("load", (kept.load_step(is_writable=True),))
+            file, offsets = outcome.values[0]
+            if len(offsets) != kept.count:
+                why = "not all of its records can be found"
+                raise damage(kept.path, DATA_START, kept.first_id, kept.next_id - 1, why)
+        place = index - kept.first_id
+        end = offsets[place] if place < len(offsets) else kept.end
+        last = None
+        if index > self._first_index:
+            start = offsets[place - 1]
+            outcome = yield Plan("read", (Read(file, start, end - start),))
+            found = decode(outcome.values[0], kept.salt, index - 1, 1)
+            if not found:
+                raise damage(kept.path, start, index - 1, index - 1, "the checksum is wrong")
+            last = found[0].log_id
 
-        end, old_end, was_sealed = kept.span(index, index + 1)[0], kept.end, kept.is_sealed
+        removed = self.segments[position + 1 :]
+        # Numbers must have no gap, so what is prepared goes with the segments before it.
+        gone = [segment.number for segment in (*removed, *self.prepared)] + self._stale
+        # The order matters: no crash may leave a truncated record that a later scan takes for
+        # a valid one, or make an honest truncation look like damage.
+        steps: list[Step] = []
+        header = kept.header
+        if kept.is_sealed:  # a sealed segment must have a follower: open it before those go
+            header = replace(header, flags=0)
+            steps += Write(file, 0, (header.pack(),)), Sync(file)
+        point = len(steps)
+        if removed:
+            steps += [Unlink(segment_name(number)) for number in sorted(set(gone), reverse=True)]
+            steps.append(SyncDirectory())
+        if end < kept.end:  # lower the mark and note the cut before the bytes behind it go
+            header = kept.marked(index, end, is_sealed=False, cut=end)
+            steps += Write(file, 0, (header.pack(),)), Sync(file)
+            steps += Zero(file, end, kept.end), Sync(file)
+        yield from self._cut(index, Plan("truncate", tuple(steps), point))
+
+        self.is_changing = True
         self.epoch += 1
         if removed:
             del self.segments[position + 1 :], self._first_ids[position + 1 :]
             self.prepared = []
-        self.reads.forget_segments([*removed, kept])
-        assert kept.offsets is not None
-        kept.offsets = kept.offsets[: index - kept.first_id]  # a reader may have the old one
+            self._stale.clear()
+        self.reads.forget([*removed, kept])
+        kept.file, kept.header, kept.is_sealed = file, header, False
+        kept.offsets = offsets[:place]  # a reader may have the old one
         kept.end = kept.durable_end = end
         kept.next_id = kept.durable_next_id = index
-        kept.is_sealed = False
-        if not kept.count:  # it can begin with any id now, like one that was never used
-            del self.segments[position:], self._first_ids[position:]
-            self.prepared.insert(0, kept)
+        if self._is_buffered and self.directory.allows_maps:
+            file.map()
+        self.to_seal = deque(s for s in self.to_seal if s.number < kept.number)
+        self._left = None
+        self.recent.cut(index)
         self._set_ends(last)
-        self.reads.forget_entries(index if self.count else 0)
-        self._durable = self.last_log_id
-        try:
-            yield partial(self._cut_on_disk, kept, removed, old_end, was_sealed=was_sealed)
-        except OSError as error:  # memory and disk may differ now
-            raise SyncError(*error.args) from error
+        self.cut_from = None
+        self.view = self._durable_view()
+        self.is_changing = False
 
     def truncate_all(self) -> Work[None]:
         """Removes every entry that is not purged."""
         if self.count:
-            yield from self.truncate(self.first_index)
+            yield from self.truncate(self._first_index)
 
-    def _open_for_cut(self, position: int, index: int) -> LogId | None:
-        """Makes the segment writable again; returns the log id of the entry before."""
-        kept = self.segments[position]
-        kept.load(self._files)
-        if kept.is_sealed:
-            kept.file = self._files.open(kept.path, writable=True)
-        if index == self.first_index:
-            return None
-        if index > kept.first_id:
-            return kept.read(self._files, index - 1, index)[0].log_id
-        previous = self.segments[position - 1]
-        return previous.read(self._files, index - 1, index)[0].log_id
+    def _remove_all(self) -> Work[None]:
+        """A truncation that keeps nothing: no segment is needed, durably, before the first goes."""
+        state = replace(self.meta.state, first_segment=0)
+        gone = [segment.number for segment in (*self.segments, *self.prepared)] + self._stale
+        steps: list[Step] = [*self.meta.steps(state)]
+        steps += [Unlink(segment_name(number)) for number in sorted(set(gone), reverse=True)]
+        steps.append(SyncDirectory())
+        yield from self._cut(self._first_index, Plan("truncate", tuple(steps), point=0))
 
-    def _cut_on_disk(
-        self, kept: Segment, removed: list[Segment], old_end: int, *, was_sealed: bool
-    ) -> None:
-        # The order matters: no crash may leave a truncated record that a later scan takes for
-        # a valid one, or make an honest truncation look like damage.
-        file = kept.file
-        assert file is not None
-        if was_sealed:  # a sealed segment must have a follower: open it before those go
-            kept.write_mark(kept.next_id, kept.end, is_sealed=False)
-            file.sync()
-        for segment in reversed(removed):
-            self._files.unlink(segment.path)
-            segment.release()
-        if removed:
-            self._files.sync_directory(self.directory)
-        if not was_sealed:  # lower the mark before the bytes below it go
-            kept.write_mark(kept.next_id, kept.end, is_sealed=False)
-            file.sync()
-        zero_on_disk(file, kept.end, old_end)
-        file.sync()
+        self.is_changing = True
+        self.epoch += 1
+        self.meta.saved(state)
+        self.reads.forget(self.segments)
+        self.segments.clear()
+        self._first_ids.clear()
+        self.prepared = []
+        self._stale.clear()
+        self.to_seal.clear()
+        self._left = None
+        self.recent.clear()
+        self._set_ends(None)
+        self.cut_from = None
+        self.view = self._durable_view()
+        self.is_changing = False
 
-    # --- purging ---------------------------------------------------------------------------
+    def _cut(self, index: int, plan: Plan) -> Work[None]:
+        """Readers are warned while bytes of entries that they may be shown are zeroed."""
+        self.cut_from = index
+        try:
+            yield plan
+        except GeneratorExit:  # refused: nothing was zeroed
+            self.cut_from = None
+            raise
 
-    def purge(self, log_id: LogId) -> Work[Callable[[], None]]:
-        """Removes ``[.., log_id.index]``. The log is clean, and nothing is being prepared.
+    # --- purging, the vote, the end ---------------------------------------------------------
 
-        Durable when the generator ends; the files are still there, and unlinking them is what
-        it returns, to be run in any thread at any later time.
+    def purge(self, log_id: LogId) -> Work[None]:
+        """Removes ``[.., log_id.index]``. The log is clean, and no seal is under way.
+
+        Durable when the generator ends; unlinking the files is left to housekeeping.
         """
         frontier = self.last_purged_log_id
         if frontier is not None and log_id.index <= frontier.index:
-            return _nothing
+            return
         next_index = self._next_index
         is_beyond = next_index is None or log_id.index >= next_index
-        if is_beyond:
-            # The tail is left only for a segment that exists: one file must always be there.
-            count = len(self.segments) if self.prepared else len(self.segments) - 1
-        else:
-            count = bisect_right(self._first_ids, log_id.index + 1) - 1
-        count = max(count, 0)
-        remaining = [*self.segments[count:], *self.prepared]
+        count = len(self.segments)
+        if not is_beyond:
+            count = max(bisect_right(self._first_ids, log_id.index + 1) - 1, 0)
         last = self.last_log_id
+        first = self.segments[count].number if count < len(self.segments) else 0
         # The frontier is durable before the first unlink.
-        state = replace(
-            self.meta.state,
-            last_purged=log_id,
-            first_segment=remaining[0].number if remaining else self.meta.state.first_segment,
-        )
-        yield partial(self.meta.save, state)
+        state = replace(self.meta.state, last_purged=log_id, first_segment=first)
+        yield Plan("purge", (*self.meta.steps(state), self._identity()), point=0)
 
+        self.is_changing = True
+        self.meta.saved(state)
         removed = self.segments[:count]
+        self.to_unlink += [segment.name for segment in removed]
         del self.segments[:count], self._first_ids[:count]
-        self.reads.forget_segments(removed)
+        gone = {segment.number for segment in removed}
+        self.to_seal = deque(s for s in self.to_seal if s.number not in gone)
+        self.reads.forget(removed)
+        self._left = None
         self._set_ends(None if is_beyond else last)
         if not self.count:
-            self.reads.forget_entries(0)
-            self._durable = self.last_log_id
-        return partial(self._unlink, removed) if removed else _nothing
-
-    def _unlink(self, segments: list[Segment]) -> None:
-        # Oldest first. No sync: a segment that comes back is known by its number to be purged.
-        for segment in segments:
-            self._files.unlink(segment.path)
-            segment.release()
-
-    # --- the rest --------------------------------------------------------------------------
+            self.recent.clear()
+        self.view = self._durable_view()
+        self.is_changing = False
 
     def save_vote(self, vote: Vote) -> Work[None]:
-        yield partial(self.meta.save, replace(self.meta.state, vote=vote))
+        state = replace(self.meta.state, vote=vote)
+        yield Plan("save vote", (*self.meta.steps(state), self._identity()), point=0)
+        self.is_changing = True
+        self.meta.saved(state)
+        self.is_changing = False
+
+    def _identity(self) -> CheckIdentity:
+        """A vote must never follow a directory, or a file, that is no longer at the path."""
+        return CheckIdentity((self.meta.file,))
 
     def close(self) -> Work[None]:
-        """Writes the final mark of a clean log and closes every file."""
-        yield self._close_on_disk
+        """Writes the final mark of a clean log, and the seals that may be written."""
+        steps: list[Step] = []
+        for segment in self.to_seal:
+            if not self._is_followed(segment):
+                break
+            steps += segment.seal_steps()[1]
+        tail = self.segments[-1] if self.segments else None
+        if tail is not None and tail.file is not None and not (tail.is_marked or tail.is_sealed):
+            header = tail.marked(tail.durable_next_id, tail.durable_end, is_sealed=False)
+            steps += replace(tail.header_step(header), is_optional=True), Sync(tail.file)
+        yield Plan("close", (*steps, Sync(self.meta.file)))
 
-    def _close_on_disk(self) -> None:
-        try:
-            tail = self.segments[-1] if self.segments else None
-            if tail is not None and tail.file is not None and not tail.is_sealed:
-                tail.write_header()
-                tail.file.sync()
-            self.meta.sync()
-        finally:
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Closes every file as it is."""
+    def release(self) -> None:
+        """Lets go of every file."""
         for segment in [*self.segments, *self.prepared]:
-            if segment.file is not None:
-                segment.release()
-        self.meta.close()
-
-
-def _entry_of(plain: PlainEntry) -> Entry:
-    payload, index, term = plain
-    return Entry(term, index, payload)
+            segment.release()
+        self.view = self.view._replace(left=(), tail=None)
 
 
 def _first_index_of(entries: Sequence[Entry]) -> int:
     if type(entries[0]) is not Entry:
         raise NotPlainError
     return entries[0].index
-
-
-def _sync_on_disk(goals: Sequence[Goal]) -> None:
-    # Older segments first: a record in a newer one counts only when they are durable.
-    for segment, end, next_id, is_followed in goals:
-        file = segment.file
-        assert file is not None
-        file.sync()
-        if is_followed:
-            # Its records are durable and its follower exists under its name: seal it.
-            segment.write_mark(next_id, end, is_sealed=True)
-            file.sync()
-            file.freeze()
-
-
-def _nothing() -> None:
-    pass

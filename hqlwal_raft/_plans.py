@@ -14,12 +14,13 @@ It must not know what the bytes mean, nor who waits for them.
 
 from __future__ import annotations
 
+import errno
 from array import array
 from dataclasses import dataclass
 from typing import Any
 
 from ._files import Directory, File, TornWriteError
-from ._format import DATA_START, RECORD_HEAD, RECORD_HEAD_BYTES, LENGTH_MASK
+from ._format import DATA_START, LENGTH_MASK, RECORD_HEAD, RECORD_HEAD_BYTES
 from ._records import locate
 
 __all__ = [
@@ -43,14 +44,25 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Stores the parts one after the other."""
+    """Stores the parts one after the other; gives whether that was done.
+
+    ``is_optional``: where there is no space it is left out, and that is no failure.
+    """
 
     file: File
     offset: int
     parts: tuple[bytes, ...]
+    is_optional: bool = False
 
-    def carry_out(self, directory: Directory) -> None:
-        self.file.write(self.offset, self.parts)
+    def carry_out(self, directory: Directory) -> bool:
+        try:
+            self.file.write(self.offset, self.parts)
+        except OSError as error:
+            lacks_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not (self.is_optional and lacks_space) or isinstance(error, TornWriteError):
+                raise
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,7 +130,7 @@ def encode(
     bit = SETTLED if is_settled else 0
     entry: Entry | None = None
     try:
-        for entry in entries:  # noqa: B007 - the one that is refused is looked at below
+        for entry in entries:
             if type(entry) is not Entry:
                 break
             term, found, payload, node_id = entry
@@ -273,9 +273,7 @@ class Found:
     is_settled: bool
 
 
-def find_records(
-    data: bytes, base: int, salt: int, first_id: int, last_id: int
-) -> list[Found]:
+def find_records(data: bytes, base: int, salt: int, first_id: int, last_id: int) -> list[Found]:
     """Every valid record in ``data`` with an id in the range, wherever it begins.
 
     ``data`` lies at the offset ``base`` of its file. Records that the buffer cuts off are not

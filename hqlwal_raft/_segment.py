@@ -89,9 +89,7 @@ class Segment:
 
     def activated(self, first_id: int) -> SegmentHeader:
         """The header of a prepared segment whose first record will have the id."""
-        return replace(
-            self.header, id_from=first_id, data_start=DATA_START, data_end=DATA_START
-        )
+        return replace(self.header, id_from=first_id, data_start=DATA_START, data_end=DATA_START)
 
     def marked(self, next_id: int, end: int, *, is_sealed: bool, cut: int = 0) -> SegmentHeader:
         """The header with another durable mark."""
@@ -147,6 +145,44 @@ class Segment:
         """Lets go of the file; it is closed when the last reader lets go of it too."""
         self.file = None
         self.offsets = None
+
+    # --- the durable part ------------------------------------------------------------------
+
+    def known(self) -> Known:
+        """What is durable of it, frozen."""
+        return Known(
+            self.number,
+            self.name,
+            self.path,
+            self.header,
+            self.file,
+            self.is_sealed,
+            self.durable_next_id,
+            self.durable_end,
+        )
+
+    @classmethod
+    def of(cls, known: Known) -> Segment:
+        """The segment as it was when it was frozen."""
+        segment = cls(known.number, known.name, known.path, known.header, known.file)
+        segment.is_sealed = known.is_sealed
+        segment.next_id = segment.durable_next_id = known.next_id
+        segment.end = segment.durable_end = known.end
+        return segment
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is durable of a segment: one of the parts of the log's durable view."""
+
+    number: int
+    name: str
+    path: str
+    header: SegmentHeader
+    file: File | None
+    is_sealed: bool
+    next_id: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,11 @@
 """The async face of the whole: ``RaftLogStorage``, under asyncio and trio.
 
-Turns the writer's tickets into awaits. Nothing here blocks the event loop.
+Turns the committer's answers into awaits. Nothing here waits for a device.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -13,26 +14,27 @@ from functools import partial
 from typing import Any
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
 
-from ._files import Files, Lock, OsFiles
-from ._format import DATA_START, RECORD_OVERHEAD_BYTES, U64_MAX, validate_vote
-from ._log import Log, drive
-from ._reader import Core, RaftLogReader, open_cores
+from ._commit import Answer, Committer
+from ._environment import Environment, Loop
+from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX, validate_vote
+from ._log import Log, Work, drive
+from ._reader import RaftLogReader
+from ._reading import Core, open_cores
 from ._reads import Options
-from ._recovery import open_log
-from ._segment import NotPlainError, plain
+from ._records import NotPlainError, plain
+from ._recovery import recover
+from ._threads import Worker
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from ._worker import Loop, Ticket, Worker, running_loop
-from ._writer import Writer
 from .protocols import AppendCallback
 
 __all__ = ["Opening", "RaftLogReader", "RaftLogStorage"]
 
 _SEGMENT_SIZE_MINIMUM = 8192
 _SIZE_MAXIMUM = (1 << 32) - 1
-_MAX_ENTRY_SIZE_MAXIMUM = _SIZE_MAXIMUM - DATA_START - RECORD_OVERHEAD_BYTES
+_MAX_ENTRY_SIZE_MAXIMUM = LENGTH_MASK - DATA_START - RECORD_OVERHEAD_BYTES
+
+_REAL = Environment()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,7 @@ class Opening:
     check_integrity: bool | None = None
     max_unsynced_bytes: int = 64 << 20
     cache_bytes: int = 4 << 20
-    files: Files | None = None
+    environment: Environment | None = None
 
     def __post_init__(self) -> None:
         LogSync.parse(self.sync)
@@ -72,28 +74,41 @@ class Opening:
     def policy(self) -> LogSync:
         return LogSync.parse(self.sync)
 
-    def open_log(self, path: str) -> tuple[Log, Lock]:
-        """Opens the log; blocks."""
+    @property
+    def ground(self) -> Environment:
+        """The environment, the real one where none was given."""
+        return self.environment if isinstance(self.environment, Environment) else _REAL
+
+    def open_log(self, path: str) -> Log:
+        """Opens the log, and takes the directory's lock; blocks."""
         options = Options(
             self.segment_size,
             self.max_entry_size,
             self.cache_bytes,
             is_buffered=self.policy != LogSync.IMMEDIATE,
         )
+        environment = self.environment or _REAL
         is_checking = self.check_integrity
         if is_checking is None:
-            is_checking = os.environ.get("HQL_CHECK_WAL_INTEGRITY", "").lower() == "true"
-        return open_log(
-            self.files or OsFiles(),
+            is_checking = (environment.getenv("HQL_CHECK_WAL_INTEGRITY") or "").lower() == "true"
+        recovered = recover(
+            environment,
             path,
-            options,
             is_healing=self.auto_heal,
             is_checking_everything=is_checking,
         )
+        return Log(
+            recovered.directory,
+            options,
+            recovered.meta,
+            list(recovered.segments),
+            list(recovered.prepared),
+            recovered.last_log_id,
+        )
 
-    def start(self, path: str, log: Log, lock: Lock, disk: Worker, loop: Loop) -> Core:
-        """Starts the writer of an open log."""
-        core = Core(path, log, Writer(log, lock, self.policy, self.max_unsynced_bytes, disk, loop))
+    def start(self, path: str, log: Log, disk: Worker, loop: Loop) -> Core:
+        """Starts the committer of an open log."""
+        core = Core(path, log, Committer(log, self.policy, self.max_unsynced_bytes, loop, disk))
         open_cores.add(core)
         return core
 
@@ -129,12 +144,12 @@ class RaftLogStorage(RaftLogReader):
         check_integrity: bool | None = Opening.check_integrity,
         max_unsynced_bytes: int = Opening.max_unsynced_bytes,
         cache_bytes: int = Opening.cache_bytes,
-        files: Files | None = Opening.files,
+        environment: Environment | None = Opening.environment,
     ) -> AsyncIterator[RaftLogStorage]:
         """Opens the log in the directory ``path``, for ``async with``.
 
         Creates the directory (0700) where it is missing, takes its lock, recovers, starts the
-        background writer. Leaving the block makes durable what was accepted and closes
+        background committer. Leaving the block makes durable what was accepted and closes
         cleanly, whatever the block raised.
 
         ``sync`` says when an append returns, and so what a crash of the machine can cost:
@@ -159,7 +174,8 @@ class RaftLogStorage(RaftLogReader):
           last batch may exceed it.
         - ``cache_bytes``: how much memory the newest entries may take; reads of them need
           no disk. Each full garbage collection looks at all of them (6 ms for 40,000 entries).
-        - ``files``: the file system, for tests (``hqlwal_raft.testing``).
+        - ``environment``: the operating system, clock, chance and threads, for tests
+          (``hqlwal_raft.testing``).
 
         Raises WalLockedError, CorruptionError, UnknownVersionError, OSError; nothing on disk
         was changed then. ValueError where an option makes no sense.
@@ -172,13 +188,14 @@ class RaftLogStorage(RaftLogReader):
             check_integrity=check_integrity,
             max_unsynced_bytes=max_unsynced_bytes,
             cache_bytes=cache_bytes,
-            files=files,
+            environment=environment,
         )
         path = os.path.abspath(os.fspath(path))  # noqa: ASYNC240 - touches no disk
-        loop = running_loop()
-        disk = Worker("hqlwal-disk", loop)
-        log, lock = await _open_on(disk, Ticket(loop), partial(opening.open_log, path))
-        store = cls(opening.start(path, log, lock, disk, loop), opening.policy)
+        environment = environment or _REAL
+        loop = environment.running_loop()
+        disk = environment.start_worker("hqlwal-disk", loop)
+        log = await _open_on(disk, Answer(loop.event()), loop, partial(opening.open_log, path))
+        store = cls(opening.start(path, log, disk, loop), opening.policy)
         try:
             yield store
         finally:
@@ -213,21 +230,27 @@ class RaftLogStorage(RaftLogReader):
             if callback is not None:
                 callback(None)
             return
-        writer = core.writer
+        committer = core.committer
         try:
-            group = writer.append_now(batch, callback)
+            group = committer.append_now(batch, callback)
         except NotPlainError:
             batch = [plain(entry) for entry in batch]
-            group = writer.append_now(batch, callback)
+            group = committer.append_now(batch, callback)
         if group is None:
-            # it waits for its turn: from here on the batch is ours, and like any other
-            group = await writer.append_later([plain(entry) for entry in batch], callback)
+            # it waits for its place in the order: from here on the batch is ours
+            waiting = committer.append_later([plain(entry) for entry in batch], callback)
+            try:
+                group = await waiting.answer.wait()
+            except BaseException:
+                waiting.is_abandoned = True
+                raise
         if self._entries_wait and callback is None:
             await group.wait()
             return
-        core.work -= 2 + len(batch)
-        if core.work < 0:
-            await core.take_turn()
+        turns = self._turns
+        turns.work -= 2 + len(batch)
+        if turns.work < 0:
+            await turns.yield_now()
 
     async def truncate(self, log_id: LogId) -> None:
         """Removes ``[log_id.index, ∞)``; durable on return. Past the end nothing happens.
@@ -235,7 +258,7 @@ class RaftLogStorage(RaftLogReader):
         Raises LogRangeError at or below the purge frontier.
         """
         self._core.check_open()
-        await self._run(partial(self._core.log.truncate, log_id.index))
+        await self._run(partial(self._core.log.truncate, log_id.index), is_quiet=True)
 
     async def truncate_after(self, log_id: LogId | None) -> None:
         """Keeps the entries up to and including ``log_id``, None of them for None.
@@ -244,9 +267,9 @@ class RaftLogStorage(RaftLogReader):
         """
         self._core.check_open()
         if log_id is not None:
-            await self._run(partial(self._core.log.truncate, log_id.index + 1))
+            await self._run(partial(self._core.log.truncate, log_id.index + 1), is_quiet=True)
         else:
-            await self._run(self._core.log.truncate_all)
+            await self._run(self._core.log.truncate_all, is_quiet=True)
 
     async def purge(self, log_id: LogId) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free.
@@ -257,7 +280,7 @@ class RaftLogStorage(RaftLogReader):
         """
         self._core.check_open()
         _check_log_id(log_id)
-        await self._run(partial(self._core.log.purge, log_id))
+        await self._run(partial(self._core.log.purge, log_id), is_quiet=True)
 
     async def save_vote(self, vote: Vote) -> None:
         """Saves the vote; durable on return, as is everything that was called before.
@@ -273,7 +296,7 @@ class RaftLogStorage(RaftLogReader):
         self._core.check_open()
         if log_id is not None:
             _check_log_id(log_id)
-        await self._core.writer.save_committed(log_id).wait()
+        await self._core.committer.save_committed(log_id).wait()
 
     async def read_committed(self) -> LogId | None:
         """The committed log id saved last; after a crash possibly an older one, never one
@@ -285,12 +308,12 @@ class RaftLogStorage(RaftLogReader):
     async def flush(self) -> None:
         """Everything that was accepted before is durable on return."""
         self._core.check_open()
-        await self._core.writer.flush().wait()
+        await self._core.committer.flush().wait()
 
     async def get_log_reader(self) -> RaftLogReader:
         """A reader for other tasks; it lives as long as the store is open."""
         self._core.check_open()
-        return RaftLogReader(self._core)
+        return RaftLogReader(self._core, self._turns)
 
     async def aclose(self) -> None:
         """Makes durable what was accepted and closes the log. Idempotent.
@@ -301,8 +324,7 @@ class RaftLogStorage(RaftLogReader):
         """
         core = self._core
         core.close(f"{core.path} was closed")
-        open_cores.discard(core)
-        await core.writer.close().wait()
+        await core.committer.close().wait()
 
     def statistics(self) -> StorageStatistics:
         """What the store has done since it was opened, and how it stands now.
@@ -311,34 +333,34 @@ class RaftLogStorage(RaftLogReader):
         """
         core = self._core
         core.check_open()
-        log, writer = core.log, core.writer
-        latencies = sorted(writer.sync_seconds)
-        cached_entries, cached_bytes = log.reads.cached
+        log, committer = core.log, core.committer
+        latencies = sorted(committer.sync_seconds)
+        cached_entries, cached_bytes = len(log.recent), log.recent.bytes
         return StorageStatistics(
             segments=len(log.segments),
             segment_bytes=log.segment_bytes,
             entries=log.count,
-            appends=writer.appends,
+            appends=committer.appends,
             appended_entries=log.appended_entries,
             appended_bytes=log.appended_bytes,
-            syncs=writer.syncs,
-            entries_per_sync=log.synced_entries / writer.syncs if writer.syncs else 0.0,
-            sync_last_seconds=writer.sync_seconds[-1] if latencies else 0.0,
+            syncs=committer.syncs,
+            entries_per_sync=log.durable_entries / committer.syncs if committer.syncs else 0.0,
+            sync_last_seconds=committer.sync_seconds[-1] if latencies else 0.0,
             sync_p50_seconds=_quantile(latencies, 0.50),
             sync_p99_seconds=_quantile(latencies, 0.99),
-            sync_max_seconds=writer.sync_max_seconds,
-            queue_depth=writer.queue_depth,
+            sync_max_seconds=committer.sync_max_seconds,
+            queue_depth=committer.queue_depth,
             unsynced_bytes=log.unsynced_bytes,
             last_log_id=log.last_log_id,
             last_durable_log_id=log.last_durable_log_id,
             last_purged_log_id=log.last_purged_log_id,
             cached_entries=cached_entries,
             cached_bytes=cached_bytes,
-            is_poisoned=writer.poison is not None,
+            is_poisoned=committer.poison is not None,
         )
 
-    async def _run(self, begin: Callable[[], Any]) -> None:
-        await self._core.writer.run(begin).wait()
+    async def _run(self, begin: Callable[[], Work[Any]], *, is_quiet: bool = False) -> None:
+        await self._core.committer.run(begin, is_quiet=is_quiet).wait()
 
 
 # --- helpers -----------------------------------------------------------------------------
@@ -353,24 +375,30 @@ def _quantile(ascending: list[float], part: float) -> float:
     return ascending[min(int(len(ascending) * part), len(ascending) - 1)] if ascending else 0.0
 
 
-async def _open_on(
-    disk: Worker, ticket: Ticket, opening: Callable[[], tuple[Log, Lock]]
-) -> tuple[Log, Lock]:
-    """Opens the log on its thread. If that fails or is cancelled, nothing stays open."""
-    opened: list[tuple[Log, Lock]] = []
+async def _open_on(disk: Worker, answer: Answer, loop: Loop, opening: Callable[[], Log]) -> Log:
+    """Opens the log on its thread. If that fails or is cancelled, nothing stays open.
+
+    Cancelled, it waits for the thread, so that the next try finds the lock free.
+    """
+    opened: list[Log] = []
 
     def undo() -> None:
-        for log, lock in opened:
+        for log in opened:
             try:
-                drive(log.close())
+                drive(log.close(), log)
+                log.directory.say_clean()
             finally:
-                lock.release(remove=True)
+                log.release()
+                log.directory.close()
 
-    disk.submit(lambda: opened.append(opening()), ticket.settle)
+    disk.submit(lambda: opened.append(opening()), partial(answer.give, loop))
     try:
-        await ticket.wait()
+        await answer.wait()
     except BaseException:
-        disk.submit(undo, lambda _result, _error: None)
+        undone = Answer(loop.event())
+        disk.submit(undo, partial(undone.give, loop))
         disk.stop()
+        with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
+            await undone.wait()
         raise
     return opened[0]

@@ -1,0 +1,846 @@
+"""The order of calls, group commit, sync policy, back-pressure, poison: who waits for what.
+
+Everything here is called by the owner of the log: on the event loop, or by whoever holds a
+blocking store's lock. It hands plans to two threads and hears their outcomes. *The lane*, on the
+disk thread, takes one plan at a time, of commits and of operations, in the order of the calls;
+*chores*, on the housekeeping thread, one at a time as well: preparing goes before sealing, and
+sealing before unlinking. No two plans write one file at a time: while a truncation or the end is
+on the lane there are no chores.
+
+| phase    | new writes         | the lane            | goes on to                         |
+|----------|--------------------|---------------------|------------------------------------|
+| OPEN     | are accepted       | whatever was called | CLOSING, POISONED, CLOSED (abandon)|
+| CLOSING  | WalClosedError     | what was accepted   | CLOSED, POISONED                   |
+| POISONED | WalPoisonedError   | nothing new         | CLOSED                             |
+| CLOSED   | WalClosedError     | nothing             |                                    |
+
+What is accepted while a commit is under way waits, as one group, for the next one. An operation
+waits until all before it is durable and answered, and what comes after it waits for it; so the
+queue is a barrier, and nothing is merged across it.
+
+Answers go out after memory has changed, never in the middle of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from ._environment import Event, Loop
+from ._log import SEALS_WAITING, Log, Need, PoisonError, Work
+from ._plans import Outcome, Plan, carry_out
+from ._threads import Worker
+from ._types import Entry, LogId, LogSync
+from .errors import WalClosedError, WalError, WalPoisonedError
+from .protocols import AppendCallback
+
+__all__ = ["Answer", "Committer", "Phase"]
+
+logger = logging.getLogger("hqlwal_raft")
+
+#: a tail that nothing was written to for so long gets its durable mark
+_IDLE_SECONDS = 1.0
+
+
+class Phase(enum.Enum):
+    OPEN = "open"
+    CLOSING = "closing"
+    POISONED = "poisoned"
+    CLOSED = "closed"
+
+
+class Answer:
+    """Something that will be answered once; any number of tasks may wait for it.
+
+    A commit's answer serves all whose entries it makes durable: they are its group.
+    """
+
+    __slots__ = ("_event", "callbacks", "error", "is_awaited", "value")
+
+    def __init__(self, event: Event) -> None:
+        self._event = event
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.is_awaited = False
+        #: called one by one, each by its own turn of the loop, with None or the error
+        self.callbacks: list[Callable[[BaseException | None], object]] = []
+
+    def give(self, loop: Loop, value: Any, error: BaseException | None) -> None:
+        self.value, self.error = value, error
+        self._event.set()
+        callbacks, self.callbacks = self.callbacks, []
+        for callback in callbacks:
+            loop.soon(partial(_call, callback, _own(error)))
+
+    async def wait(self) -> Any:
+        """The value, or raises the error. Being cancelled only ends the waiting."""
+        self.is_awaited = True
+        await self._event.wait()
+        if self.error is not None:
+            raise _own(self.error)  # type: ignore[misc]
+        return self.value
+
+
+def _call(callback: AppendCallback, error: BaseException | None) -> None:
+    """Calls a callback of the user's: what it raises is its own affair, and stops nothing."""
+    try:
+        callback(error)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:
+        logger.exception("the callback of an append raised")
+
+
+def _own(error: BaseException | None) -> BaseException | None:
+    """A new error for each who is answered: a shared one would collect their tracebacks."""
+    if not isinstance(error, (OSError, WalError)):
+        return error
+    try:
+        own = type(error)(*error.args)
+    except TypeError:
+        return error
+    own.__dict__.update(error.__dict__)
+    own.__cause__ = error.__cause__
+    return own
+
+
+class _Append:
+    """An append that waits for its place in the order, for room, or for a segment."""
+
+    __slots__ = ("answer", "callback", "entries", "is_abandoned")
+
+    def __init__(
+        self, answer: Answer, entries: Sequence[Entry], callback: AppendCallback | None
+    ) -> None:
+        self.entries = entries
+        self.callback = callback
+        #: nobody waits any more: an error is for the callback
+        self.is_abandoned = False
+        #: its value is the Answer of the commit that makes the entries durable
+        self.answer = answer
+
+
+class _Operation:
+    """Runs alone on the lane, on a clean log."""
+
+    __slots__ = ("answer", "begin", "is_quiet", "work")
+
+    def __init__(
+        self, answer: Answer, begin: Callable[[], Work[Any] | None], *, is_quiet: bool
+    ) -> None:
+        self.answer = answer
+        self.begin = begin
+        #: no chore may be under way: it writes or removes segments
+        self.is_quiet = is_quiet
+        self.work: Work[Any] | None = None
+
+
+class _Call:
+    """Something quick that must only keep its place in the order."""
+
+    __slots__ = ("answer", "call")
+
+    def __init__(self, answer: Answer, call: Callable[[Answer], None]) -> None:
+        self.call = call
+        self.answer = answer
+
+
+class Committer:
+    """See the module."""
+
+    def __init__(
+        self, log: Log, policy: LogSync, max_unsynced_bytes: int, loop: Loop, disk: Worker
+    ) -> None:
+        self.log = log
+        self.phase = Phase.OPEN
+        #: why nothing is written any more
+        self.poison: BaseException | None = None
+        self._environment = log.directory.environment
+        self._interval_seconds = policy.interval_seconds
+        self._max_unsynced_bytes = max_unsynced_bytes
+        self._loop = loop
+        self._disk = disk
+        self._housekeeping = self._environment.start_worker("hqlwal-housekeeping", loop)
+        self._queue: deque[_Append | _Operation | _Call] = deque()
+        #: whom the next commit to begin will answer, and whom the one under way
+        self._group: Answer | None = None
+        self._committing: Answer | None = None
+        #: what is on the lane; a commit counts only by ``_committing``
+        self._operation: _Operation | None = None
+        #: the chore under way
+        self._chore: Work[None] | None = None
+        #: the need that the chore under way, or one on the lane, is to meet
+        self._is_preparing = False
+        # not again on a full disk, until somebody needs a segment
+        self._may_prepare_ahead = True
+        self._may_seal = True
+        self._is_sync_wanted = False
+        self._is_sync_coming = False
+        # whether the last commit served more than one append, and how many there were before it
+        self._is_crowded = False
+        self._appends_before = 0
+        self._is_alarm_set = False
+        self._is_idle_alarm_set = False
+        self._last_commit_seconds = 0.0
+        self._closing: _Operation | None = None
+        self._was_poisoned = False  # before it was closed
+        self.appends = 0
+        self.syncs = 0
+        self.sync_seconds: deque[float] = deque(maxlen=4096)
+        self.sync_max_seconds = 0.0
+        #: when what is on the lane began (monotonic); None while there is nothing
+        self.under_way_since: float | None = None
+        self._keep_house()
+
+    # --- what others may ask ---------------------------------------------------------------
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for what the disk thread does."""
+        committing = self._committing
+        return (
+            self._operation is not None
+            or bool(self._queue)
+            or (committing is not None and (committing.is_awaited or bool(committing.callbacks)))
+        )
+
+    @property
+    def queue_depth(self) -> int:
+        return len(self._queue)
+
+    def new_answer(self) -> Answer:
+        return Answer(self._loop.event())
+
+    def cut_answer(self) -> Answer | None:
+        """The answer of the truncation under way, for readers whose entries it may zero."""
+        if self.log.cut_from is None or self._operation is None:
+            return None
+        return self._operation.answer
+
+    # --- what the store asks for -----------------------------------------------------------
+
+    def append_now(
+        self, entries: Sequence[Entry], callback: AppendCallback | None
+    ) -> Answer | None:
+        """Accepts an append if nothing stands in the way; else None, and it has to queue."""
+        log = self.log
+        if (
+            self._queue
+            or self._operation is not None
+            or self.phase is not Phase.OPEN
+            or log.is_changing
+            or log.appended_bytes - log.durable_bytes >= self._max_unsynced_bytes
+        ):
+            return None
+        try:
+            if log.append(entries) is not None:
+                return None
+            return self._accepted(callback)
+        except BaseException as error:
+            raise self._judged(error)  # noqa: B904 - the same one, or poison with its cause
+
+    def _judged(self, error: BaseException) -> BaseException:
+        """What an append raises for an error that came out of the log."""
+        if isinstance(error, PoisonError):
+            error = error.__cause__ or error
+            self.fall(error)
+            return poisoned(error)
+        if self.log.is_changing:
+            self.fall(error)
+        return error
+
+    def append_later(self, entries: Sequence[Entry], callback: AppendCallback | None) -> _Append:
+        """Queues an append. Its answer's value is the Answer of its commit."""
+        append = _Append(self.new_answer(), entries, callback)
+        self._enqueue(append)
+        return append
+
+    def run(self, begin: Callable[[], Work[Any] | None], *, is_quiet: bool = False) -> Answer:
+        """Queues an operation that needs the log for itself."""
+        return self._enqueue(_Operation(self.new_answer(), begin, is_quiet=is_quiet))
+
+    def flush(self) -> Answer:
+        """Answered once everything accepted before is durable."""
+        return self._enqueue(_Call(self.new_answer(), self._flush))
+
+    def save_committed(self, log_id: LogId | None) -> Answer:
+        return self._enqueue(_Call(self.new_answer(), partial(self._save_committed, log_id)))
+
+    def close(self) -> Answer:
+        """Refuses what has not begun, makes durable what was accepted, closes the log."""
+        if self._closing is None:
+            refused = list(self._queue)
+            closing = _Operation(self.new_answer(), self.log.close, is_quiet=True)
+            self._was_poisoned = self.phase is Phase.POISONED
+            self._queue.clear()
+            self._queue.append(closing)
+            self._closing = closing
+            if self.phase is Phase.OPEN:
+                self.phase = Phase.CLOSING
+            self._is_sync_wanted = True
+            error = WalClosedError("the store was closed before this call's turn")
+            for each in refused:
+                self._refuse(each, error)
+            self._advance()
+        return self._closing.answer
+
+    def abandon(self) -> None:
+        """Answers every caller at once, and lets go without waiting for the disk.
+
+        The lock goes when the disk thread is done with what it is doing.
+        """
+        if self.phase is Phase.CLOSED:
+            return
+        self.phase = Phase.CLOSED
+        error = WalClosedError("the store was abandoned")
+        self._answer_all(error)
+        if self._closing is not None:
+            self._closing.answer.give(self._loop, None, None)
+        log = self.log
+        self._disk.submit(partial(_let_go, log.directory), _ignore)
+        log.release()
+        self._stop()
+
+    # --- order -----------------------------------------------------------------------------
+
+    def _enqueue(self, call: _Append | _Operation | _Call) -> Answer:
+        self.check_writable()
+        self._queue.append(call)
+        self._advance()
+        return call.answer
+
+    def check_writable(self) -> None:
+        """Raises where nothing is written any more."""
+        if self.log.is_changing:
+            self.fall(_torn())
+        if self.phase is Phase.POISONED:
+            assert self.poison is not None
+            raise poisoned(self.poison)
+        if self.phase is not Phase.OPEN:
+            raise WalClosedError("the store is closed")
+
+    def _advance(self) -> None:
+        """Starts whatever may start now, in the order of the calls."""
+        try:
+            if self.log.is_changing:
+                self.fall(_torn())
+            while self._queue and self._operation is None and self._start(self._queue[0]):
+                pass
+            self._commit_when_all_are_in()
+        except BaseException as error:
+            if self.log.is_changing:
+                self.fall(error)
+            raise
+
+    def _start(self, call: _Append | _Operation | _Call) -> bool:
+        """Takes the first call off the queue and starts it; False where it must wait."""
+        if isinstance(call, _Append):
+            return self._start_append(call)
+        if isinstance(call, _Operation):
+            return self._start_operation(call)
+        self._queue.popleft()
+        try:
+            call.call(call.answer)
+        except Exception as error:
+            call.answer.give(self._loop, None, self._judged(error))
+        return True
+
+    def _start_append(self, append: _Append) -> bool:
+        log = self.log
+        if log.unsynced_bytes >= self._max_unsynced_bytes:
+            self._is_sync_wanted = True
+            return False
+        try:
+            need = log.append(append.entries)
+        except Exception as error:
+            with contextlib.suppress(IndexError):
+                if self._queue[0] is append:
+                    self._queue.popleft()
+            self._refuse(append, self._judged(error))
+            return True
+        if need is not None:
+            return self._meet(need)
+        self._queue.popleft()
+        append.answer.give(self._loop, self._accepted(append.callback), None)
+        return True
+
+    def _meet(self, need: Need) -> bool:
+        """Has done what the first append in the queue needs; False: it waits for it."""
+        log = self.log
+        if need.is_seal:
+            self._is_sync_wanted = True  # the follower of the oldest may not be durable yet
+            self._may_seal = True
+            self._keep_house()
+        elif need.lengths:
+            self._prepare(need)
+        elif self._committing is None and self._operation is None:
+            if need.room is not None:
+                begin = partial(log.make_room, need.room)
+            else:
+                begin = partial(log.name_first, need.name)  # type: ignore[assignment]
+            self._lay_on(_Operation(self.new_answer(), begin, is_quiet=False), is_need=True)
+        return False
+
+    def _accepted(self, callback: AppendCallback | None) -> Answer:
+        self.appends += 1
+        group = self._group
+        if group is None:
+            group = self._group = Answer(self._loop.event())
+        if callback is not None:
+            group.callbacks.append(callback)
+        if not self.log.prepared:
+            self._keep_house()
+        if self._interval_seconds:
+            if not self._is_alarm_set:
+                self._disk.set_alarm(self._interval_seconds, self._alarm)
+                self._is_alarm_set = True
+        else:
+            self._is_sync_wanted = True
+            self._commit_when_all_are_in()
+        return group
+
+    def _refuse(self, call: _Append | _Operation | _Call, error: BaseException) -> None:
+        call.answer.give(self._loop, None, error)
+        if isinstance(call, _Append) and call.is_abandoned and call.callback is not None:
+            self._loop.soon(partial(_call, call.callback, _own(error)))
+
+    def _flush(self, answer: Answer) -> None:
+        group = self._committing
+        if not self.log.is_clean and (group is None or self._has_more):
+            group = self._next_group()
+            self._is_sync_wanted = True
+        if group is None:
+            answer.give(self._loop, None, None)
+        else:
+            group.callbacks.append(partial(_pass_on, self._loop, answer))
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether something was accepted that the commit under way does not make durable."""
+        return self._group is not None
+
+    def _next_group(self) -> Answer:
+        if self._group is None:
+            self._group = Answer(self._loop.event())
+        return self._group
+
+    def _save_committed(self, log_id: LogId | None, answer: Answer) -> None:
+        self.log.save_committed(log_id)
+        if self.log.options.is_buffered:
+            answer.give(self._loop, None, None)
+            return
+        self._next_group().callbacks.append(partial(_pass_on, self._loop, answer))
+        self._is_sync_wanted = True
+
+    def _alarm(self) -> None:
+        self._is_alarm_set = False
+        if self.phase is Phase.OPEN:
+            self._is_sync_wanted = True
+            self._advance()
+
+    # --- committing ------------------------------------------------------------------------
+
+    def _commit_when_all_are_in(self) -> None:
+        """Begins the commit that is wanted: at once for one who appends alone; else when all
+        tasks that are ready to run have had their turn, so that it serves them too.
+        """
+        if not self._is_sync_wanted or self._committing is not None:
+            return
+        if not self._is_crowded:
+            self._commit()
+        elif not self._is_sync_coming:
+            self._loop.soon(self._commit_now)
+            self._is_sync_coming = True
+
+    def _commit_now(self) -> None:
+        self._is_sync_coming = False
+        try:
+            if self._is_sync_wanted and self._committing is None:
+                self._commit()
+        except BaseException as error:
+            self.fall(error)
+            raise
+
+    def _commit(self) -> None:
+        if self._operation is not None or self.phase not in (Phase.OPEN, Phase.CLOSING):
+            return
+        log = self.log
+        self._is_sync_wanted = False
+        now = self._environment.monotonic()
+        plan = log.begin_commit(now)
+        if plan is None:
+            return
+        log.is_changing = True
+        self._committing, self._group = self._next_group(), None
+        self._is_crowded = self.appends > self._appends_before + 1
+        self._appends_before = self.appends
+        self._last_commit_seconds = self.under_way_since = now
+        self._disk.submit(partial(carry_out, log.directory, plan), self._carried_commit)
+        log.is_changing = False
+
+    def _carried_commit(self, outcome: Outcome, error: BaseException | None) -> None:
+        try:
+            self._commit_ended(outcome if error is None else Outcome(error=error))
+        except BaseException as failure:
+            self.fall(failure)
+            raise
+
+    def _commit_ended(self, outcome: Outcome) -> None:
+        group, self._committing = self._committing, None
+        self.under_way_since = None
+        log = self.log
+        if log.is_changing:
+            self.fall(_torn())
+        if group is None or self.phase not in (Phase.OPEN, Phase.CLOSING):
+            self._advance()  # poison came in between, and answered
+            return
+        if outcome.error is None:
+            log.committed(outcome)
+            self.syncs += 1
+            self.sync_seconds.append(outcome.seconds)
+            self.sync_max_seconds = max(self.sync_max_seconds, outcome.seconds)
+            group.give(self._loop, None, None)
+            self._may_seal = True
+            self._keep_house()
+            self._set_idle_alarm()
+        elif outcome.is_refused and not log.options.is_buffered:
+            # Nothing was stored: what was accepted is taken back, also what came after.
+            log.retreat()
+            _clear(outcome.error)
+            later, self._group = self._group, None
+            group.give(self._loop, None, outcome.error)
+            if later is not None:
+                later.give(self._loop, None, outcome.error)
+        else:
+            self._committing = group
+            self.fall(outcome.error)
+        self._advance()
+
+    def _set_idle_alarm(self) -> None:
+        if not self._is_idle_alarm_set and self.phase is Phase.OPEN:
+            self._disk.set_alarm(_IDLE_SECONDS, self._idle_alarm)
+            self._is_idle_alarm_set = True
+
+    def _idle_alarm(self) -> None:
+        self._is_idle_alarm_set = False
+        now = self._environment.monotonic()
+        if self.phase is not Phase.OPEN:
+            return
+        if now - self._last_commit_seconds < _IDLE_SECONDS or self._operation or self._committing:
+            self._set_idle_alarm()
+        elif (work := self.log.mark(now)) is not None:
+            self._lay_on(_Operation(self.new_answer(), lambda: work, is_quiet=False), is_need=True)
+
+    # --- operations on the lane -------------------------------------------------------------
+
+    def _start_operation(self, operation: _Operation) -> bool:
+        if self._committing is not None:
+            return False
+        if self.phase is Phase.POISONED:  # only closing is left; files are closed as they are
+            if self._chore is not None:
+                return False
+            self._queue.popleft()
+            self._operation = operation
+            self._close_files(None)
+            return True
+        if not self.log.is_clean:
+            self._is_sync_wanted = True
+            return False
+        if operation.is_quiet and self._chore is not None:
+            return False
+        self._queue.popleft()
+        self._lay_on(operation)
+        return True
+
+    def _lay_on(self, operation: _Operation, *, is_need: bool = False) -> None:
+        """Puts an operation on the lane, which is free."""
+        self._operation = operation
+        try:
+            operation.work = operation.begin()
+            if operation.work is None:
+                self._operation_ended(operation, None)
+                return
+            plan = next(operation.work)
+        except StopIteration as end:
+            self._operation_ended(operation, end.value)
+        except Exception as error:
+            self._operation_failed(operation, error)
+        else:
+            self._send(operation, plan, is_need=is_need)
+
+    def _send(self, operation: _Operation, plan: Plan, *, is_need: bool) -> None:
+        self.log.is_changing = True
+        self.under_way_since = self._environment.monotonic()
+        self._disk.submit(
+            partial(carry_out, self.log.directory, plan),
+            partial(self._carried_operation, operation, is_need),
+        )
+        self.log.is_changing = False
+
+    def _carried_operation(
+        self,
+        operation: _Operation,
+        is_need: bool,  # noqa: FBT001 - bound by partial
+        outcome: Outcome,
+        error: BaseException | None,
+    ) -> None:
+        try:
+            self._go_on(operation, outcome if error is None else Outcome(error=error), is_need)
+        except BaseException as failure:
+            self.fall(failure)
+            raise
+
+    def _go_on(self, operation: _Operation, outcome: Outcome, is_need: bool) -> None:  # noqa: FBT001
+        """The outcome of one plan of an operation: the next plan, or its end."""
+        self.under_way_since = None
+        if self.log.is_changing:
+            self.fall(_torn())
+        if operation is not self._operation or self.phase not in (Phase.OPEN, Phase.CLOSING):
+            if operation is self._operation:
+                self._operation = None
+            self._advance()
+            return
+        work = operation.work
+        assert work is not None
+        if outcome.error is not None:
+            _clear(outcome.error)
+            if outcome.is_refused:
+                work.close()
+                self._operation_failed(operation, outcome.error, is_need=is_need)
+            elif operation is self._closing:
+                self._operation_failed(operation, outcome.error)
+            else:
+                self.fall(outcome.error)
+                self._operation = None
+                self._advance()
+            return
+        try:
+            plan = work.send(outcome)
+        except StopIteration as end:
+            self._operation_ended(operation, end.value)
+        except Exception as error:
+            if self.log.is_changing:
+                self.fall(error)
+            self._operation_failed(operation, error)
+        else:
+            self._send(operation, plan, is_need=is_need)
+
+    def _operation_failed(
+        self, operation: _Operation, error: BaseException, *, is_need: bool = False
+    ) -> None:
+        """It was refused: nothing was changed, and what comes after it goes on."""
+        if operation is self._closing:
+            self._close_files(error)
+            return
+        self._operation = None
+        operation.answer.give(self._loop, None, error)
+        if is_need and self._has_append_first:
+            self._refuse(self._queue.popleft(), error)
+        self._advance()
+
+    def _operation_ended(self, operation: _Operation, value: Any) -> None:
+        if operation is self._closing:
+            self._close_files(None)
+            return
+        self._operation = None
+        operation.answer.give(self._loop, value, None)
+        self._keep_house()
+        self._advance()
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def _close_files(self, error: BaseException | None) -> None:
+        """Lets go of files and lock; the last thing on the lane."""
+        if error is None and not self._was_poisoned:
+            error = self.poison  # the last commit failed: who closes is the first to be answered
+        is_clean = error is None and self.poison is None
+        directory = self.log.directory
+        self.log.release()
+        self._disk.submit(
+            partial(_let_go, directory, is_clean=is_clean), partial(self._closed, error)
+        )
+
+    def _closed(
+        self, error: BaseException | None, _value: object, late: BaseException | None
+    ) -> None:
+        self.phase = Phase.CLOSED
+        self._operation = None
+        self._stop()
+        failure = poisoned(error) if error is not None else late
+        assert self._closing is not None
+        self._closing.answer.give(self._loop, None, failure)
+
+    def _stop(self) -> None:
+        self._disk.stop()
+        self._housekeeping.stop()
+
+    # --- chores ----------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        """Starts the next chore, if there is one and nothing stands in its way."""
+        if self._chore is not None or self.phase is not Phase.OPEN or self._waits_for_quiet:
+            return
+        log = self.log
+        work: Work[None] | None = None
+        if not log.prepared and self._may_prepare_ahead:
+            self._prepare(None)
+            return
+        if self._may_seal:
+            work = log.seal()
+        work = work or log.unlink()
+        if work is not None:
+            self._begin_chore(work)
+
+    @property
+    def _waits_for_quiet(self) -> bool:
+        operation = self._operation
+        if operation is None and self._queue and isinstance(self._queue[0], _Operation):
+            operation = self._queue[0]
+        return operation is not None and operation.is_quiet
+
+    def _prepare(self, need: Need | None) -> None:
+        if self._chore is None and self.phase is Phase.OPEN:
+            self._is_preparing = True
+            self._begin_chore(self.log.prepare(need))
+
+    def _begin_chore(self, work: Work[None]) -> None:
+        self._chore = work
+        plan = next(work)
+        self.log.is_changing = True
+        self._housekeeping.submit(
+            partial(carry_out, self.log.directory, plan), partial(self._carried_chore, work, plan)
+        )
+        self.log.is_changing = False
+
+    def _carried_chore(
+        self, work: Work[None], plan: Plan, outcome: Outcome, error: BaseException | None
+    ) -> None:
+        try:
+            self._chore_ended(work, plan, outcome if error is None else Outcome(error=error))
+        except BaseException as failure:
+            self.fall(failure)
+            raise
+
+    def _chore_ended(self, work: Work[None], plan: Plan, outcome: Outcome) -> None:
+        self._chore = None
+        was_preparing, self._is_preparing = self._is_preparing, False
+        if self.log.is_changing:
+            self.fall(_torn())
+        if self.phase in (Phase.POISONED, Phase.CLOSED):
+            work.close()
+        elif outcome.error is None:
+            with contextlib.suppress(StopIteration):
+                work.send(outcome)
+            if was_preparing:
+                self._may_prepare_ahead = True
+        elif outcome.is_refused:
+            work.close()
+            _clear(outcome.error)
+            self._chore_refused(outcome.error, was_preparing=was_preparing)
+        else:
+            self.fall(outcome.error)
+        self._keep_house()
+        self._advance()
+
+    def _chore_refused(self, error: BaseException, *, was_preparing: bool) -> None:
+        """A full disk, say: nothing was written, and it may pass."""
+        log = self.log
+        if not was_preparing:
+            # Another attempt after the next commit; what is to be unlinked goes to the back.
+            self._may_seal = False
+            log.to_unlink.rotate(-1)
+            logger.warning("%s: housekeeping failed: %s", log.directory.path, error)
+            if len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
+                self._refuse(self._queue.popleft(), error)
+            return
+        if log.to_unlink and (work := log.unlink()) is not None:
+            self._begin_chore(work)  # the space that an append lacks may be about to come free
+            return
+        self._may_prepare_ahead = False
+        if self._has_append_first:
+            # Whoever needs the segment is answered; the next who does makes another attempt.
+            self._refuse(self._queue.popleft(), error)
+
+    @property
+    def _has_append_first(self) -> bool:
+        return bool(self._queue) and isinstance(self._queue[0], _Append)
+
+    # --- poison ----------------------------------------------------------------------------
+
+    def fall(self, error: BaseException) -> None:
+        """Poisons: nothing is written any more, and readers get the durable view.
+
+        Nothing is retried after a failed sync: the kernel may have dropped the pages.
+        """
+        if self.phase in (Phase.POISONED, Phase.CLOSED):
+            self.log.is_changing = False
+            return
+        self.phase = Phase.POISONED
+        self.poison = error
+        self._is_sync_wanted = False
+        self.log.stand_on_view()
+        _clear(error)
+        logger.critical(
+            "%s: the log takes no more writes: %s. What was acknowledged is safe; close the "
+            "store, check the disk, then reopen it",
+            self.log.directory.path,
+            error or type(error).__name__,
+        )
+        self._answer_all(poisoned(error))
+
+    def _answer_all(self, error: BaseException) -> None:
+        groups = [self._committing, self._group]
+        self._group = None
+        if self.phase is Phase.CLOSED or self.poison is not None:
+            self._committing = None
+        refused = [call for call in self._queue if call is not self._closing]
+        self._queue = deque(call for call in self._queue if call is self._closing)
+        operation = self._operation
+        if operation is not None and operation is not self._closing:
+            refused.insert(0, operation)
+            self._operation = None
+        for group in groups:
+            if group is not None:
+                group.give(self._loop, None, error)
+        for call in refused:
+            self._refuse(call, error)
+
+
+def _pass_on(loop: Loop, answer: Answer, error: BaseException | None) -> None:
+    answer.give(loop, None, error)
+
+
+def _ignore(_value: object, _error: BaseException | None) -> None:
+    pass
+
+
+def _let_go(directory: Any, *, is_clean: bool = False) -> None:
+    if is_clean:
+        directory.say_clean()
+    directory.close()
+
+
+def _clear(error: BaseException) -> None:
+    """A traceback's frames would keep the files of a plan open."""
+    if error.__traceback__ is not None:
+        traceback.clear_frames(error.__traceback__)
+
+
+def _torn() -> WalError:
+    return WalError("an exception from outside came while memory was changed")
+
+
+def poisoned(cause: BaseException) -> WalPoisonedError:
+    error = WalPoisonedError(
+        f"the log takes no more writes, since one failed "
+        f"({str(cause) or type(cause).__name__}). What was acknowledged before is safe; close the "
+        "store, check the disk, then reopen it"
+    )
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,257 @@
+"""How a log is read: for both faces, the one of tasks and the one of threads.
+
+A read is a generator that runs on the owner's side, and yields what must not be done there: a
+job for a thread, on frozen values, the result of which is sent back; an Answer to be waited for;
+or a number, the work that was done, so that a face can let others run. Its result is returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from ._commit import Answer, Committer, Phase
+from ._environment import Environment
+from ._format import DATA_START, RECORD_OVERHEAD_BYTES
+from ._log import Log
+from ._plans import load
+from ._segment import Extent, Segment
+from ._types import Entry, LogId, Vote
+from .errors import LeaderChangedError, LogRangeError, WalClosedError
+
+__all__ = [
+    "CHUNK_BYTES",
+    "CHUNK_ENTRIES",
+    "Core",
+    "Reading",
+    "find_leaders",
+    "open_cores",
+    "overtaken",
+    "read",
+]
+
+T = TypeVar("T")
+#: see the module
+Reading = Generator[Callable[[], Any] | Answer | int, Any, T]
+
+# How much one step of a long read takes before others get their turn.
+CHUNK_ENTRIES = 1024
+CHUNK_BYTES = 256 << 10
+
+
+class Core:
+    """What a store and its readers share."""
+
+    __slots__ = ("__weakref__", "committer", "is_closed", "log", "path", "why_closed")
+
+    def __init__(self, path: str, log: Log, committer: Committer) -> None:
+        self.path = path
+        self.log = log
+        self.committer = committer
+        self.is_closed = False
+        self.why_closed = ""
+
+    def check_open(self) -> None:
+        if self.is_closed:
+            raise WalClosedError(self.why_closed)
+
+    def close(self, why: str) -> None:
+        self.is_closed = True
+        self.why_closed = why
+        open_cores.discard(self)
+
+    def check_leader(self, vote: Vote) -> None:
+        saved = self.log.meta.state.vote
+        if saved != vote or not vote.committed:
+            raise LeaderChangedError(f"the read was bound to {vote}, the saved vote is {saved}")
+
+    def __del__(self) -> None:
+        if getattr(self, "is_closed", True) or self.committer.phase is Phase.CLOSED:
+            return
+        warnings.warn(f"{self.path} was never closed", ResourceWarning, stacklevel=1, source=self)
+        with contextlib.suppress(Exception):
+            self.committer.abandon()
+
+
+open_cores: weakref.WeakSet[Core] = weakref.WeakSet()
+
+
+def _close_in_forked_child() -> None:
+    # The child shares the maps but has neither the threads nor the lock.
+    for core in list(open_cores):
+        core.close(f"{core.path} is open in the parent process: a forked child cannot use it")
+
+
+Environment().call_in_forked_child(_close_in_forked_child)
+
+
+def read(core: Core, start: int, stop: int | None, max_bytes: int | None) -> Reading[list[Entry]]:
+    """The entries that the log holds in ``[start, stop)``, as they are at one moment.
+
+    With ``max_bytes`` the first few, of so many bytes of payload, but at least one. Reads in
+    chunks, and begins again where something was removed in between.
+    """
+    log = core.log
+    while True:
+        epoch = log.epoch
+        first, end = log.clip(start, stop)
+        result: list[Entry] = []
+        budget = max_bytes
+        while first < end:
+            try:
+                chunk = yield from _read_chunk(core, first, end, budget)
+            except Exception:
+                core.check_open()
+                if log.epoch != epoch or log.first_index > first:
+                    break  # what was being read is gone: that is no damage
+                if log.cut_from is None or end <= log.cut_from:
+                    raise
+                # A truncation under way may have zeroed it: its outcome tells.
+                if (answer := core.committer.cut_answer()) is not None:
+                    with contextlib.suppress(Exception):
+                        yield answer
+                break
+            if log.epoch != epoch:
+                break
+            is_enough = False
+            if budget is not None:
+                count, budget = _fitting(chunk, budget, is_first=not result)
+                is_enough = count < len(chunk)
+                del chunk[count:]
+            result += chunk
+            first += len(chunk)
+            if is_enough:
+                return result
+        else:
+            if log.epoch == epoch:
+                return result
+
+
+def _read_chunk(core: Core, first: int, end: int, max_bytes: int | None) -> Reading[list[Entry]]:
+    """The first few of the entries ``[first, end)``, at least one."""
+    log = core.log
+    end = min(end, first + CHUNK_ENTRIES)
+    recent = log.recent.read(first, end)
+    if recent is not None:
+        yield 1
+        return recent
+    newest = log.recent.first_index
+    if newest is not None:
+        end = min(end, newest)  # what is not written yet is among the recent ones
+    limit = CHUNK_BYTES
+    if max_bytes is not None:
+        limit = min(limit, max(max_bytes, 0) + CHUNK_ENTRIES * RECORD_OVERHEAD_BYTES)
+    while isinstance(found := log.reads.extents(first, end, CHUNK_ENTRIES, limit), Segment):
+        yield from _load(core, found)
+        if not log.clip(first, end)[0] == first < log.clip(first, end)[1]:
+            raise LogRangeError(f"entry {first} was removed while it was read")
+    entries: list[Entry] | None = None
+    if found[0].end - found[0].start <= CHUNK_BYTES:
+        entries = _read_cached(found)
+    if entries is None:
+        entries = yield partial(_read_extents, found)
+        core.check_open()
+    else:
+        yield 4 + len(entries)
+    return entries
+
+
+def _load(core: Core, segment: Segment) -> Reading[None]:
+    """Finds the records of a segment."""
+    log = core.log
+    epoch, first, stop = log.epoch, segment.first_id, segment.next_id
+    step = segment.load_step()
+    file, offsets = yield partial(load, log.directory, step)
+    core.check_open()
+    if log.epoch != epoch or log.reads.segment_of(first) is not segment:
+        return
+    if len(offsets) != stop - first:
+        # Lengths lead astray: reading all of it says where.
+        yield Extent(file, segment.salt, first, stop, DATA_START, step.end).read
+    segment.loaded(file, offsets)
+
+
+def _read_cached(extents: Sequence[Extent]) -> list[Entry] | None:
+    """Reads without waiting for the disk; None where that cannot be."""
+    result: list[Entry] = []
+    for extent in extents:
+        if (entries := extent.read_cached()) is None:
+            return None
+        result += entries
+    return result
+
+
+def _read_extents(extents: Sequence[Extent]) -> list[Entry]:
+    """Reads, waiting for the disk where need be: for another thread."""
+    return [entry for extent in extents for entry in extent.read()]
+
+
+def _fitting(entries: list[Entry], budget: int, *, is_first: bool) -> tuple[int, int]:
+    """How many of the entries fit into the budget of payload bytes, and what then remains."""
+    for position, entry in enumerate(entries):
+        size = len(entry.payload)
+        if size > budget and not (is_first and position == 0):
+            return position, budget
+        budget -= size  # below 0 when the first alone was too much: not even an empty one fits
+    return len(entries), budget
+
+
+def overtaken(position: int, first: int) -> LogRangeError:
+    return LogRangeError(
+        f"entries {position} to {first - 1} were purged while they were about to be streamed"
+    )
+
+
+def find_leaders(core: Core) -> Reading[list[LogId]]:
+    """The first entry's log id, the first of each leader's, and the last; no repeats.
+
+    The entries of one leader are contiguous in Raft, so it reads a number of them that grows
+    with the leaders and only with the logarithm of the log.
+    """
+    log = core.log
+    while True:
+        core.check_open()
+        epoch, first, end = log.epoch, log.first_index, log.next_index
+        if end is None or first >= end:
+            yield 1
+            return []
+        ids = yield from _leaders_between(core, first, end - 1)
+        if ids is not None and log.epoch == epoch and log.first_index == first:
+            return ids
+
+
+def _leaders_between(core: Core, first: int, last: int) -> Reading[list[LogId] | None]:
+    """As ``find_leaders``; None where the log changed meanwhile."""
+
+    def at(index: int) -> Reading[LogId | None]:
+        entries = yield from read(core, index, index + 1, None)
+        return entries[0].log_id if entries else None
+
+    current = yield from at(first)
+    final = yield from at(last)
+    if current is None or final is None:
+        return None
+    ids = [current]
+    while (current.term, current.node_id) != (final.term, final.node_id):
+        # the first entry after `low` that the leader of `low` did not propose
+        low, high = current.index, last
+        while high - low > 1:
+            middle = yield from at((low + high) // 2)
+            if middle is None:
+                return None
+            if (middle.term, middle.node_id) == (current.term, current.node_id):
+                low = middle.index
+            else:
+                high = middle.index
+        found = yield from at(high)
+        if found is None:
+            return None
+        current = found
+        ids.append(current)
+    if ids[-1] != final:
+        ids.append(final)
+    return ids
