@@ -72,11 +72,19 @@ class Answer:
         self.callbacks: list[Callable[[BaseException | None], object]] = []
 
     def give(self, loop: Loop, value: Any, error: BaseException | None) -> None:
+        """Answers. May be called again after an interrupt: nobody is answered twice."""
         self.value, self.error = value, error
         self._event.set()
-        callbacks, self.callbacks = self.callbacks, []
-        for callback in callbacks:
-            loop.soon(partial(_call, callback, _own(error)))
+        if self.callbacks:
+            loop.soon(partial(self._call_next, loop))
+
+    def _call_next(self, loop: Loop) -> None:
+        """Calls one callback of the user's: what it raises stops nothing here."""
+        if not self.callbacks:
+            return
+        if len(self.callbacks) > 1:
+            loop.soon(partial(self._call_next, loop))
+        call_back(self.callbacks.pop(0), _own(self.error))
 
     async def wait(self) -> Any:
         """The value, or raises the error. Being cancelled only ends the waiting."""
@@ -87,8 +95,7 @@ class Answer:
         return self.value
 
 
-def _call(callback: AppendCallback, error: BaseException | None) -> None:
-    """Calls a callback of the user's: what it raises is its own affair, and stops nothing."""
+def call_back(callback: AppendCallback, error: BaseException | None) -> None:
     try:
         callback(error)
     except (KeyboardInterrupt, SystemExit):
@@ -211,6 +218,11 @@ class Committer:
         )
 
     @property
+    def is_closing(self) -> bool:
+        """Whether it was closed: that goes on whoever waits for it."""
+        return self._closing is not None
+
+    @property
     def queue_depth(self) -> int:
         return len(self._queue)
 
@@ -241,9 +253,13 @@ class Committer:
         try:
             if log.append(entries) is not None:
                 return None
-            return self._accepted(callback)
         except BaseException as error:
             raise self._judged(error)  # noqa: B904 - the same one, or poison with its cause
+        try:
+            return self._accepted(callback)
+        except BaseException as error:
+            self.fall(error)
+            raise
 
     def _judged(self, error: BaseException) -> BaseException:
         """What an append raises for an error that came out of the log."""
@@ -274,21 +290,22 @@ class Committer:
 
     def close(self) -> Answer:
         """Refuses what has not begun, makes durable what was accepted, closes the log."""
-        if self._closing is None:
-            refused = list(self._queue)
-            closing = _Operation(self.new_answer(), self.log.close, is_quiet=True)
+        closing = self._closing
+        if closing is None:
+            closing = self._closing = _Operation(self.new_answer(), self.log.close, is_quiet=True)
             self._was_poisoned = self.phase is Phase.POISONED
-            self._queue.clear()
-            self._queue.append(closing)
-            self._closing = closing
-            if self.phase is Phase.OPEN:
-                self.phase = Phase.CLOSING
-            self._is_sync_wanted = True
-            error = WalClosedError("the store was closed before this call's turn")
-            for each in refused:
-                self._refuse(each, error)
-            self._advance()
-        return self._closing.answer
+        # From here on as often as somebody closes, after an interrupt say.
+        if self.phase is Phase.CLOSED or self._operation is closing:
+            return closing.answer
+        refused = [call for call in self._queue if call is not closing]
+        self._queue = deque([closing])
+        if self.phase is Phase.OPEN:
+            self.phase = Phase.CLOSING
+        error = WalClosedError("the store was closed before this call's turn")
+        for call in refused:
+            self._refuse(call, error)
+        self._advance()
+        return closing.answer
 
     def abandon(self) -> None:
         """Answers every caller at once, and lets go without waiting for the disk.
@@ -334,8 +351,7 @@ class Committer:
                 pass
             self._commit_when_all_are_in()
         except BaseException as error:
-            if self.log.is_changing:
-                self.fall(error)
+            self.fall(error)
             raise
 
     def _start(self, call: _Append | _Operation | _Call) -> bool:
@@ -408,7 +424,7 @@ class Committer:
     def _refuse(self, call: _Append | _Operation | _Call, error: BaseException) -> None:
         call.answer.give(self._loop, None, error)
         if isinstance(call, _Append) and call.is_abandoned and call.callback is not None:
-            self._loop.soon(partial(_call, call.callback, _own(error)))
+            self._loop.soon(partial(call_back, call.callback, _own(error)))
 
     def _flush(self, answer: Answer) -> None:
         group = self._committing
@@ -471,12 +487,13 @@ class Committer:
         if self._operation is not None or self.phase not in (Phase.OPEN, Phase.CLOSING):
             return
         log = self.log
-        self._is_sync_wanted = False
         now = self._environment.monotonic()
         plan = log.begin_commit(now)
         if plan is None:
+            self._is_sync_wanted = False
             return
         log.is_changing = True
+        self._is_sync_wanted = False
         self._committing, self._group = self._next_group(), None
         self._is_crowded = self.appends > self._appends_before + 1
         self._appends_before = self.appends
@@ -492,13 +509,14 @@ class Committer:
             raise
 
     def _commit_ended(self, outcome: Outcome) -> None:
-        group, self._committing = self._committing, None
+        group = self._committing
         self.under_way_since = None
         log = self.log
         if log.is_changing:
             self.fall(_torn())
         if group is None or self.phase not in (Phase.OPEN, Phase.CLOSING):
-            self._advance()  # poison came in between, and answered
+            self._committing = None  # poison came in between, and answered
+            self._advance()
             return
         if outcome.error is None:
             log.committed(outcome)
@@ -506,6 +524,7 @@ class Committer:
             self.sync_seconds.append(outcome.seconds)
             self.sync_max_seconds = max(self.sync_max_seconds, outcome.seconds)
             group.give(self._loop, None, None)
+            self._committing = None
             self._may_seal = True
             self._keep_house()
             self._set_idle_alarm()
@@ -513,12 +532,11 @@ class Committer:
             # Nothing was stored: what was accepted is taken back, also what came after.
             log.retreat()
             _clear(outcome.error)
-            later, self._group = self._group, None
             group.give(self._loop, None, outcome.error)
-            if later is not None:
-                later.give(self._loop, None, outcome.error)
+            if self._group is not None:
+                self._group.give(self._loop, None, outcome.error)
+            self._committing = self._group = None
         else:
-            self._committing = group
             self.fall(outcome.error)
         self._advance()
 
@@ -710,9 +728,9 @@ class Committer:
             self._begin_chore(self.log.prepare(need))
 
     def _begin_chore(self, work: Work[None]) -> None:
-        self._chore = work
         plan = next(work)
         self.log.is_changing = True
+        self._chore = work
         self._housekeeping.submit(
             partial(carry_out, self.log.directory, plan), partial(self._carried_chore, work, plan)
         )

@@ -403,6 +403,31 @@ class Directory:
                 source, target, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor
             )
 
+    def copy(self, file: File, target: str) -> None:
+        """A copy of what the file holds, durable but for its name. Holes stay holes."""
+        temporary = target + TEMPORARY_SUFFIX
+        path = self.path_of(target)
+        self.unlink(temporary)
+        with _noting(path, "creating"):
+            descriptor = self.environment.open(
+                temporary, _WRITE_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._descriptor
+            )
+        try:
+            made = File(self.environment, descriptor, target, path)
+            with _noting(path, "writing"):
+                self.environment.ftruncate(descriptor, file.size)
+            for first, last in file.data_regions(0, file.size):
+                for offset in range(first, last, len(_ZEROS)):
+                    data = file.read(offset, min(len(_ZEROS), last - offset))
+                    if data.strip(b"\0"):
+                        made.write(offset, (data,))
+            made.sync()
+            self.set_aside(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.unlink(temporary)
+            raise
+
     def set_aside(self, name: str, target: str) -> None:
         """Renames a file that is used no more; ``target`` must be free."""
         if self.identify(target) is not None:

@@ -302,7 +302,7 @@ class Log:
         """Puts the durable view in the place of memory. Nothing is ever written afterwards."""
         view, cut = self.view, self.cut_from
         known = [*view.left, view.tail] if view.tail is not None else list(view.left)
-        segments = [Segment.of(each) for each in known if each.next_id > each.header.id_from]
+        segments = [Segment.of(each) for each in known if each.next_id > each.first_id]
         next_index = view.next_index
         if cut is not None and next_index is not None:
             # What a truncation was removing may be zeroed already, and was given up by its caller.

@@ -26,11 +26,13 @@ from ._records import locate
 __all__ = [
     "Allocate",
     "CheckIdentity",
+    "Copy",
     "Create",
     "Load",
     "Outcome",
     "Plan",
     "Read",
+    "SetAside",
     "Step",
     "Sync",
     "SyncDirectory",
@@ -89,13 +91,23 @@ class Zero:
 
 @dataclass(frozen=True, slots=True)
 class Allocate:
-    """Has blocks for the whole file: one that came from a sparse copy may lack some."""
+    """Has blocks for the whole file: one that came from a sparse copy may lack some.
+
+    Gives whether that was done. ``is_optional``: where there is no space, it is no failure.
+    """
 
     file: File
     length: int
+    is_optional: bool = False
 
-    def carry_out(self, directory: Directory) -> None:
-        self.file.allocate(self.length)
+    def carry_out(self, directory: Directory) -> bool:
+        try:
+            self.file.allocate(self.length)
+        except OSError as error:
+            if not self.is_optional or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +131,28 @@ class Unlink:
 
     def carry_out(self, directory: Directory) -> None:
         directory.unlink(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of a damaged file, whole under its new name or not there."""
+
+    file: File
+    target: str
+
+    def carry_out(self, directory: Directory) -> None:
+        directory.copy(self.file, self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """Renames a file that is used no more; the target is free."""
+
+    name: str
+    target: str
+
+    def carry_out(self, directory: Directory) -> None:
+        directory.set_aside(self.name, self.target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +204,18 @@ class Load:
 
 
 Step = (
-    Write | Sync | Zero | Allocate | Create | Unlink | SyncDirectory | CheckIdentity | Read | Load
+    Write
+    | Sync
+    | Zero
+    | Allocate
+    | Create
+    | Unlink
+    | Copy
+    | SetAside
+    | SyncDirectory
+    | CheckIdentity
+    | Read
+    | Load
 )
 
 

@@ -46,7 +46,7 @@ CHUNK_BYTES = 256 << 10
 class Core:
     """What a store and its readers share."""
 
-    __slots__ = ("__weakref__", "committer", "is_closed", "log", "path", "why_closed")
+    __slots__ = ("__weakref__", "committer", "is_closed", "log", "path", "pid", "why_closed")
 
     def __init__(self, path: str, log: Log, committer: Committer) -> None:
         self.path = path
@@ -54,6 +54,7 @@ class Core:
         self.committer = committer
         self.is_closed = False
         self.why_closed = ""
+        self.pid = log.directory.environment.getpid()
 
     def check_open(self) -> None:
         if self.is_closed:
@@ -70,8 +71,11 @@ class Core:
             raise LeaderChangedError(f"the read was bound to {vote}, the saved vote is {saved}")
 
     def __del__(self) -> None:
-        if getattr(self, "is_closed", True) or self.committer.phase is Phase.CLOSED:
+        pid = getattr(self, "pid", None)
+        if pid is None or self.committer.is_closing or self.committer.phase is Phase.CLOSED:
             return
+        if pid != self.log.directory.environment.getpid():
+            return  # a forked child has neither the threads nor the lock
         warnings.warn(f"{self.path} was never closed", ResourceWarning, stacklevel=1, source=self)
         with contextlib.suppress(Exception):
             self.committer.abandon()

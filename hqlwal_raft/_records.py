@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from crc32c import crc32c
@@ -39,9 +39,11 @@ __all__ = [
     "Found",
     "NotPlainError",
     "Scan",
+    "candidates",
     "decode",
     "encode",
     "encode_one",
+    "find_records",
     "find_settled",
     "is_zero",
     "locate",
@@ -273,21 +275,35 @@ class Found:
     is_settled: bool
 
 
-def find_records(data: bytes, base: int, salt: int, first_id: int, last_id: int) -> list[Found]:
+def candidates(data: bytes, first_id: int, last_id: int) -> Iterator[tuple[int, int, int, int]]:
+    """Where a record with an id in the range may begin: place, id, checksum, length with its bit.
+
+    Nothing is checked yet. Heads that the buffer cuts off are not given. An id is looked for at
+    C's pace, so that megabytes of payload cost little.
+    """
+    limit = len(data) - RECORD_OVERHEAD_BYTES
+    for match in re.finditer(_ids(first_id, last_id), data, re.DOTALL):
+        place = match.start()
+        if place > limit:
+            return
+        index, checksum, marked = RECORD_HEAD.unpack_from(data, place)
+        if marked & LENGTH_MASK >= ENTRY_HEAD_BYTES:
+            yield place, index, checksum, marked
+
+
+def find_records(
+    data: bytes, base: int, salt: int, first_id: int, last_id: int
+) -> list[Found]:
     """Every valid record in ``data`` with an id in the range, wherever it begins.
 
     ``data`` lies at the offset ``base`` of its file. Records that the buffer cuts off are not
-    found. An id is looked for at C's pace, so that megabytes of payload cost little.
+    found.
     """
     found = []
-    for match in re.finditer(_ids(first_id, last_id), data, re.DOTALL):
-        place = match.start()
-        if place + RECORD_OVERHEAD_BYTES > len(data):
-            break
-        index, checksum, marked = RECORD_HEAD.unpack_from(data, place)
+    for place, index, checksum, marked in candidates(data, first_id, last_id):
         end = place + RECORD_HEAD_BYTES + (marked & LENGTH_MASK)
         if (
-            place + RECORD_OVERHEAD_BYTES <= end <= len(data)
+            end <= len(data)
             and crc32c(data[place + 12 : end], crc32c(data[place : place + 8], salt)) == checksum
         ):
             found.append(Found(base + place, index, bool(marked & SETTLED)))

@@ -157,6 +157,7 @@ class Segment:
             self.header,
             self.file,
             self.is_sealed,
+            self.first_id,
             self.durable_next_id,
             self.durable_end,
         )
@@ -166,6 +167,7 @@ class Segment:
         """The segment as it was when it was frozen."""
         segment = cls(known.number, known.name, known.path, known.header, known.file)
         segment.is_sealed = known.is_sealed
+        segment.first_id = known.first_id
         segment.next_id = segment.durable_next_id = known.next_id
         segment.end = segment.durable_end = known.end
         return segment
@@ -181,6 +183,7 @@ class Known:
     header: SegmentHeader
     file: File | None
     is_sealed: bool
+    first_id: int
     next_id: int
     end: int
 

@@ -136,16 +136,33 @@ LogSync.IMMEDIATE_ASYNC = LogSync("immediate_async")
 
 
 class FindingKind(enum.Enum):
-    """What a finding is. Only ``DAMAGE`` and ``UNKNOWN_VERSION`` keep a store from opening."""
+    """What a finding is; ``is_obstacle`` says whether it keeps a store from opening."""
 
     #: bytes past the durable mark that are no record: what a crash leaves; dropped at open
     TORN_TAIL = "torn tail"
     #: something durable is not as it was written
     DAMAGE = "damage"
-    #: a file of a format version that is only inspected, not written
+    #: a directory, a link, a pipe or a device in the place of a file of the store
+    IRREGULAR = "irregular file"
+    #: a file of a format version that this release does not write
     UNKNOWN_VERSION = "unknown version"
-    #: what a crash left behind and the next open removes
+    #: a backup: opening it as the node that it was made of is refused
+    COPY = "copy"
+    #: what a crash left behind and the next open removes or completes
     LEFTOVER = "leftover"
+    #: the store is in use; this was in the making, or changed while it was looked at
+    IN_USE = "in use"
+    #: was not checked, so nothing is said of it
+    UNCHECKED = "unchecked"
+
+    @property
+    def is_obstacle(self) -> bool:
+        return self in (
+            FindingKind.DAMAGE,
+            FindingKind.IRREGULAR,
+            FindingKind.UNKNOWN_VERSION,
+            FindingKind.COPY,
+        )
 
 
 @final

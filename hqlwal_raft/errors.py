@@ -14,6 +14,7 @@ __all__ = [
     "LogRangeError",
     "UnknownVersionError",
     "WalClosedError",
+    "WalCopyError",
     "WalError",
     "WalLockedError",
     "WalPoisonedError",
@@ -26,6 +27,14 @@ class WalError(Exception):
 
 class WalClosedError(WalError):
     """The store was closed before the call could be carried out."""
+
+
+class WalCopyError(WalError):
+    """The directory is a backup: as the node that it was made of it must not be opened."""
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class WalLockedError(WalError):
