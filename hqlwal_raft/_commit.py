@@ -32,6 +32,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from . import _operations
 from ._environment import Event, Loop
 from ._log import SEALS_WAITING, Log, Need, PoisonError, Work
 from ._plans import Outcome, Plan, carry_out
@@ -292,7 +293,9 @@ class Committer:
         """Refuses what has not begun, makes durable what was accepted, closes the log."""
         closing = self._closing
         if closing is None:
-            closing = self._closing = _Operation(self.new_answer(), self.log.close, is_quiet=True)
+            closing = self._closing = _Operation(
+                self.new_answer(), partial(_operations.close, self.log), is_quiet=True
+            )
             self._was_poisoned = self.phase is Phase.POISONED
         # From here on as often as somebody closes, after an interrupt say.
         if self.phase is Phase.CLOSED or self._operation is closing:
@@ -397,9 +400,9 @@ class Committer:
             self._prepare(need)
         elif self._committing is None and self._operation is None:
             if need.room is not None:
-                begin = partial(log.make_room, need.room)
+                begin = partial(_operations.make_room, log, need.room)
             else:
-                begin = partial(log.name_first, need.name)  # type: ignore[assignment]
+                begin = partial(_operations.name_first, log, need.name)  # type: ignore[assignment]
             self._lay_on(_Operation(self.new_answer(), begin, is_quiet=False), is_need=True)
         return False
 
@@ -552,7 +555,7 @@ class Committer:
             return
         if now - self._last_commit_seconds < _IDLE_SECONDS or self._operation or self._committing:
             self._set_idle_alarm()
-        elif (work := self.log.mark(now)) is not None:
+        elif (work := _operations.mark(self.log, now)) is not None:
             self._lay_on(_Operation(self.new_answer(), lambda: work, is_quiet=False), is_need=True)
 
     # --- operations on the lane -------------------------------------------------------------
@@ -710,8 +713,8 @@ class Committer:
             self._prepare(None)
             return
         if self._may_seal:
-            work = log.seal()
-        work = work or log.unlink()
+            work = _operations.seal(log)
+        work = work or _operations.unlink(log)
         if work is not None:
             self._begin_chore(work)
 
@@ -725,7 +728,7 @@ class Committer:
     def _prepare(self, need: Need | None) -> None:
         if self._chore is None and self.phase is Phase.OPEN:
             self._is_preparing = True
-            self._begin_chore(self.log.prepare(need))
+            self._begin_chore(_operations.prepare(self.log, need))
 
     def _begin_chore(self, work: Work[None]) -> None:
         plan = next(work)
@@ -777,7 +780,7 @@ class Committer:
             if len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
                 self._refuse(self._queue.popleft(), error)
             return
-        if log.to_unlink and (work := log.unlink()) is not None:
+        if log.to_unlink and (work := _operations.unlink(log)) is not None:
             self._begin_chore(work)  # the space that an append lacks may be about to come free
             return
         self._may_prepare_ahead = False

@@ -18,36 +18,28 @@ It must not know the event loop, threads, or who waits.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from ._files import Directory
-from ._format import DATA_START, SegmentHeader, segment_name
+from ._format import DATA_START, SegmentHeader
 from ._meta import Meta
 from ._plans import (
-    Allocate,
     CheckIdentity,
-    Create,
     Outcome,
     Plan,
-    Read,
     Step,
     Sync,
-    SyncDirectory,
-    Unlink,
     Write,
-    Zero,
     carry_out,
 )
 from ._reads import Options, Reads
 from ._recent import Recent
-from ._records import NotPlainError, decode, encode, encode_one, record_sizes
-from ._segment import Known, Segment, damage
-from ._types import Entry, LogId, LogState, Vote
-from .errors import LogRangeError
+from ._records import NotPlainError, encode, encode_one, record_sizes
+from ._segment import Known, Segment
+from ._types import Entry, LogId, LogState
 
 __all__ = ["Log", "Need", "Options", "PoisonError", "View", "Work", "drive"]
 
@@ -170,14 +162,14 @@ class Log:
         self.appended_entries = self.durable_entries = 0
         self.appended_bytes = self.durable_bytes = 0
         self.rollovers = 0
-        self._first_ids = [segment.first_id for segment in segments]
+        self.first_ids = [segment.first_id for segment in segments]
         self.recent = Recent(options.cache_bytes)
-        self.reads = Reads(options, segments, self._first_ids)
+        self.reads = Reads(options, segments, self.first_ids)
         numbers = [segment.number for segment in (*segments, *prepared)]
         #: no higher number was ever in use
-        self._last_number = max([*numbers, meta.state.first_segment - 1, 0])
+        self.last_number = max([*numbers, meta.state.first_segment - 1, 0])
         #: names that may exist and are not ours to use before they are unlinked, durably
-        self._stale: list[int] = []
+        self.stale: list[int] = []
         #: purged, to be unlinked by housekeeping, oldest first
         self.to_unlink: deque[str] = deque()
         #: left, to be sealed by housekeeping, oldest first
@@ -197,9 +189,9 @@ class Log:
         self.written_next = 0
         # The tail, while entries can simply be added to it; None where an append has to look.
         self._tail: Segment | None = None
-        self._set_ends(last_log_id)
-        self._left: tuple[Known, ...] | None = None
-        self.view = self._durable_view()
+        self.set_ends(last_log_id)
+        self.left: tuple[Known, ...] | None = None
+        self.view = self.durable_view()
 
     # --- what the log holds ----------------------------------------------------------------
 
@@ -257,7 +249,7 @@ class Log:
         stop = next_index if stop is None else min(stop, next_index)
         return max(start, self._first_index), stop
 
-    def _set_ends(self, last_log_id: LogId | None) -> None:
+    def set_ends(self, last_log_id: LogId | None) -> None:
         """Finds both ends after anything but an append; the log is clean."""
         frontier = self.last_purged_log_id
         first = self.segments[0].first_id if self.segments else 0
@@ -271,9 +263,9 @@ class Log:
         is_empty = next_ is None or next_ == first
         self._last_log_id = self._durable_last = frontier if is_empty else last_log_id
         self.written_next = next_ or 0
-        self._find_tail()
+        self.find_tail()
 
-    def _find_tail(self) -> None:
+    def find_tail(self) -> None:
         tail = self._usable_tail(self._next_index)
         is_ready = tail is not None and tail.has_room and self.meta.state.first_segment
         self._tail = tail if is_ready else None
@@ -287,16 +279,16 @@ class Log:
 
     # --- the durable view ------------------------------------------------------------------
 
-    def _durable_view(self) -> View:
-        if self._left is None:
-            self._left = tuple(segment.known() for segment in self.segments[:-1])
+    def durable_view(self) -> View:
+        if self.left is None:
+            self.left = tuple(segment.known() for segment in self.segments[:-1])
         durable = self._durable_last
         frontier = self.last_purged_log_id
         is_empty = durable is None or durable == frontier
         next_ = self._first_index if is_empty else durable.index + 1  # type: ignore[union-attr]
         tail = self.segments[-1].known() if self.segments else None
         is_any = self._next_index is None or (frontier is None and is_empty)
-        return View(self._first_index, None if is_any else next_, durable, self._left, tail)
+        return View(self._first_index, None if is_any else next_, durable, self.left, tail)
 
     def stand_on_view(self) -> None:
         """Puts the durable view in the place of memory. Nothing is ever written afterwards."""
@@ -308,9 +300,9 @@ class Log:
             # What a truncation was removing may be zeroed already, and was given up by its caller.
             next_index = max(min(next_index, cut), view.first_index)
         self.segments, self.prepared = segments, []
-        self._first_ids = [segment.first_id for segment in segments]
+        self.first_ids = [segment.first_id for segment in segments]
         self.recent = Recent(0)
-        self.reads = Reads(self.options, segments, self._first_ids)
+        self.reads = Reads(self.options, segments, self.first_ids)
         self._first_index, self._next_index = view.first_index, next_index
         self._last_log_id = self._durable_last = view.last_log_id
         self.written_next = next_index or 0
@@ -459,7 +451,7 @@ class Log:
             self._add_to(segment, records, offsets, end)
             self._added(some, index, size)
             index += len(some)
-        self._find_tail()
+        self.find_tail()
         self.is_changing = False
         return None
 
@@ -500,75 +492,14 @@ class Log:
             segment.header = segment.activated(first_id)
         old = self.segments[-1] if self.segments else None
         self.segments.append(segment)
-        self._first_ids.append(first_id)
-        self._left = None
+        self.first_ids.append(first_id)
+        self.left = None
         self.rollovers += 1
         if old is not None:
             if not old.is_sealed:
                 self.to_seal.append(old)
             if old.file is not None and old.offsets is not None:
                 self.reads.touch(old)
-
-    # --- what an append may need ------------------------------------------------------------
-
-    def prepare(self, need: Need | None = None) -> Work[None]:
-        """Publishes segments to be used later; may run beside appends and commits.
-
-        There is no point of no return: a failure leaves at most names that are not used before
-        they were unlinked, durably.
-        """
-        need = need or Need((self.options.segment_size,), len(self.prepared))
-        self.is_changing = True
-        for segment in self.prepared[need.keeps :]:  # too small for what comes
-            self._stale.append(segment.number)
-        del self.prepared[need.keeps :]
-        used = [*self.segments[-1:], *self.prepared]
-        first = used[-1].number + 1 if used else self._last_number + 1
-        segments = []
-        for number, length in enumerate(need.lengths, first):
-            header = SegmentHeader(self.directory.environment.getrandbits(32), length)
-            name = segment_name(number)
-            segments.append(Segment(number, name, self.directory.path_of(name), header))
-        steps: list[Step] = [Unlink(segment_name(n)) for n in sorted(set(self._stale))[::-1]]
-        if steps:
-            steps.append(SyncDirectory())
-        before = len(steps)
-        steps += [Create(s.name, s.length, s.header.pack()) for s in segments]
-        steps.append(SyncDirectory())
-        self._stale += [segment.number for segment in segments]
-        self._last_number = max(self._last_number, segments[-1].number)
-        self.is_changing = False
-        outcome = yield Plan("prepare", tuple(steps))
-
-        self.is_changing = True
-        for segment, file in zip(segments, outcome.values[before:], strict=False):
-            segment.file = file
-            if self._is_buffered and self.directory.allows_maps:
-                file.map()
-            segment.loaded(file, array("I"))
-        self._stale.clear()
-        self.prepared += segments
-        self.is_changing = False
-
-    def make_room(self, segment: Segment) -> Work[None]:
-        """Allocates the whole of a segment that was opened where there was no space."""
-        assert segment.file is not None
-        yield Plan("allocate", (Allocate(segment.file, segment.length),))
-        self.is_changing = True
-        segment.has_room = True
-        if self._is_buffered and self.directory.allows_maps:
-            segment.file.map()
-        self._find_tail()
-        self.is_changing = False
-
-    def name_first(self, number: int) -> Work[None]:
-        """Notes in ``meta.hql`` that segments are there from now on: before any entry counts."""
-        state = replace(self.meta.state, first_segment=number)
-        yield Plan("name the first segment", self.meta.steps(state), point=0)
-        self.is_changing = True
-        self.meta.saved(state)
-        self._find_tail()
-        self.is_changing = False
 
     # --- committing ------------------------------------------------------------------------
 
@@ -668,13 +599,13 @@ class Log:
             self.written_next = max(self.written_next, commit.next_index or 0)
             if commit.seconds - self._identity_seconds >= IDENTITY_SECONDS:
                 self._identity_seconds = commit.seconds
-            if len(commit.goals) > 1 or self._left is None:
-                self._left = None
+            if len(commit.goals) > 1 or self.left is None:
+                self.left = None
             self.recent.trim(self.written_next)
         if commit.committed is not None:
             self.meta.committed_saved(commit.committed[0])
         self._in_flight = None
-        self.view = self._durable_view()
+        self.view = self.durable_view()
         self.is_changing = False
 
     def retreat(self) -> None:
@@ -686,7 +617,7 @@ class Log:
         back: list[Segment] = []
         while self.segments and self.segments[-1].header.is_unused:
             segment = self.segments.pop()
-            self._first_ids.pop()
+            self.first_ids.pop()
             segment.first_id = segment.next_id = segment.durable_next_id = 0
             segment.end = segment.durable_end = DATA_START
             segment.offsets = array("I")
@@ -700,246 +631,14 @@ class Log:
             tail.end, tail.next_id = tail.durable_end, tail.durable_next_id
             while self.to_seal and self.to_seal[-1] is tail:
                 self.to_seal.pop()
-        self._left = None
+        self.left = None
         self.appended_entries, self.appended_bytes = self.durable_entries, self.durable_bytes
         last = self._durable_last
         next_index = last.index + 1 if last is not None else None
         self.recent.cut(next_index or 0)
-        self._set_ends(last)
+        self.set_ends(last)
         self.epoch += 1
         self.is_changing = False
-
-    # --- housekeeping ----------------------------------------------------------------------
-
-    def seal(self) -> Work[None] | None:
-        """Seals the oldest segment that waits for it, if its follower has a durable record."""
-        if not self.to_seal or not self._is_followed(self.to_seal[0]):
-            return None
-        return self._seal(self.to_seal[0])
-
-    def _is_followed(self, segment: Segment) -> bool:
-        follower = next((s for s in self.segments if s.number == segment.number + 1), None)
-        return follower is not None and follower.durable_next_id > follower.first_id
-
-    def _seal(self, segment: Segment) -> Work[None]:
-        header, steps = segment.seal_steps()
-        yield Plan("seal", steps, point=0)
-        self.is_changing = True
-        segment.header = header
-        segment.is_sealed = True
-        if segment.file is not None:
-            segment.file.freeze()
-        if self.to_seal and self.to_seal[0] is segment:
-            self.to_seal.popleft()
-        self._left = None
-        self.view = self._durable_view()
-        self.is_changing = False
-
-    def unlink(self) -> Work[None] | None:
-        """Removes the oldest purged file. Not synced: one that comes back is known by its number."""
-        return self._unlink(self.to_unlink[0]) if self.to_unlink else None
-
-    def _unlink(self, name: str) -> Work[None]:
-        yield Plan("unlink", (Unlink(name),))
-        self.is_changing = True
-        if self.to_unlink and self.to_unlink[0] == name:
-            self.to_unlink.popleft()
-        self.is_changing = False
-
-    def mark(self, now: float) -> Work[None] | None:
-        """Writes the durable mark of a tail that nothing was written to for a while."""
-        tail = self.segments[-1] if self.segments else None
-        if tail is None or tail.is_marked or tail.is_sealed or tail.file is None:
-            return None
-        return self._mark(tail, now)
-
-    def _mark(self, tail: Segment, now: float) -> Work[None]:
-        header = tail.marked(tail.durable_next_id, tail.durable_end, is_sealed=False)
-        assert tail.file is not None
-        write = replace(tail.header_step(header), is_optional=True)
-        outcome = yield Plan("mark", (write, Sync(tail.file)), point=0)
-        self.is_changing = True
-        if outcome.values[0]:
-            tail.header = header
-        tail.mark_seconds = now
-        self.is_changing = False
-
-    # --- truncating ------------------------------------------------------------------------
-
-    def truncate(self, index: int) -> Work[None]:
-        """Removes ``[index, ∞)``, durably. The log is clean, and no housekeeping is under way."""
-        frontier = self.last_purged_log_id
-        if frontier is not None and index <= frontier.index:
-            raise LogRangeError(
-                f"cannot truncate from {index} on: the log was purged up to {frontier.index}"
-            )
-        if self._next_index is None or index >= self._next_index:
-            return
-        index = max(index, self._first_index)
-        position = bisect_right(self._first_ids, index) - 1
-        if self.segments[position].first_id == index:
-            position -= 1  # that one goes as a whole
-        if position < 0:
-            yield from self._remove_all()
-            return
-        kept = self.segments[position]
-        file, offsets = kept.file, kept.offsets
-        if file is None or offsets is None or kept.is_sealed:
-            outcome = yield Plan("load", (kept.load_step(is_writable=True),))
-            file, offsets = outcome.values[0]
-            if len(offsets) != kept.count:
-                why = "not all of its records can be found"
-                raise damage(kept.path, DATA_START, kept.first_id, kept.next_id - 1, why)
-        place = index - kept.first_id
-        end = offsets[place] if place < len(offsets) else kept.end
-        last = None
-        if index > self._first_index:
-            start = offsets[place - 1]
-            outcome = yield Plan("read", (Read(file, start, end - start),))
-            found = decode(outcome.values[0], kept.salt, index - 1, 1)
-            if not found:
-                raise damage(kept.path, start, index - 1, index - 1, "the checksum is wrong")
-            last = found[0].log_id
-
-        removed = self.segments[position + 1 :]
-        # Numbers must have no gap, so what is prepared goes with the segments before it.
-        gone = [segment.number for segment in (*removed, *self.prepared)] + self._stale
-        # The order matters: no crash may leave a truncated record that a later scan takes for
-        # a valid one, or make an honest truncation look like damage.
-        steps: list[Step] = []
-        header = kept.header
-        if kept.is_sealed:  # a sealed segment must have a follower: open it before those go
-            header = replace(header, flags=0)
-            steps += Write(file, 0, (header.pack(),)), Sync(file)
-        point = len(steps)
-        if removed:
-            steps += [Unlink(segment_name(number)) for number in sorted(set(gone), reverse=True)]
-            steps.append(SyncDirectory())
-        if end < kept.end:  # lower the mark and note the cut before the bytes behind it go
-            header = kept.marked(index, end, is_sealed=False, cut=end)
-            steps += Write(file, 0, (header.pack(),)), Sync(file)
-            steps += Zero(file, end, kept.end), Sync(file)
-        yield from self._cut(index, Plan("truncate", tuple(steps), point))
-
-        self.is_changing = True
-        self.epoch += 1
-        if removed:
-            del self.segments[position + 1 :], self._first_ids[position + 1 :]
-            self.prepared = []
-            self._stale.clear()
-        self.reads.forget([*removed, kept])
-        kept.file, kept.header, kept.is_sealed = file, header, False
-        kept.offsets = offsets[:place]  # a reader may have the old one
-        kept.end = kept.durable_end = end
-        kept.next_id = kept.durable_next_id = index
-        if self._is_buffered and self.directory.allows_maps:
-            file.map()
-        self.to_seal = deque(s for s in self.to_seal if s.number < kept.number)
-        self._left = None
-        self.recent.cut(index)
-        self._set_ends(last)
-        self.cut_from = None
-        self.view = self._durable_view()
-        self.is_changing = False
-
-    def truncate_all(self) -> Work[None]:
-        """Removes every entry that is not purged."""
-        if self.count:
-            yield from self.truncate(self._first_index)
-
-    def _remove_all(self) -> Work[None]:
-        """A truncation that keeps nothing: no segment is needed, durably, before the first goes."""
-        state = replace(self.meta.state, first_segment=0)
-        gone = [segment.number for segment in (*self.segments, *self.prepared)] + self._stale
-        steps: list[Step] = [*self.meta.steps(state)]
-        steps += [Unlink(segment_name(number)) for number in sorted(set(gone), reverse=True)]
-        steps.append(SyncDirectory())
-        yield from self._cut(self._first_index, Plan("truncate", tuple(steps), point=0))
-
-        self.is_changing = True
-        self.epoch += 1
-        self.meta.saved(state)
-        self.reads.forget(self.segments)
-        self.segments.clear()
-        self._first_ids.clear()
-        self.prepared = []
-        self._stale.clear()
-        self.to_seal.clear()
-        self._left = None
-        self.recent.clear()
-        self._set_ends(None)
-        self.cut_from = None
-        self.view = self._durable_view()
-        self.is_changing = False
-
-    def _cut(self, index: int, plan: Plan) -> Work[None]:
-        """Readers are warned while bytes of entries that they may be shown are zeroed."""
-        self.cut_from = index
-        try:
-            yield plan
-        except GeneratorExit:  # refused: nothing was zeroed
-            self.cut_from = None
-            raise
-
-    # --- purging, the vote, the end ---------------------------------------------------------
-
-    def purge(self, log_id: LogId) -> Work[None]:
-        """Removes ``[.., log_id.index]``. The log is clean, and no seal is under way.
-
-        Durable when the generator ends; unlinking the files is left to housekeeping.
-        """
-        frontier = self.last_purged_log_id
-        if frontier is not None and log_id.index <= frontier.index:
-            return
-        next_index = self._next_index
-        is_beyond = next_index is None or log_id.index >= next_index
-        count = len(self.segments)
-        if not is_beyond:
-            count = max(bisect_right(self._first_ids, log_id.index + 1) - 1, 0)
-        last = self.last_log_id
-        first = self.segments[count].number if count < len(self.segments) else 0
-        # The frontier is durable before the first unlink.
-        state = replace(self.meta.state, last_purged=log_id, first_segment=first)
-        yield Plan("purge", (*self.meta.steps(state), self._identity()), point=0)
-
-        self.is_changing = True
-        self.meta.saved(state)
-        removed = self.segments[:count]
-        self.to_unlink += [segment.name for segment in removed]
-        del self.segments[:count], self._first_ids[:count]
-        gone = {segment.number for segment in removed}
-        self.to_seal = deque(s for s in self.to_seal if s.number not in gone)
-        self.reads.forget(removed)
-        self._left = None
-        self._set_ends(None if is_beyond else last)
-        if not self.count:
-            self.recent.clear()
-        self.view = self._durable_view()
-        self.is_changing = False
-
-    def save_vote(self, vote: Vote) -> Work[None]:
-        state = replace(self.meta.state, vote=vote)
-        yield Plan("save vote", (*self.meta.steps(state), self._identity()), point=0)
-        self.is_changing = True
-        self.meta.saved(state)
-        self.is_changing = False
-
-    def _identity(self) -> CheckIdentity:
-        """A vote must never follow a directory, or a file, that is no longer at the path."""
-        return CheckIdentity((self.meta.file,))
-
-    def close(self) -> Work[None]:
-        """Writes the final mark of a clean log, and the seals that may be written."""
-        steps: list[Step] = []
-        for segment in self.to_seal:
-            if not self._is_followed(segment):
-                break
-            steps += segment.seal_steps()[1]
-        tail = self.segments[-1] if self.segments else None
-        if tail is not None and tail.file is not None and not (tail.is_marked or tail.is_sealed):
-            header = tail.marked(tail.durable_next_id, tail.durable_end, is_sealed=False)
-            steps += replace(tail.header_step(header), is_optional=True), Sync(tail.file)
-        yield Plan("close", (*steps, Sync(self.meta.file)))
 
     def release(self) -> None:
         """Lets go of every file."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 
+from . import _operations
 from ._commit import Answer, Committer
 from ._environment import Environment, Loop
 from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX, validate_vote
@@ -258,7 +259,7 @@ class RaftLogStorage(RaftLogReader):
         Raises LogRangeError at or below the purge frontier.
         """
         self._core.check_open()
-        await self._run(partial(self._core.log.truncate, log_id.index), is_quiet=True)
+        await self._run(partial(_operations.truncate, self._core.log, log_id.index), is_quiet=True)
 
     async def truncate_after(self, log_id: LogId | None) -> None:
         """Keeps the entries up to and including ``log_id``, None of them for None.
@@ -267,9 +268,11 @@ class RaftLogStorage(RaftLogReader):
         """
         self._core.check_open()
         if log_id is not None:
-            await self._run(partial(self._core.log.truncate, log_id.index + 1), is_quiet=True)
+            await self._run(
+                partial(_operations.truncate, self._core.log, log_id.index + 1), is_quiet=True
+            )
         else:
-            await self._run(self._core.log.truncate_all, is_quiet=True)
+            await self._run(partial(_operations.truncate_all, self._core.log), is_quiet=True)
 
     async def purge(self, log_id: LogId) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free.
@@ -280,7 +283,7 @@ class RaftLogStorage(RaftLogReader):
         """
         self._core.check_open()
         _check_log_id(log_id)
-        await self._run(partial(self._core.log.purge, log_id), is_quiet=True)
+        await self._run(partial(_operations.purge, self._core.log, log_id), is_quiet=True)
 
     async def save_vote(self, vote: Vote) -> None:
         """Saves the vote; durable on return, as is everything that was called before.
@@ -289,7 +292,7 @@ class RaftLogStorage(RaftLogReader):
         """
         self._core.check_open()
         validate_vote(vote)
-        await self._run(partial(self._core.log.save_vote, vote))
+        await self._run(partial(_operations.save_vote, self._core.log, vote))
 
     async def save_committed(self, log_id: LogId | None) -> None:
         """Saves the committed log id, without a sync: a crash can bring an older one back."""
@@ -385,7 +388,7 @@ async def _open_on(disk: Worker, answer: Answer, loop: Loop, opening: Callable[[
     def undo() -> None:
         for log in opened:
             try:
-                drive(log.close(), log)
+                drive(_operations.close(log), log)
                 log.directory.say_clean()
             finally:
                 log.release()

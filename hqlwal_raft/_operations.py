@@ -1,0 +1,367 @@
+"""The operations of a log, besides appending and committing: generators of plans.
+
+Each reads the log's memory, yields a plan (or two), is sent its outcome, and then changes memory
+in one step. It is the owner of the log who runs them, never two at a time on the lane; of those
+that are chores (:func:`prepare`, :func:`seal`, :func:`unlink`) one may run beside the lane.
+Where a plan failed the generator is closed, and memory is as it was.
+
+The order of the steps is what ``docs/design/format.md`` calls the rules the writer keeps.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import deque
+from dataclasses import replace
+
+from ._format import DATA_START, SegmentHeader, segment_name
+from ._log import Log, Need, Work
+from ._plans import (
+    Allocate,
+    CheckIdentity,
+    Create,
+    Plan,
+    Read,
+    Step,
+    Sync,
+    SyncDirectory,
+    Unlink,
+    Write,
+    Zero,
+)
+from ._records import decode
+from ._segment import Segment, damage
+from ._types import LogId, Vote
+from .errors import LogRangeError
+
+__all__ = [
+    "close",
+    "make_room",
+    "mark",
+    "name_first",
+    "prepare",
+    "purge",
+    "save_vote",
+    "seal",
+    "truncate",
+    "truncate_all",
+    "unlink",
+]
+
+# --- what an append may need ------------------------------------------------------------
+
+
+def prepare(log: Log, need: Need | None = None) -> Work[None]:
+    """Publishes segments to be used later; may run beside appends and commits.
+
+    There is no point of no return: a failure leaves at most names that are not used before
+    they were unlinked, durably.
+    """
+    need = need or Need((log.options.segment_size,), len(log.prepared))
+    log.is_changing = True
+    for segment in log.prepared[need.keeps :]:  # too small for what comes
+        log.stale.append(segment.number)
+    del log.prepared[need.keeps :]
+    used = [*log.segments[-1:], *log.prepared]
+    first = used[-1].number + 1 if used else log.last_number + 1
+    segments = []
+    for number, length in enumerate(need.lengths, first):
+        header = SegmentHeader(log.directory.environment.getrandbits(32), length)
+        name = segment_name(number)
+        segments.append(Segment(number, name, log.directory.path_of(name), header))
+    steps: list[Step] = [Unlink(segment_name(n)) for n in sorted(set(log.stale))[::-1]]
+    if steps:
+        steps.append(SyncDirectory())
+    before = len(steps)
+    steps += [Create(s.name, s.length, s.header.pack()) for s in segments]
+    steps.append(SyncDirectory())
+    log.stale += [segment.number for segment in segments]
+    log.last_number = max(log.last_number, segments[-1].number)
+    log.is_changing = False
+    outcome = yield Plan("prepare", tuple(steps))
+
+    log.is_changing = True
+    for segment, file in zip(segments, outcome.values[before:], strict=False):
+        segment.file = file
+        if log.options.is_buffered and log.directory.allows_maps:
+            file.map()
+        segment.loaded(file, array("I"))
+    log.stale.clear()
+    log.prepared += segments
+    log.is_changing = False
+
+
+def make_room(log: Log, segment: Segment) -> Work[None]:
+    """Allocates the whole of a segment that was opened where there was no space."""
+    assert segment.file is not None
+    yield Plan("allocate", (Allocate(segment.file, segment.length),))
+    log.is_changing = True
+    segment.has_room = True
+    if log.options.is_buffered and log.directory.allows_maps:
+        segment.file.map()
+    log.find_tail()
+    log.is_changing = False
+
+
+def name_first(log: Log, number: int) -> Work[None]:
+    """Notes in ``meta.hql`` that segments are there from now on: before any entry counts."""
+    state = replace(log.meta.state, first_segment=number)
+    yield Plan("name the first segment", log.meta.steps(state), point=0)
+    log.is_changing = True
+    log.meta.saved(state)
+    log.find_tail()
+    log.is_changing = False
+
+
+# --- housekeeping ----------------------------------------------------------------------
+
+
+def seal(log: Log) -> Work[None] | None:
+    """Seals the oldest segment that waits for it, if its follower has a durable record."""
+    if not log.to_seal or not _is_followed(log, log.to_seal[0]):
+        return None
+    return _seal(log, log.to_seal[0])
+
+
+def _is_followed(log: Log, segment: Segment) -> bool:
+    place = bisect_right(log.first_ids, segment.first_id)
+    if place == len(log.segments):
+        return False
+    follower = log.segments[place]
+    return follower.durable_next_id > follower.first_id
+
+
+def _seal(log: Log, segment: Segment) -> Work[None]:
+    header, steps = segment.seal_steps()
+    yield Plan("seal", steps, point=0)
+    log.is_changing = True
+    segment.header = header
+    segment.is_sealed = True
+    if segment.file is not None:
+        segment.file.freeze()
+    if log.to_seal and log.to_seal[0] is segment:
+        log.to_seal.popleft()
+    log.left = None
+    log.view = log.durable_view()
+    log.is_changing = False
+
+
+def unlink(log: Log) -> Work[None] | None:
+    """Removes the oldest purged file. Not synced: one that comes back is known by its number."""
+    return _unlink(log, log.to_unlink[0]) if log.to_unlink else None
+
+
+def _unlink(log: Log, name: str) -> Work[None]:
+    yield Plan("unlink", (Unlink(name),))
+    log.is_changing = True
+    if log.to_unlink and log.to_unlink[0] == name:
+        log.to_unlink.popleft()
+    log.is_changing = False
+
+
+def mark(log: Log, now: float) -> Work[None] | None:
+    """Writes the durable mark of a tail that nothing was written to for a while."""
+    tail = log.segments[-1] if log.segments else None
+    if tail is None or tail.is_marked or tail.is_sealed or tail.file is None:
+        return None
+    return _mark(log, tail, now)
+
+
+def _mark(log: Log, tail: Segment, now: float) -> Work[None]:
+    header = tail.marked(tail.durable_next_id, tail.durable_end, is_sealed=False)
+    assert tail.file is not None
+    write = replace(tail.header_step(header), is_optional=True)
+    outcome = yield Plan("mark", (write, Sync(tail.file)), point=0)
+    log.is_changing = True
+    if outcome.values[0]:
+        tail.header = header
+    tail.mark_seconds = now
+    log.is_changing = False
+
+
+# --- truncating ------------------------------------------------------------------------
+
+
+def truncate(log: Log, index: int) -> Work[None]:
+    """Removes ``[index, ∞)``, durably. The log is clean, and no housekeeping is under way."""
+    frontier = log.last_purged_log_id
+    if frontier is not None and index <= frontier.index:
+        raise LogRangeError(
+            f"cannot truncate from {index} on: the log was purged up to {frontier.index}"
+        )
+    if log.next_index is None or index >= log.next_index:
+        return
+    index = max(index, log.first_index)
+    position = bisect_right(log.first_ids, index) - 1
+    if log.segments[position].first_id == index:
+        position -= 1  # that one goes as a whole
+    if position < 0:
+        yield from _remove_all(log)
+        return
+    kept = log.segments[position]
+    file, offsets = kept.file, kept.offsets
+    if file is None or offsets is None or kept.is_sealed:
+        outcome = yield Plan("load", (kept.load_step(is_writable=True),))
+        file, offsets = outcome.values[0]
+        if len(offsets) != kept.count:
+            why = "not all of its records can be found"
+            raise damage(kept.path, DATA_START, kept.first_id, kept.next_id - 1, why)
+    place = index - kept.first_id
+    end = offsets[place] if place < len(offsets) else kept.end
+    last = None
+    if index > log.first_index:
+        start = offsets[place - 1]
+        outcome = yield Plan("read", (Read(file, start, end - start),))
+        found = decode(outcome.values[0], kept.salt, index - 1, 1)
+        if not found:
+            raise damage(kept.path, start, index - 1, index - 1, "the checksum is wrong")
+        last = found[0].log_id
+
+    removed = log.segments[position + 1 :]
+    # Numbers must have no gap, so what is prepared goes with the segments before it.
+    gone = [segment.number for segment in (*removed, *log.prepared)] + log.stale
+    # The order matters: no crash may leave a truncated record that a later scan takes for
+    # a valid one, or make an honest truncation look like damage.
+    steps: list[Step] = []
+    header = kept.header
+    if kept.is_sealed:  # a sealed segment must have a follower: open it before those go
+        header = replace(header, flags=0)
+        steps += Write(file, 0, (header.pack(),)), Sync(file)
+    point = len(steps)
+    if removed:
+        steps += [Unlink(segment_name(number)) for number in sorted(set(gone), reverse=True)]
+        steps.append(SyncDirectory())
+    if end < kept.end:  # lower the mark and note the cut before the bytes behind it go
+        header = kept.marked(index, end, is_sealed=False, cut=end)
+        steps += Write(file, 0, (header.pack(),)), Sync(file)
+        steps += Zero(file, end, kept.end), Sync(file)
+    yield from _cut(log, index, Plan("truncate", tuple(steps), point))
+
+    log.is_changing = True
+    log.epoch += 1
+    if removed:
+        del log.segments[position + 1 :], log.first_ids[position + 1 :]
+        log.prepared = []
+        log.stale.clear()
+    log.reads.forget([*removed, kept])
+    kept.file, kept.header, kept.is_sealed = file, header, False
+    kept.offsets = offsets[:place]  # a reader may have the old one
+    kept.end = kept.durable_end = end
+    kept.next_id = kept.durable_next_id = index
+    if log.options.is_buffered and log.directory.allows_maps:
+        file.map()
+    log.to_seal = deque(s for s in log.to_seal if s.number < kept.number)
+    log.left = None
+    log.recent.cut(index)
+    log.set_ends(last)
+    log.cut_from = None
+    log.view = log.durable_view()
+    log.is_changing = False
+
+
+def truncate_all(log: Log) -> Work[None]:
+    """Removes every entry that is not purged."""
+    if log.count:
+        yield from truncate(log, log.first_index)
+
+
+def _remove_all(log: Log) -> Work[None]:
+    """A truncation that keeps nothing: no segment is needed, durably, before the first goes."""
+    state = replace(log.meta.state, first_segment=0)
+    gone = [segment.number for segment in (*log.segments, *log.prepared)] + log.stale
+    steps: list[Step] = [*log.meta.steps(state)]
+    steps += [Unlink(segment_name(number)) for number in sorted(set(gone), reverse=True)]
+    steps.append(SyncDirectory())
+    yield from _cut(log, log.first_index, Plan("truncate", tuple(steps), point=0))
+
+    log.is_changing = True
+    log.epoch += 1
+    log.meta.saved(state)
+    log.reads.forget(log.segments)
+    log.segments.clear()
+    log.first_ids.clear()
+    log.prepared = []
+    log.stale.clear()
+    log.to_seal.clear()
+    log.left = None
+    log.recent.clear()
+    log.set_ends(None)
+    log.cut_from = None
+    log.view = log.durable_view()
+    log.is_changing = False
+
+
+def _cut(log: Log, index: int, plan: Plan) -> Work[None]:
+    """Readers are warned while bytes of entries that they may be shown are zeroed."""
+    log.cut_from = index
+    try:
+        yield plan
+    except GeneratorExit:  # refused: nothing was zeroed
+        log.cut_from = None
+        raise
+
+
+# --- purging, the vote, the end ---------------------------------------------------------
+
+
+def purge(log: Log, log_id: LogId) -> Work[None]:
+    """Removes ``[.., log_id.index]``. The log is clean, and no seal is under way.
+
+    Durable when the generator ends; unlinking the files is left to housekeeping.
+    """
+    frontier = log.last_purged_log_id
+    if frontier is not None and log_id.index <= frontier.index:
+        return
+    next_index = log.next_index
+    is_beyond = next_index is None or log_id.index >= next_index
+    count = len(log.segments)
+    if not is_beyond:
+        count = max(bisect_right(log.first_ids, log_id.index + 1) - 1, 0)
+    last = log.last_log_id
+    first = log.segments[count].number if count < len(log.segments) else 0
+    # The frontier is durable before the first unlink.
+    state = replace(log.meta.state, last_purged=log_id, first_segment=first)
+    yield Plan("purge", (*log.meta.steps(state), _identity(log)), point=0)
+
+    log.is_changing = True
+    log.meta.saved(state)
+    removed = log.segments[:count]
+    log.to_unlink += [segment.name for segment in removed]
+    del log.segments[:count], log.first_ids[:count]
+    gone = {segment.number for segment in removed}
+    log.to_seal = deque(s for s in log.to_seal if s.number not in gone)
+    log.reads.forget(removed)
+    log.left = None
+    log.set_ends(None if is_beyond else last)
+    if not log.count:
+        log.recent.clear()
+    log.view = log.durable_view()
+    log.is_changing = False
+
+
+def save_vote(log: Log, vote: Vote) -> Work[None]:
+    state = replace(log.meta.state, vote=vote)
+    yield Plan("save vote", (*log.meta.steps(state), _identity(log)), point=0)
+    log.is_changing = True
+    log.meta.saved(state)
+    log.is_changing = False
+
+
+def _identity(log: Log) -> CheckIdentity:
+    """A vote must never follow a directory, or a file, that is no longer at the path."""
+    return CheckIdentity((log.meta.file,))
+
+
+def close(log: Log) -> Work[None]:
+    """Writes the final mark of a clean log, and the seals that may be written."""
+    steps: list[Step] = []
+    for segment in log.to_seal:
+        if not _is_followed(log, segment):
+            break
+        steps += segment.seal_steps()[1]
+    tail = log.segments[-1] if log.segments else None
+    if tail is not None and tail.file is not None and not (tail.is_marked or tail.is_sealed):
+        header = tail.marked(tail.durable_next_id, tail.durable_end, is_sealed=False)
+        steps += replace(tail.header_step(header), is_optional=True), Sync(tail.file)
+    yield Plan("close", (*steps, Sync(log.meta.file)))
