@@ -246,6 +246,10 @@ class File:
         with _noting(self.path, "reloading"):
             self._environment.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
+    def is_lockable(self) -> bool:
+        """Whether nobody holds the file's lock."""
+        return _is_lockable(self._environment, self._descriptor)
+
     # --- letting go ------------------------------------------------------------------------
 
     def freeze(self) -> None:
@@ -566,6 +570,10 @@ class Directory:
                 raise
         self._lock_descriptor = descriptor
 
+    def is_lockable(self) -> bool:
+        """Whether nobody holds the directory's lock; for a directory that is not locked."""
+        return _is_lockable(self.environment, self._descriptor)
+
     def _holder(self) -> int | None:
         with contextlib.suppress(OSError):
             file = self.open_file(LOCK_NAME)
@@ -640,6 +648,16 @@ def _forget_in_child() -> None:
 
 
 Environment().call_in_forked_child(_forget_in_child)
+
+
+def _is_lockable(environment: Environment, descriptor: int) -> bool:
+    try:
+        # shared, for an instant, so that two who ask do not take each other for a holder
+        environment.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    environment.flock(descriptor, fcntl.LOCK_UN)
+    return True
 
 
 def _make_directories(environment: Environment, path: str) -> list[str]:

@@ -1,36 +1,61 @@
-"""Recovery: lock, examine, judge, apply. Turns a directory into a :class:`~._log.Log`.
+"""Recovery: lock, judge, plan, carry out. Turns a directory into what a log is made of.
 
-Everything is read and judged before anything is changed: an open that ends in an error leaves
-the directory as it was, byte for byte. What the findings mean is decided in ``audit``; here is
-decided only what is done about them.
+Blocks; for whoever opens a store, in any thread. Everything is read and judged (``audit``) before
+anything is changed; what follows is plans made of that judgement, which read nothing anew: an
+open that ends in an error before them leaves the directory as it was, byte for byte. What the
+bytes mean is decided in ``_judge``; here is decided only what is done about it, and in which
+order, so that a crash at any step leaves a directory that is judged the same.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+from array import array
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ._files import File, Files, Lock, LockedError
+from ._environment import Environment
+from ._files import Directory, File, Identity, IrregularFileError, LockedError
 from ._format import (
-    BROKEN_SUFFIX,
     DATA_START,
-    LOCK_NAME,
+    META_BYTES,
     META_NAME,
+    SEALED,
+    MetaState,
     SegmentHeader,
+    pack_slot,
     segment_number,
 )
-from ._log import Log
-from ._meta import Meta, MetaReport
-from ._reads import Options
-from ._segment import Segment, zero_on_disk
+from ._healing import Target, heal_steps
+from ._judge import SegmentReport
+from ._meta import Meta
+from ._plans import (
+    Allocate,
+    Copy,
+    Create,
+    Plan,
+    Step,
+    Sync,
+    SyncDirectory,
+    Unlink,
+    Write,
+    Zero,
+    carry_out,
+)
+from ._segment import Segment
 from ._types import Finding, FindingKind, LogId
-from .audit import DirectoryReport, SegmentReport, examine, scan_segment
-from .errors import CorruptionError, UnknownVersionError, WalLockedError
+from .audit import DirectoryReport, examine
+from .errors import CorruptionError, UnknownVersionError, WalCopyError, WalLockedError
 
-__all__ = ["open_log"]
+__all__ = ["Recovered", "recover"]
 
 logger = logging.getLogger("hqlwal_raft")
+
+# Who only asks whether the lock is held (``audit``) holds it for an instant itself.
+_LOCK_TRIES = 3
+_LOCK_PAUSE_SECONDS = 0.01
 
 _ADVICE = (
     "Nothing was changed. Restore the node from its cluster (a fresh directory and a snapshot), "
@@ -42,287 +67,327 @@ _ADVICE_META = (
 )
 
 
-def open_log(
-    files: Files,
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A recovered directory: what a log is made of. Durable, all of it."""
+
+    #: locked
+    directory: Directory
+    meta: Meta
+    #: those with records, ascending, all sealed but the last, which is open for writing, loaded
+    segments: list[Segment]
+    #: those without, ascending, behind the last of ``segments``; open for writing
+    prepared: list[Segment]
+    #: of the last record, purged or not
+    last_log_id: LogId | None
+    #: what was found before anything was changed
+    findings: list[Finding]
+
+
+def recover(
+    environment: Environment,
     path: str,
-    options: Options,
     *,
     is_healing: bool = False,
     is_checking_everything: bool = False,
-) -> tuple[Log, Lock]:
-    """Opens the log in a directory. Blocks. The caller closes the log, then the lock.
+) -> Recovered:
+    """Opens and locks the directory, made if it is not there, and puts it in order.
 
-    Raises WalLockedError, CorruptionError, UnknownVersionError, OSError.
+    Raises WalLockedError, CorruptionError, UnknownVersionError, WalCopyError, OSError. The
+    caller closes the directory.
     """
-    if not files.is_directory(path):
-        files.make_directory(path)
-    had_lock_file = LOCK_NAME in files.names(path)
+    directory = Directory.make(environment, path)
     try:
-        lock = files.lock(path)
-    except LockedError as error:
-        holder = f"process {error.pid}" if error.pid else "another process, or this one,"
-        raise WalLockedError(
-            f"{path} is in use: {holder} holds its lock. A log has one owner; close that store "
-            "or choose another directory",
-            path=path,
-            pid=error.pid,
-        ) from None
-    try:
-        if had_lock_file:
-            _reload(files, path)
-        report = examine(path, deep=is_checking_everything, files=files)
-        healing = _judge(report, is_healing=is_healing)
-        lock.announce()
-        if healing is not None:
-            _heal(files, report, healing)
-            report = examine(path, deep=is_checking_everything, files=files)
-            _judge(report, is_healing=False)
-        return _apply(files, report, options), lock
+        _lock(directory)
+        opening = _Opening(directory)
+        try:
+            directory.say_held()
+            _reload(directory)
+            report = examine(path, deep=is_checking_everything, directory=directory)
+            _refuse(report, is_healing=is_healing)
+            return opening.apply(report)
+        except BaseException:
+            if not opening.has_changed:
+                directory.say_as_before()
+            raise
     except BaseException:
-        lock.release(remove=not had_lock_file)
+        directory.close()
         raise
 
 
-def _reload(files: Files, path: str) -> None:
-    """After an unclean end: what is judged must be what is on disk.
-
-    If that end was a failed sync, memory may still show what will never be written. Sealed
-    segments were synced before they were sealed.
-    """
-    names = files.names(path)
-    segments = [name for name in names if segment_number(name) is not None]
-    for name in [name for name in names if name == META_NAME] + segments[::-1]:
-        file = files.open(os.path.join(path, name))
+def _lock(directory: Directory) -> None:
+    for tries_left in range(_LOCK_TRIES - 1, -1, -1):
         try:
+            directory.lock()
+            return
+        except LockedError as error:
+            if tries_left:
+                directory.environment.sleep(_LOCK_PAUSE_SECONDS)
+                continue
+            holder = f"process {error.pid}" if error.pid else "another process, or this one,"
+            raise WalLockedError(
+                f"{directory.path} is in use: {holder} holds its lock. A log has one owner; close "
+                "that store or choose another directory",
+                path=directory.path,
+                pid=error.pid,
+            ) from None
+
+
+def _reload(directory: Directory) -> None:
+    """What is judged must be what is on disk, and what is on disk must stay.
+
+    A killed process leaves pages that are in memory only; a failed sync leaves some that will
+    never be written. Sealed segments were synced before they were sealed; the newest is looked
+    at all the same, since its seal may be such a page.
+    """
+    names = directory.names()
+    segments = [name for name in names if segment_number(name) is not None]
+    for name in [name for name in names if name == META_NAME] + segments:
+        try:
+            file = directory.open_file(name)
+        except (FileNotFoundError, IrregularFileError):
+            continue  # the judgement says what it is
+        header = SegmentHeader.unpack(file.read(0, DATA_START))
+        if name in segments[-1:] or not isinstance(header, SegmentHeader) or not header.is_sealed:
             file.reload()
-            header = SegmentHeader.unpack(file.read(0, DATA_START))
-        finally:
-            file.close()
-        if isinstance(header, SegmentHeader) and header.is_sealed:
-            break
+        file.close()
 
 
-# --- judging -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Healing:
-    """How to cut the log back to its highest healthy entry."""
-
-    obstacle: Finding
-    #: the last segment that stays; None where none can
-    kept: SegmentReport | None
-    #: what has to go, ascending
-    set_aside: list[SegmentReport]
-
-
-def _judge(report: DirectoryReport, *, is_healing: bool) -> _Healing | None:
-    """Raises what the findings call for, or says how to heal them."""
-    obstacle = report.first_obstacle
-    if obstacle is None:
-        return None
-    if obstacle.kind is FindingKind.UNKNOWN_VERSION:
-        raise UnknownVersionError(
-            f"{obstacle.message}. Nothing was changed. Open the directory with the release that "
-            "wrote it, or begin with a fresh one",
+def _refuse(report: DirectoryReport, *, is_healing: bool) -> None:
+    """Raises what the findings call for, where nothing is to be done about them."""
+    obstacles = [finding for finding in report.all_findings if finding.kind.is_obstacle]
+    if not obstacles:
+        return
+    obstacle = obstacles[0]
+    for finding in obstacles:
+        if finding.kind is FindingKind.UNKNOWN_VERSION:
+            raise UnknownVersionError(
+                f"{finding.message}. Nothing was changed. Open the directory with the release "
+                "that wrote it, or begin with a fresh one",
+                path=finding.path,
+                version=finding.version or 0,
+            )
+    if obstacle.kind is FindingKind.COPY:
+        raise WalCopyError(
+            f"{obstacle.message}. Nothing was changed. Restore it with a new node id into a fresh "
+            "directory, or read it with 'hqlwal'",
             path=obstacle.path,
-            version=obstacle.version or 0,
         )
-    is_about_vote = report.meta is None or any(
-        f.kind is FindingKind.DAMAGE for f in report.meta.findings
-    )
-    is_about_vote = is_about_vote or report.meta.state.first_segment == 0  # type: ignore[union-attr]
-    if is_about_vote or not is_healing:
+    is_hopeless = report.judgement.is_hopeless
+    if is_hopeless or not is_healing:
+        advice = _ADVICE
+        if is_hopeless:
+            is_about_vote = report.meta is None or report.meta.state is None
+            advice = _ADVICE_META if is_about_vote else "Nothing was changed"
         raise CorruptionError(
-            f"{obstacle.message}. {_ADVICE_META if is_about_vote else _ADVICE}",
+            f"{obstacle.message}. {advice}",
             path=obstacle.path,
             offset=obstacle.offset,
             first_id=obstacle.first_id,
             last_id=obstacle.last_id,
         )
-    return _plan_healing(report, obstacle)
 
 
-def _plan_healing(report: DirectoryReport, obstacle: Finding) -> _Healing:
-    segments = [segment for segment in report.segments if not _is_leftover(segment)]
-    damaged = next((i for i, s in enumerate(segments) if _is_damaged(s)), 0)
-    if report.findings:  # the first segments are missing: nothing that is left can be kept
-        damaged = 0
-    elif segments[damaged].is_sound_before_damage and _healthy_count(segments[damaged]):
-        return _Healing(obstacle, segments[damaged], segments[damaged + 1 :])
-    kept = next((s for s in reversed(segments[:damaged]) if s.is_used), None)
-    return _Healing(obstacle, kept, segments[segments.index(kept) + 1 if kept is not None else 0 :])
+class _Opening:
+    """Plans what a report calls for, carries it out, and gives what is left. Used once."""
 
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
+        #: a step was begun behind which the directory is not as it was
+        self.has_changed = False
+        self.steps: list[Step] = []
+        #: which step allocates a segment
+        self.rooms: dict[Target, int] = {}
 
-def _healthy_count(segment: SegmentReport) -> int:
-    return segment.next_id - segment.header.id_from if segment.header else 0
+    def apply(self, report: DirectoryReport) -> Recovered:
+        if report.meta is None:
+            return self._begin(report)
+        judgement = report.judgement
+        kept = [self._open(segment) for segment in judgement.kept]
+        prepared = [self._open(segment) for segment in judgement.prepared]
+        meta = self._open_meta(report)
+        is_healed = judgement.obstacle is not None
+        aside: list[str] = []
+        self._mend_slots(report, meta)
+        if judgement.is_emptied:
+            self._name_no_segment(meta)
+        self._remove(report)
+        if is_healed:
+            steps, aside = heal_steps(self.directory, judgement, kept, prepared)
+            self.steps += steps
+            if judgement.aside and not kept:
+                self._name_no_segment(meta)
+        self._put_in_order(kept, prepared)
+        self._restore_committed(report, meta)
+        values = self._carry_out()
+        _say(report, aside, is_healed=is_healed)
+        for target in kept[:-1]:
+            target.file = None
+        segments = [self._segment(target, values) for target in [*kept, *prepared]]
+        return Recovered(
+            self.directory,
+            meta,
+            segments[: len(kept)],
+            segments[len(kept) :],
+            report.last_log_id,
+            report.all_findings,
+        )
 
+    def _begin(self, report: DirectoryReport) -> Recovered:
+        """An empty directory gets its ``meta.hql``, durably, before any segment."""
+        state = MetaState()
+        self.steps += [Unlink(_name(path)) for path in report.leftovers]
+        create = Create(META_NAME, META_BYTES, pack_slot(1, state) * 2)
+        self.steps += create, SyncDirectory()
+        file: File = self._carry_out()[-2]
+        return Recovered(self.directory, Meta(file, 1, state), [], [], None, report.all_findings)
 
-def _is_damaged(segment: SegmentReport) -> bool:
-    return any(f.kind is FindingKind.DAMAGE for f in segment.findings)
+    # --- files -----------------------------------------------------------------------------
 
-
-def _is_leftover(segment: SegmentReport) -> bool:
-    return any(f.kind is FindingKind.LEFTOVER for f in segment.findings)
-
-
-# --- applying ----------------------------------------------------------------------------
-
-
-def _heal(files: Files, report: DirectoryReport, healing: _Healing) -> None:
-    """Sets the damaged aside and cuts the log back. A crash leaves damage, to be healed again."""
-    kept = healing.kept
-    aside = []
-    if kept is not None:
-        if _is_damaged(kept):
-            aside.append(_free_broken_name(files, kept.path))
-            files.copy(kept.path, aside[0])
-        file = files.open(kept.path, writable=True)
-        try:
-            _write_header(file, kept)  # unsealed, the mark no higher than what is healthy
-            file.sync()
-        finally:
-            file.close()
-    for segment in reversed(healing.set_aside):
-        aside.append(_free_broken_name(files, segment.path))
-        files.rename(segment.path, aside[-1])
-    files.sync_directory(report.path)
-    if kept is None:  # last: until then it is missing segments, which heals again after a crash
-        assert report.meta is not None
-        meta = Meta.open(files, report.meta)
-        try:
-            meta.save(replace(meta.state, first_segment=0))
-        finally:
-            meta.close()
-    last = kept.next_id - 1 if kept is not None else None
-    logger.warning(
-        "%s: healed. %s. The log now ends with entry %s; everything after it is lost here and "
-        "must come from the cluster. The damaged files were kept as %s",
-        report.path,
-        healing.obstacle.message,
-        "none" if last is None else last,
-        ", ".join(aside) or "none",
-    )
-
-
-def _write_header(file: File, segment: SegmentReport) -> None:
-    assert segment.header is not None
-    file.write(0, segment.header.pack_marked(segment.next_id - 1, segment.end, is_sealed=False))
-
-
-def _free_broken_name(files: Files, path: str) -> str:
-    names = files.names(os.path.dirname(path))
-    name = os.path.basename(path) + BROKEN_SUFFIX
-    count = 1
-    while name in names:
-        count += 1
-        name = f"{os.path.basename(path)}{BROKEN_SUFFIX}.{count}"
-    return os.path.join(os.path.dirname(path), name)
-
-
-def _apply(files: Files, report: DirectoryReport, options: Options) -> Log:
-    """Removes what is left over, zeroes the torn tail, opens the rest."""
-    meta = Meta.open(files, report.meta) if report.meta else None
-    opened: list[Segment] = []
-    try:
-        dropped = [segment.path for segment in report.segments if segment.is_dropped]
-        for path in [*report.leftovers, *reversed(dropped)]:
-            files.unlink(path)
-        # Always: a killed process may have left names that no directory sync covered yet.
-        files.sync_directory(report.path)
-        if meta is None:
-            meta = Meta.create(files, report.path)
-        used, prepared = _open_segments(files, report, opened)
-        if prepared and meta.state.first_segment == 0:
-            # the crash came between the first segment and the note that it must be there
-            meta.save(replace(meta.state, first_segment=prepared[0].number))
-        last = _last_log_id(files, used, report)
-        log = Log(files, report.path, options, meta, used, prepared, last)
-        _restore_committed(report.meta, meta, log)
-        return log
-    except BaseException:
-        for segment in opened:
-            segment.release()
-        if meta is not None:
-            meta.close()
-        raise
-
-
-def _open_segments(
-    files: Files, report: DirectoryReport, opened: list[Segment]
-) -> tuple[list[Segment], list[Segment]]:
-    """The segments with records, and those without; the tail and the latter are writable."""
-    used: list[Segment] = []
-    prepared: list[Segment] = []
-    kept = [s for s in report.segments if not s.is_dropped]
-    tail = next((s for s in reversed(kept) if s.is_used), None)
-    if tail is not None and tail is kept[-1] and tail.is_sealed:
-        _unseal(files, tail)  # before the seal of an earlier one says that this one is needed
-    for found in kept:
-        header = found.header
+    def _open(self, segment: SegmentReport) -> Target:
+        """What stays; open where it is or will be written to."""
+        header = segment.header
         assert header is not None
-        segment = Segment(found.number, found.path, header, None)
-        if not header.is_sealed:
-            file = segment.file = files.open(found.path, writable=True)
-            opened.append(segment)
-            # What lies behind the records was never acknowledged and must never come back,
-            # not even when later records happen to end just before it.
-            if found.has_torn_tail:
-                zero_on_disk(file, found.end, header.length)
-            # Always: a killed process may have left pages that are in memory only, and what
-            # is read here counts as durable from now on.
-            file.sync()
-            if found.scan is not None and found.is_used:
-                segment.next_id = segment.durable_next_id = found.next_id
-                segment.end = segment.durable_end = found.end
-                segment.offsets = found.scan.offsets
-                if found is not tail:  # another segment follows, so it gets its seal
-                    segment.write_mark(segment.next_id, segment.end, is_sealed=True)
-                    file.sync()
-                    segment.is_sealed = True
-                    segment.release()
-        # one without records can begin with any id, used before or not
-        (used if segment.count or segment.is_sealed else prepared).append(segment)
-    return used, prepared
+        target = Target(segment, header)
+        # The last one has its offsets: it was judged to be written to.
+        if not header.is_sealed or segment.is_short or segment.offsets is not None:
+            target.file = self._open_same(segment.name, segment.identity)
+        return target
+
+    def _open_meta(self, report: DirectoryReport) -> Meta:
+        found = report.meta
+        assert found is not None
+        assert found.state is not None
+        file = self._open_same(META_NAME, found.identity)
+        sequence, committed = found.committed[0] if found.committed else (0, None)
+        return Meta(file, found.sequence, found.state, sequence, committed)
+
+    def _open_same(self, name: str, identity: Identity) -> File:
+        file = self.directory.open_file(name, is_writable=True)
+        if file.identity != identity:
+            raise OSError(errno.ESTALE, "it was replaced while the store was opened", file.path)
+        return file
+
+    # --- steps, in their order -------------------------------------------------------------
+
+    def _mend_slots(self, report: DirectoryReport, meta: Meta) -> None:
+        """Before anything that the older slot still names is removed."""
+        assert report.meta is not None
+        slot = pack_slot(report.meta.sequence, meta.state)
+        for offset in report.meta.stale_slots:
+            self.steps += Write(meta.file, offset, (slot,)), Sync(meta.file)
+
+    def _name_no_segment(self, meta: Meta) -> None:
+        state = replace(meta.state, first_segment=0)
+        self.steps += meta.steps(state)
+        meta.saved(state)
+
+    def _remove(self, report: DirectoryReport) -> None:
+        """Names that are not needed: purged ones oldest first, as a purge does; others newest
+        first, as a truncation does, so that no crash leaves a gap.
+        """
+        judgement = report.judgement
+        gone = [_name(path) for path in report.leftovers]
+        gone += [segment.name for segment in judgement.leftovers]
+        gone += [segment.name for segment in reversed(judgement.dropped)]
+        self.steps += [Unlink(name) for name in gone]
+        # Always: a killed process may have left names that no directory sync covered yet.
+        self.steps.append(SyncDirectory())
+
+    def _put_in_order(self, kept: list[Target], prepared: list[Target]) -> None:
+        for target in [*kept, *prepared]:
+            # What lies behind the records was never acknowledged and must never come back, not
+            # even when later records happen to end just before it. Synced before the header is
+            # written: a cut that stands is cleared only then.
+            if target.report.has_bytes_behind and target.file is not None:
+                end, length = target.report.end, target.header.length
+                self.steps += Zero(target.file, end, length), Sync(target.file)
+        for target in kept[-1:]:
+            if target.header.is_sealed:
+                # Before another gets its seal: else a crash would leave a sealed last one and
+                # no unsealed one before it, which is damage.
+                self.steps += target.header_steps(replace(target.header, flags=0))
+        for target in prepared:
+            if not target.header.is_unused:  # no record of it became durable
+                header = SegmentHeader(target.header.salt, target.header.length)
+                self.steps += target.header_steps(header)
+        for target in kept[:-1]:  # each is followed by one with a durable record
+            if not target.header.is_sealed:
+                report = target.report
+                header = replace(
+                    target.header,
+                    id_until=report.next_id - 1,
+                    data_end=report.end,
+                    flags=SEALED,
+                    cut=0,
+                )
+                self.steps += target.header_steps(header)
+        for target in [*kept[-1:], *prepared]:
+            assert target.file is not None
+            self.rooms[target] = len(self.steps)
+            self.steps.append(Allocate(target.file, target.header.length, is_optional=True))
+
+    def _restore_committed(self, report: DirectoryReport, meta: Meta) -> None:
+        """The latest saved hint that the log reaches; what is beyond it is overwritten, both
+        records, so that it does not come back when the log has grown to there again.
+        """
+        reached = report.committed
+        if meta.committed == reached:
+            return
+        for _ in range(2):
+            self.steps.append(meta.committed_step(reached))
+            meta.committed_saved(reached)
+        self.steps.append(Sync(meta.file))
+
+    # --- carrying out ----------------------------------------------------------------------
+
+    def _carry_out(self) -> tuple[Any, ...]:
+        harmless = (SyncDirectory, Sync, Create, Copy, Allocate)
+        point = next((i for i, s in enumerate(self.steps) if not isinstance(s, harmless)), None)
+        outcome = carry_out(self.directory, Plan("recover", tuple(self.steps), point))
+        if outcome.error is not None:
+            self.has_changed = not outcome.is_refused
+            raise outcome.error
+        return outcome.values
+
+    def _segment(self, target: Target, values: tuple[Any, ...]) -> Segment:
+        report = target.report
+        segment = Segment(report.number, report.name, report.path, target.header, target.file)
+        if target in self.rooms:
+            segment.has_room = values[self.rooms[target]]
+            segment.offsets = report.offsets if report.is_used else array("I")
+            if not target.header.is_unused:
+                segment.next_id = segment.durable_next_id = report.next_id
+                segment.end = segment.durable_end = report.end
+        return segment
 
 
-def _unseal(files: Files, tail: SegmentReport) -> None:
-    """Takes the seal off a last segment whose followers a truncation removed."""
-    assert tail.header is not None
-    file = files.open(tail.path, writable=True)
-    try:
-        _write_header(file, tail)
-        file.sync()
-    finally:
-        file.close()
-    tail.header = replace(tail.header, flags=0)
-    scan_segment(files, tail)
+def _name(path: str) -> str:
+    return os.path.basename(path)
 
 
-def _last_log_id(files: Files, used: list[Segment], report: DirectoryReport) -> LogId | None:
-    """The log id of the last record, whether or not it is purged."""
-    for segment in reversed(used):
-        if segment.count:
-            scanned = next(s.scan for s in report.segments if s.number == segment.number)
-            if scanned is not None and scanned.last_log_id is not None:
-                return scanned.last_log_id
-            return segment.read(files, segment.next_id - 1, segment.next_id)[0].log_id
-    return None
-
-
-def _restore_committed(report: MetaReport | None, meta: Meta, log: Log) -> None:
-    """The latest saved committed log id that the log reaches."""
-    if report is None or not report.committed:
+def _say(report: DirectoryReport, aside: list[str], *, is_healed: bool) -> None:
+    """Says what was done, once."""
+    path = report.path
+    torn = [f.message for f in report.all_findings if f.kind is FindingKind.TORN_TAIL]
+    left = [f.message for f in report.all_findings if f.kind is FindingKind.LEFTOVER]
+    if left:
+        logger.info("%s: put in order: %s", path, "; ".join(left))
+    if not is_healed:
+        if torn:
+            logger.warning(
+                "%s was not closed cleanly. Dropped what was never acknowledged: %s",
+                path,
+                "; ".join(torn),
+            )
         return
-    last = log.last_log_id
-    meta.committed = next(
-        (
-            log_id
-            for log_id in report.committed
-            if log_id is None or (last is not None and log_id.index <= last.index)
-        ),
-        None,
+    last = report.last_log_id
+    damaged = [f.message for f in report.all_findings if f.kind.is_obstacle]
+    logger.warning(
+        "%s: healed. %s. The log now ends with entry %s; whatever came after it is lost here and "
+        "must come from the cluster. Set aside: %s",
+        path,
+        "; ".join(damaged),
+        "none" if last is None else last.index,
+        ", ".join(aside) or "nothing",
     )
-    if meta.committed != report.committed[0]:
-        # it must not come back when the log has grown to there again
-        meta.save_committed(meta.committed)

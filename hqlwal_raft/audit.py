@@ -1,88 +1,86 @@
-"""Read-only examination of a store's directory: findings are data, never exceptions.
+"""Judges a store's directory, at rest or in use: findings are data, never exceptions.
 
-Needs neither the engine nor the lock and changes nothing. Recovery judges by the same report,
-so what ``examine`` says is what an open would do. It knows the rules of recovery as
-``docs/design/format.md`` gives them, and not how anything is repaired.
+Read-only: needs neither the engine nor the lock, and changes nothing. Recovery judges by the same
+report and reads nothing anew, so what :func:`examine` says is what an open would do. ``_look``
+reads, ``_judge`` knows the rules; here stand the public face, the lock's state, and how a store
+that is being written to is told from a damaged one: by two looks. May be called from any thread.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import enum
+import fcntl
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
-from ._files import Files, OsFiles
+from ._environment import Environment
+from ._files import Directory, File, IrregularFileError
 from ._format import (
-    BROKEN_SUFFIX,
     DATA_START,
-    META_NAME,
-    TEMPORARY_SUFFIX,
+    LOCK_BYTES,
+    LOCK_NAME,
+    RECORD_HEAD,
+    RECORD_OVERHEAD_BYTES,
+    U64_MAX,
     SegmentHeader,
-    segment_number,
+    record_bytes,
+    unpack_lock,
 )
-from ._meta import MetaReport, examine_meta
-from ._scan import Scan, is_zero, scan
-from ._types import Finding, FindingKind, LogId, Vote
+from ._judge import Judgement, MetaReport, SegmentReport, judge
+from ._look import Look, Progress, find_valid, look, scan_segment
+from ._records import decode
+from ._types import Entry, Finding, FindingKind, LogId, Vote
 
-__all__ = ["DirectoryReport", "SegmentReport", "examine"]
+__all__ = [
+    "DirectoryReport",
+    "LockReport",
+    "MetaReport",
+    "Salvaged",
+    "SegmentReport",
+    "Verdict",
+    "examine",
+    "salvage",
+]
 
-#: told of the bytes examined so far and of those there are in all
-Progress = Callable[[int, int], object]
+# A store in use is looked at until two looks agree, this often at most, and with these pauses.
+_LOOKS = 10
+_PAUSE_SECONDS = 0.02
+_PIECE_BYTES = 1 << 20
 
 
-@dataclass(slots=True)
-class SegmentReport:
-    """One segment file as it was found."""
+class Verdict(enum.Enum):
+    """How a store stands."""
 
-    number: int
-    path: str
-    size: int
-    #: None where it cannot be read
-    header: SegmentHeader | None = None
-    #: its records, where they were scanned
-    scan: Scan | None = None
-    #: something other than zeros lies behind the records
-    has_torn_tail: bool = False
-    #: the next open removes it: left over, or unacknowledged behind a torn tail
-    is_dropped: bool = False
-    #: its damage leaves the records before it sound, so that the log can be cut back to them
-    is_sound_before_damage: bool = False
-    findings: list[Finding] = field(default_factory=list)
+    #: opens, with nothing to clean up; every record was checked
+    INTACT = "intact"
+    #: opens, with nothing to clean up; the records of sealed segments were not checked
+    UNCHECKED = "nothing wrong found, sealed segments not checked"
+    #: opens, dropping what a crash left unfinished and nobody was told is durable
+    TORN = "torn"
+    #: opens only as a copy
+    COPY = "copy"
+    #: does not open: something that was durable is not as it was written
+    DAMAGED = "damaged"
+    #: does not open: another release's format
+    UNKNOWN_VERSION = "unknown version"
 
-    @property
-    def is_used(self) -> bool:
-        return self.header is not None and not self.header.is_unused
 
-    @property
-    def is_sealed(self) -> bool:
-        return self.header is not None and self.header.is_sealed
+@dataclass(frozen=True, slots=True)
+class LockReport:
+    """Who holds the store. Taken from the lock itself, not from what the lock file says."""
 
-    @property
-    def has_mark(self) -> bool:
-        """Whether its header says that some of its records, or all, are durable."""
-        return self.header is not None and (self.header.has_mark or self.header.is_sealed)
+    is_held: bool
+    #: who the holder says it is, in its own container; a hint
+    pid: int | None = None
+    #: not held, and the last holder closed it cleanly, or there never was one
+    is_clean: bool = True
 
-    @property
-    def first_id(self) -> int:
-        return self.header.id_from if self.header is not None else 0
-
-    @property
-    def next_id(self) -> int:
-        """The id after the last healthy record's."""
-        if self.scan is not None:
-            return self.scan.next_id
-        header = self.header
-        if header is None:
-            return 0
-        return header.id_until + 1 if header.has_mark else header.id_from
-
-    @property
-    def end(self) -> int:
-        """One past the last healthy record, as an offset."""
-        if self.scan is not None:
-            return self.scan.end
-        return max(self.header.data_end, DATA_START) if self.header else 0
+    def __str__(self) -> str:
+        if self.is_held:
+            return "in use" if self.pid is None else f"in use by process {self.pid}"
+        return "closed" if self.is_clean else "not closed cleanly"
 
 
 @dataclass(slots=True)
@@ -91,287 +89,277 @@ class DirectoryReport:
 
     path: str
     meta: MetaReport | None
+    #: ascending
     segments: list[SegmentReport]
+    lock: LockReport
+    #: what recovery does, or, where there is an obstacle, healing
+    judgement: Judgement
     #: temporary files that a crash left behind
-    leftovers: list[str]
+    leftovers: list[str] = field(default_factory=list)
     #: what auto-heal set aside earlier
-    broken: list[str]
-    #: findings that belong to no single file
-    findings: list[Finding] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     @property
     def all_findings(self) -> list[Finding]:
-        found = list(self.meta.findings) if self.meta else []
-        for segment in self.segments:
-            found += segment.findings
-        return found + self.findings
+        return self.judgement.findings
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Those that belong to no single file."""
+        return [finding for finding in self.all_findings if finding.path == self.path]
 
     @property
     def first_obstacle(self) -> Finding | None:
         """The first finding that keeps the store from opening."""
-        stopping = (FindingKind.DAMAGE, FindingKind.UNKNOWN_VERSION)
-        return next((f for f in self.all_findings if f.kind in stopping), None)
+        return self.judgement.obstacle
+
+    @property
+    def verdict(self) -> Verdict:
+        kinds = {finding.kind for finding in self.all_findings}
+        if FindingKind.UNKNOWN_VERSION in kinds:
+            return Verdict.UNKNOWN_VERSION
+        if kinds & {FindingKind.DAMAGE, FindingKind.IRREGULAR}:
+            return Verdict.DAMAGED
+        if FindingKind.COPY in kinds:
+            return Verdict.COPY
+        if kinds & {FindingKind.TORN_TAIL, FindingKind.LEFTOVER}:
+            return Verdict.TORN
+        return Verdict.UNCHECKED if FindingKind.UNCHECKED in kinds else Verdict.INTACT
 
     @property
     def vote(self) -> Vote | None:
-        return self.meta.state.vote if self.meta else None
+        return self.meta.vote if self.meta else None
 
     @property
     def last_purged_log_id(self) -> LogId | None:
-        return self.meta.state.last_purged if self.meta else None
+        return self.meta.state.last_purged if self.meta and self.meta.state else None
+
+    @property
+    def last_log_id(self) -> LogId | None:
+        """The log id of the last record that recovery, or healing, keeps."""
+        kept = self.judgement.kept
+        return kept[-1].last_log_id if kept else None
+
+    @property
+    def committed(self) -> LogId | None:
+        """The latest saved committed log id that the log reaches, as an open takes it."""
+        return self.committed_within(self.last_log_id)
+
+    def committed_within(self, last: LogId | None) -> LogId | None:
+        last = last or self.last_purged_log_id
+        for _, log_id in self.meta.committed if self.meta else ():
+            if log_id is None or (last is not None and log_id.index <= last.index):
+                return log_id
+        return None
 
 
 def examine(
-    directory: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     *,
     deep: bool = False,
-    files: Files | None = None,
+    environment: Environment | None = None,
     progress: Progress | None = None,
+    directory: Directory | None = None,
 ) -> DirectoryReport:
     """Reads a store's directory and says what is there and what is wrong with it.
 
-    ``deep`` verifies every record; otherwise sealed segments are judged by their headers, as
-    at a normal open. An examined store that is being written to shows the state of some moment
-    between two writes, and possibly a torn tail. Raises OSError where files cannot be read.
+    ``deep`` verifies every record; otherwise sealed segments are judged by their headers, as at
+    a normal open, and called unchecked. A store in use is never called damaged for being written
+    to: what looks damaged must look the same twice. ``directory`` is the store's own, locked.
+    Raises OSError where files cannot be read.
     """
-    files = files or OsFiles()
-    path = os.path.abspath(os.fspath(directory))
-    names = files.names(path)
-    report = DirectoryReport(
-        path,
-        examine_meta(files, path) if META_NAME in names else None,
-        [],
-        [
-            os.path.join(path, name)
-            for name in names
-            if name.endswith(TEMPORARY_SUFFIX) and _is_ours(name.removesuffix(TEMPORARY_SUFFIX))
-        ],
-        [os.path.join(path, name) for name in names if BROKEN_SUFFIX in name],
-    )
-    first_segment = report.meta.state.first_segment if report.meta else 0
-    for name in names:
-        number = segment_number(name)
-        if number is not None:
-            report.segments.append(
-                _examine_file(
-                    files, os.path.join(path, name), number, is_leftover=number < first_segment
-                )
-            )
-    _scan_segments(files, report, deep=deep, progress=progress)
-    _judge_sequence(report)
+    if directory is not None:
+        return _report(directory, _looked(directory, deep=deep, progress=progress), deep=deep)
+    path = os.path.abspath(os.fspath(path))
+    opened = Directory(environment or Environment(), path)
+    try:
+        return _examine_unlocked(opened, deep=deep, progress=progress)
+    finally:
+        opened.close()
+
+
+def _examine_unlocked(
+    directory: Directory, *, deep: bool, progress: Progress | None
+) -> DirectoryReport:
+    lock = _probe_lock(directory)
+    seen = _looked(directory, deep=deep, progress=progress)
+    suspicions = _suspicions(*seen)
+    confirmed = set()
+    for _ in range(_LOOKS - 1):
+        if not suspicions and not seen[0].is_torn:
+            break
+        directory.environment.sleep(_PAUSE_SECONDS)
+        seen = _looked(directory, deep=deep, progress=progress)
+        again = _suspicions(*seen)
+        confirmed = suspicions & again
+        if confirmed == again:
+            break
+        suspicions = again
+    if not lock.is_held:
+        lock = _probe_lock(directory)
+    report = _report(directory, seen, deep=deep, lock=lock)
+    sound = {finding for finding, _ in confirmed}
+    findings = report.judgement.findings
+    for place, finding in enumerate(findings):
+        if finding.kind.is_obstacle:
+            is_settled = finding in sound
+        else:
+            is_settled = not lock.is_held or finding.kind is FindingKind.UNCHECKED
+        if not is_settled:
+            message = f"{finding.message} (the store is in use)"
+            findings[place] = replace(finding, kind=FindingKind.IN_USE, message=message)
     return report
 
 
-def _is_ours(name: str) -> bool:
-    return name == META_NAME or segment_number(name) is not None
+def _looked(
+    directory: Directory, *, deep: bool, progress: Progress | None
+) -> tuple[Look, Judgement]:
+    """One look and the judgement of it."""
+    seen = look(directory, deep=deep, progress=progress)
+    while True:
+        judgement = judge(directory.path, seen.meta, seen.segments)
+        # The log's last record is always decoded, and a segment that is written to again is
+        # read whole, wherever they lie: what that finds is judged as well.
+        last = judgement.kept[-1] if judgement.kept else None
+        if last is None or last.offsets is not None:
+            break
+        if not scan_segment(directory, last):
+            seen.is_torn = True
+            break
+    judgement.findings += seen.findings
+    if any(finding.kind.is_obstacle for finding in seen.findings):
+        judgement.is_hopeless = True
+    for name in seen.leftovers:
+        path = directory.path_of(name)
+        if not any(finding.path == path for finding in seen.findings):
+            message = f"{path}: was in the making; the next open removes it"
+            judgement.findings.append(Finding(FindingKind.LEFTOVER, path, message))
+    return seen, judgement
 
 
-def _damage(segment: SegmentReport, message: str, **where: int) -> None:
-    segment.findings.append(
-        Finding(FindingKind.DAMAGE, segment.path, f"{segment.path}: {message}", **where)
+def _suspicions(seen: Look, judgement: Judgement) -> set[tuple[Finding, object]]:
+    """What keeps the store from opening, each with the bytes that tell whether it is the same.
+
+    A file is known by its header, salt included, not by its name, which is used again.
+    """
+    heads = {segment.path: (segment.size, segment.head) for segment in seen.segments}
+    state = seen.meta.state if seen.meta is not None else None
+    return {
+        (finding, heads.get(finding.path, state))
+        for finding in judgement.findings
+        if finding.kind.is_obstacle
+    }
+
+
+def _report(
+    directory: Directory,
+    looked: tuple[Look, Judgement],
+    *,
+    deep: bool,
+    lock: LockReport | None = None,
+) -> DirectoryReport:
+    seen, judgement = looked
+    unchecked = [s for s in judgement.kept if not s.is_scanned]
+    if unchecked:
+        message = (
+            f"{directory.path}: the records of {len(unchecked)} sealed segments were not checked, "
+            "only their headers; a deep look checks them"
+        )
+        judgement.findings.append(
+            Finding(
+                FindingKind.UNCHECKED,
+                directory.path,
+                message,
+                first_id=unchecked[0].first_id,
+                last_id=unchecked[-1].next_id - 1,
+            )
+        )
+    gone = {segment.path for segment in (*judgement.leftovers, *judgement.dropped)}
+    for segment in seen.segments:
+        segment.findings = [f for f in judgement.findings if f.path == segment.path]
+        segment.is_dropped = segment.path in gone
+    return DirectoryReport(
+        directory.path,
+        seen.meta,
+        seen.segments,
+        lock or LockReport(is_held=True, pid=directory.environment.getpid()),
+        judgement,
+        [directory.path_of(name) for name in seen.leftovers],
+        [directory.path_of(name) for name in seen.broken],
     )
 
 
-def _examine_file(files: Files, path: str, number: int, *, is_leftover: bool) -> SegmentReport:
-    file = files.open(path)
-    try:
-        segment = SegmentReport(number, path, file.size)
-        header = SegmentHeader.unpack(file.read(0, DATA_START))
-    finally:
+# --- the lock ----------------------------------------------------------------------------
+
+
+def _probe_lock(directory: Directory) -> LockReport:
+    """Whether somebody holds the lock: by trying it, shared, for an instant.
+
+    Other probes are not disturbed by that; a store that is being opened tries again.
+    """
+    is_held = not directory.is_lockable()
+    said: int | bool | None = None
+    with contextlib.suppress(FileNotFoundError, IrregularFileError):
+        file = directory.open_file(LOCK_NAME)
+        is_held = is_held or not file.is_lockable()
+        data = file.read(0, LOCK_BYTES)
         file.close()
-    if is_leftover:
-        segment.is_dropped = True
-        segment.header = header if isinstance(header, SegmentHeader) else None
-        message = f"{path}: wholly purged; the next open removes it"
-        segment.findings.append(Finding(FindingKind.LEFTOVER, path, message))
-    elif isinstance(header, int):
-        message = f"{path} is of format version {header}, which this release does not write"
-        segment.findings.append(Finding(FindingKind.UNKNOWN_VERSION, path, message, version=header))
-    elif isinstance(header, str):
-        _damage(segment, header, offset=0)
-    elif segment.size < header.length:
-        _damage(
-            segment,
-            f"it was cut to {segment.size} bytes, {header.length} were allocated",
-            offset=segment.size,
-        )
-    elif not (
-        header.is_unused or DATA_START == header.data_start <= header.data_end <= header.length
-    ):
-        _damage(segment, "the header's numbers contradict each other", offset=0)
+        said = unpack_lock(data)
+    pid = said if isinstance(said, int) and not isinstance(said, bool) else None
+    if is_held:
+        return LockReport(is_held=True, pid=pid, is_clean=False)
+    return LockReport(is_held=False, is_clean=said in (None, True))
+
+
+# --- what healing set aside --------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """An entry that can be read from a file that healing set aside."""
+
+    path: str
+    offset: int
+    entry: Entry
+
+
+def salvage(
+    path: str | os.PathLike[str], *, environment: Environment | None = None
+) -> Iterator[Salvaged]:
+    """The entries that can be read from the ``.broken`` files of a directory, file by file.
+
+    Each is found by its index and its salted checksum, behind damage too. One that was set aside
+    twice comes twice. Raises OSError where files cannot be read.
+    """
+    directory = Directory(environment or Environment(), os.path.abspath(os.fspath(path)))
+    try:
+        for name in look(directory, deep=False).broken:
+            with contextlib.suppress(FileNotFoundError, IrregularFileError):
+                file = directory.open_file(name)
+                yield from _salvage_file(file)
+    finally:
+        directory.close()
+
+
+def _salvage_file(file: File) -> Iterator[Salvaged]:
+    head = file.read(0, DATA_START + RECORD_OVERHEAD_BYTES)
+    if len(head) < DATA_START + RECORD_OVERHEAD_BYTES:
+        return
+    # Where the header is damaged, its salt may not be: that a record is valid proves it.
+    salt = int.from_bytes(head[32:36], "big")
+    header = SegmentHeader.unpack(head)
+    if isinstance(header, SegmentHeader) and not header.is_unused:
+        first = header.id_from
     else:
-        segment.header = header
-    return segment
-
-
-def _scan_segments(
-    files: Files, report: DirectoryReport, *, deep: bool, progress: Progress | None
-) -> None:
-    chosen = [
-        segment
-        for segment in report.segments
-        if segment.header is not None
-        and not segment.is_dropped
-        and (deep or not segment.header.is_sealed)
-    ]
-    total = sum(segment.size for segment in chosen)
-    done = 0
-    for segment in chosen:
-        scan_segment(files, segment)
-        done += segment.size
-        if progress is not None:
-            progress(done, total)
-
-
-def scan_segment(files: Files, segment: SegmentReport) -> None:
-    """Reads the segment's records into the report, and what is wrong with them."""
-    header = segment.header
-    assert header is not None
-    file = files.open(segment.path)
-    try:
-        data = file.read(0, header.length)
-    finally:
-        file.close()
-    # an unused segment holds nothing, whatever lies in it
-    stop = DATA_START if header.is_unused else len(data)
-    if header.is_sealed:
-        stop = header.data_end
-    found = scan(data, header.salt, header.id_from, DATA_START, stop)
-    segment.scan = found
-    segment.has_torn_tail = not header.is_sealed and not is_zero(data[found.end :])
-    if found.end < header.data_end or (header.has_mark and found.next_id <= header.id_until):
-        _damage(
-            segment,
-            f"offset {found.end}: {found.why}; entries {found.next_id} to {header.id_until} "
-            "were durable and cannot be trusted",
-            offset=found.end,
-            first_id=found.next_id,
-            last_id=header.id_until,
-        )
-        segment.is_sound_before_damage = True
-    elif header.is_sealed and found.next_id != header.id_until + 1:
-        _damage(segment, "the sealed header does not agree with its records", offset=0)
-
-
-def _judge_sequence(report: DirectoryReport) -> None:
-    """Holds the segments against each other and against ``meta.hql``."""
-    kept = [segment for segment in report.segments if not segment.is_dropped]
-    meta = report.meta
-    if meta is None:
-        if kept:
-            report.findings.append(
-                Finding(
-                    FindingKind.DAMAGE,
-                    report.path,
-                    f"{report.path}: segments are here but {META_NAME} is missing, and with it "
-                    "the node's vote",
-                )
-            )
-        return
-    if any(f.kind is not FindingKind.TORN_TAIL for f in meta.findings):
-        return  # the order cannot be judged without what meta.hql says
-    first = meta.state.first_segment
-    if first and (not kept or kept[0].number != first):
-        there = f"the first one is {kept[0].number}" if kept else "there is none"
-        report.findings.append(
-            Finding(
-                FindingKind.DAMAGE,
-                report.path,
-                f"{report.path}: segment {first} is missing: {there}",
-            )
-        )
-        return
-    if not first and any(segment.is_used for segment in kept):
-        report.findings.append(
-            Finding(
-                FindingKind.DAMAGE,
-                report.path,
-                f"{report.path}: {META_NAME} is older than the segments: the node's vote may "
-                "be lost",
-            )
-        )
-        return
-    for previous, segment in itertools.pairwise(kept):
-        if segment.number != previous.number + 1:
-            _damage(segment, f"segment {previous.number + 1}, which precedes it, is missing")
-            return
-    if all(segment.header is not None for segment in kept):  # else it is found already
-        _judge_order(kept, meta.state.last_purged)
-
-
-def _judge_order(kept: list[SegmentReport], frontier: LogId | None) -> None:
-    """Finds where the records end, and damage where they should not."""
-    next_free = frontier.index + 1 if frontier else 0
-    last: SegmentReport | None = None
-    # a segment, unused or torn, after which only unacknowledged records can follow
-    torn: SegmentReport | None = None
-    is_dropping = False
-    for segment in kept:  # a log may begin anywhere; that the first is the first, meta.hql says
-        if not segment.is_used:
-            torn = torn or segment
-            if is_dropping:
-                _drop(segment)
-            continue
-        if torn is None:
-            if last is None or _follows(segment, last, frontier):
-                last = segment
-                continue
-            if last.is_sealed:
-                _damage(segment, _gap(last.next_id, segment.first_id), first_id=last.next_id)
-                return
-            torn = last
-        if segment.has_mark:
-            _damage_torn(torn, segment, last.next_id if last else next_free)
-            return
-        is_dropping = True
-        _drop(segment)
-    _judge_end(kept, last)
-
-
-def _follows(segment: SegmentReport, last: SegmentReport, frontier: LogId | None) -> bool:
-    """Whether no entry is missing between the two."""
-    if segment.first_id == last.next_id:
-        return True
-    # what is missing may be purged
-    return frontier is not None and last.next_id <= frontier.index + 1 == segment.first_id
-
-
-def _damage_torn(torn: SegmentReport, segment: SegmentReport, lost: int) -> None:
-    _damage(
-        torn,
-        f"entries {lost} to {segment.first_id - 1} are missing although later ones were "
-        f"durable (in {segment.path})",
-        offset=torn.end or DATA_START,
-        first_id=lost,
-        last_id=segment.first_id - 1,
-    )
-    torn.is_sound_before_damage = torn.is_used
-
-
-def _judge_end(kept: list[SegmentReport], last: SegmentReport | None) -> None:
-    for segment in kept:
-        if segment.has_torn_tail and not segment.is_dropped and not segment.findings:
-            message = f"{segment.path}, offset {segment.end}: unacknowledged bytes of a torn write"
-            segment.findings.append(
-                Finding(FindingKind.TORN_TAIL, segment.path, message, offset=segment.end)
-            )
-    # A sealed segment behind one that is not: a truncation was under way, which unseals the
-    # one that stays and then removes from the newest backwards. Nothing is missing then.
-    is_truncating = any(s.is_used and not s.is_sealed for s in kept)
-    if last is not None and last is kept[-1] and last.is_sealed and not is_truncating:
-        _damage(
-            last,
-            "it is sealed, so another segment followed it, and that is missing",
-            first_id=last.next_id,
-        )
-        last.is_sound_before_damage = True
-
-
-def _drop(segment: SegmentReport) -> None:
-    segment.is_dropped = True
-    message = f"{segment.path}: nothing but unacknowledged entries behind a torn tail"
-    segment.findings.append(Finding(FindingKind.TORN_TAIL, segment.path, message))
-
-
-def _gap(expected: int, found: int) -> str:
-    return f"it begins with entry {found} where {expected} was expected"
+        first = RECORD_HEAD.unpack_from(head, DATA_START)[0]
+    offset, last = DATA_START, min(first + file.size // RECORD_OVERHEAD_BYTES, U64_MAX)
+    while (found := find_valid(file, salt, offset, first, last)) is not None:
+        offset, first, length = found
+        while length:
+            entries = decode(file.read(offset, length), salt, first, length)
+            for entry in entries:
+                yield Salvaged(file.path, offset, entry)
+                offset += record_bytes(len(entry.payload))
+                first += 1
+            # a run of healthy records is read a piece at a time
+            length = _PIECE_BYTES if entries else 0
