@@ -62,7 +62,7 @@ async def _durable(path: str, calls: int) -> dict[str, list[float]]:
         "wake the loop, resume the task": [],
         "one durable append": [],
     }
-    async with RaftLogStorage.open(path, files=files) as store:
+    async with RaftLogStorage.open(path, environment=files) as store:
         for index in range(calls):
             called = perf_counter()
             await store.append([Entry(1, index, _PAYLOAD)])

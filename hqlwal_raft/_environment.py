@@ -27,7 +27,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 if TYPE_CHECKING:
     from ._worker import Worker
 
-__all__ = ["Environment", "Event", "Loop", "Map", "Queue"]
+__all__ = [
+    "LOCK_EX",
+    "LOCK_NB",
+    "LOCK_UN",
+    "Empty",
+    "Environment",
+    "Event",
+    "Loop",
+    "Map",
+    "Queue",
+]
+
+LOCK_EX, LOCK_NB, LOCK_UN = fcntl.LOCK_EX, fcntl.LOCK_NB, fcntl.LOCK_UN
+#: what the ``get`` of a queue raises when its time is over
+Empty = queue.Empty
 
 T = TypeVar("T")
 
@@ -50,7 +64,7 @@ class Queue(Protocol[T]):
     """What is used of :class:`queue.SimpleQueue`."""
 
     def put(self, item: T, /) -> None: ...
-    def get(self, block: bool = True, timeout: float | None = None) -> T: ...  # noqa: FBT001
+    def get(self, block: bool = True, timeout: float | None = None) -> T: ...  # noqa: FBT001, FBT002
 
 
 class Loop(NamedTuple):
@@ -111,8 +125,9 @@ class Environment:
     def access(self, path: str, mode: int, *, dir_fd: int | None = None) -> bool:
         return os.access(path, mode, dir_fd=dir_fd)
 
-    #: a path, or the descriptor of an open directory
-    listdir: Callable[[str | int], list[str]] = staticmethod(os.listdir)
+    def listdir(self, path: str | int) -> list[str]:
+        """The names in a directory, given by its path or by its open descriptor."""
+        return os.listdir(path)
 
     def mkdir(self, path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         os.mkdir(path, mode, dir_fd=dir_fd)

@@ -1,8 +1,8 @@
-"""The operating system: create and allocate, map, read, sync, lock. The only module that
-touches ``os``, ``mmap`` and ``fcntl``.
+"""Files: create and allocate, map, read, sync, lock. Every system call goes through an
+:class:`~._environment.Environment`.
 
 It must not know what the bytes mean. Everything above goes through :class:`Files` and
-:class:`File`, so a faulty or forgetful disk is one object to swap (``hqlwal_raft.testing``).
+:class:`File`, so no other module needs to know in which order the system is to be called.
 Linux only: allocation, coherent maps and ``RWF_NOWAIT`` are relied on.
 """
 
@@ -11,12 +11,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import errno
-import fcntl
-import mmap
 import os
+import stat
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from ._environment import LOCK_EX, LOCK_NB, LOCK_UN, Environment, Map
 from ._format import LOCK_NAME, TEMPORARY_SUFFIX
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "LockedError",
     "OsFiles",
     "SyncError",
-    "call_in_forked_child",
 ]
 
 
@@ -128,6 +127,8 @@ class LockedError(Exception):
 class Files(abc.ABC):
     """What a store needs of a file system. Errors are OSErrors with the path as a note."""
 
+    environment = Environment()
+
     @abc.abstractmethod
     def make_directory(self, path: str) -> None:
         """Makes the directory (0700) and its parents where missing, durably."""
@@ -203,16 +204,19 @@ class Files(abc.ABC):
 
 
 class _OsFile(File):
-    def __init__(self, path: str, descriptor: int, *, writable: bool) -> None:
+    def __init__(
+        self, environment: Environment, path: str, descriptor: int, *, writable: bool
+    ) -> None:
         self.path = path
+        self._environment = environment
         self._descriptor = descriptor
-        self._map: mmap.mmap | None = None
+        self._map: Map | None = None
         try:
-            self.size = os.fstat(descriptor).st_size
+            self.size = self._environment.fstat(descriptor).st_size
             if writable and self.size:
-                self._map = mmap.mmap(descriptor, self.size)
+                self._map = self._environment.mmap(descriptor, self.size)
         except BaseException:
-            os.close(descriptor)
+            self._environment.close(descriptor)
             self._descriptor = -1
             raise
 
@@ -220,7 +224,7 @@ class _OsFile(File):
         assert self._map is not None, f"{self.path} is not open for writing"
         try:
             while data:
-                written = os.pwrite(self._descriptor, data, offset)
+                written = self._environment.pwrite(self._descriptor, data, offset)
                 offset += written
                 data = data[written:]
         except OSError as error:
@@ -232,10 +236,12 @@ class _OsFile(File):
 
     def read(self, offset: int, length: int) -> bytes:
         try:
-            data = os.pread(self._descriptor, length, offset)
+            data = self._environment.pread(self._descriptor, length, offset)
             # the kernel gives at most 2 GiB a call
             while len(data) < length and offset + len(data) < self.size:
-                more = os.pread(self._descriptor, length - len(data), offset + len(data))
+                more = self._environment.pread(
+                    self._descriptor, length - len(data), offset + len(data)
+                )
                 if not more:
                     break
                 data += more
@@ -246,7 +252,7 @@ class _OsFile(File):
     def read_cached(self, offset: int, length: int) -> bytes | None:
         buffer = bytearray(length)
         try:
-            count = os.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
+            count = self._environment.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -261,19 +267,19 @@ class _OsFile(File):
         # Not mmap.flush(): it holds the GIL for the whole msync. fdatasync writes back the
         # pages dirtied through the map as well.
         try:
-            os.fdatasync(self._descriptor)
+            self._environment.fdatasync(self._descriptor)
         except OSError as error:
             raise _noted(SyncError(*error.args), self.path, "syncing") from error
 
     def is_removed(self) -> bool:
         # Not by fstat: where timestamps are multigrain (Linux 6.13), having asked for them
         # makes the next write change the inode, and the next sync half as slow again.
-        return not os.access(self.path, os.F_OK)
+        return not self._environment.access(self.path, os.F_OK)
 
     def reload(self) -> None:
         self.sync()  # only clean pages are dropped
         with _noting(self.path, "reloading"):
-            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._environment.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def freeze(self) -> None:
         if self._map is not None:
@@ -284,7 +290,7 @@ class _OsFile(File):
         self.freeze()
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+            self._environment.close(descriptor)
 
     def __del__(self) -> None:
         # A reader in another thread may hold the last reference to a segment that was
@@ -294,31 +300,32 @@ class _OsFile(File):
 
 
 class _OsLock(Lock):
-    def __init__(self, path: str, descriptor: int) -> None:
+    def __init__(self, environment: Environment, path: str, descriptor: int) -> None:
+        self._environment = environment
         self._path = path
         self._descriptor = descriptor
         _held_locks.add(self)
 
     def announce(self) -> None:
         with _noting(self._path, "writing"):
-            os.ftruncate(self._descriptor, 0)
+            self._environment.ftruncate(self._descriptor, 0)
             with contextlib.suppress(OSError):  # on a full disk the pid is not known: no harm
-                os.pwrite(self._descriptor, b"%d\n" % os.getpid(), 0)
+                self._environment.pwrite(self._descriptor, b"%d\n" % self._environment.getpid(), 0)
 
     def release(self, *, remove: bool) -> None:
         if self._descriptor < 0:
             return
         if remove:  # while it is still held, so that nobody's new lock is removed
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self._path)
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                self._environment.unlink(self._path)
+        self._environment.flock(self._descriptor, LOCK_UN)
         self.forget()
 
     def forget(self) -> None:
         """Closes the descriptor, which releases the lock unless a forked twin has it too."""
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+            self._environment.close(descriptor)
 
 
 # A forked child must not keep the lock: flock belongs to the open file, which the child
@@ -331,103 +338,107 @@ def _forget_locks_in_child() -> None:
         lock.forget()
 
 
-def call_in_forked_child(call: Callable[[], None]) -> None:
-    """Has ``call`` called in every child that this process forks from now on."""
-    os.register_at_fork(after_in_child=call)
-
-
-call_in_forked_child(_forget_locks_in_child)
+Environment().call_in_forked_child(_forget_locks_in_child)
 
 
 class OsFiles(Files):
-    """The real file system."""
+    """The files of an environment, the real one by default."""
+
+    def __init__(self, environment: Environment | None = None) -> None:
+        self.environment = environment or Environment()
 
     def make_directory(self, path: str) -> None:
         path = os.path.abspath(path)
-        if os.path.isdir(path):
+        if self.is_directory(path):
             return
         with _noting(path, "making the directory"):
             parent = os.path.dirname(path)
-            if not os.path.isdir(parent):
+            if not self.is_directory(parent):
                 self.make_directory(parent)
             with contextlib.suppress(FileExistsError):
-                os.mkdir(path, 0o700)
-            if not os.path.isdir(path):
+                self.environment.mkdir(path, 0o700)
+            if not self.is_directory(path):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         self.sync_directory(parent)
 
     def is_directory(self, path: str) -> bool:
-        return os.path.isdir(path)
+        try:
+            return stat.S_ISDIR(self.environment.stat(path).st_mode)
+        except (OSError, ValueError):
+            return False
 
     def names(self, path: str) -> list[str]:
         with _noting(path, "listing"):
-            return sorted(os.listdir(path))
+            return sorted(self.environment.listdir(path))
 
     def open(self, path: str, *, writable: bool = False) -> File:
         with _noting(path, "opening"):
             flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
-            return _OsFile(path, os.open(path, flags), writable=writable)
+            return _OsFile(
+                self.environment, path, self.environment.open(path, flags), writable=writable
+            )
 
     def create(self, path: str, size: int) -> File:
         with _noting(path, "creating"):
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o600)
+            descriptor = self.environment.open(path, flags, 0o600)
             try:
                 # Allocate, never leave a hole: a store through the map into a hole on a
                 # full disk would kill the process (SIGBUS).
-                os.posix_fallocate(descriptor, 0, size)
+                self.environment.posix_fallocate(descriptor, 0, size)
             except BaseException:
-                os.close(descriptor)
+                self.environment.close(descriptor)
                 with contextlib.suppress(OSError):
-                    os.unlink(path)
+                    self.environment.unlink(path)
                 raise
             try:
-                return _OsFile(path, descriptor, writable=True)
+                return _OsFile(self.environment, path, descriptor, writable=True)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    os.unlink(path)
+                    self.environment.unlink(path)
                 raise
 
     def rename(self, source: str, target: str) -> None:
         with _noting(target, "renaming to"):
-            os.rename(source, target)
+            self.environment.rename(source, target)
 
     def unlink(self, path: str) -> None:
         with _noting(path, "removing"), contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            self.environment.unlink(path)
 
     def sync_directory(self, path: str) -> None:
         with _noting(path, "opening"):
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = self.environment.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(descriptor)
+            self.environment.fsync(descriptor)
         except OSError as error:
             raise _noted(SyncError(*error.args), path, "syncing the directory") from error
         finally:
-            os.close(descriptor)
+            self.environment.close(descriptor)
 
     def lock(self, directory: str) -> Lock:
         path = os.path.join(directory, LOCK_NAME)
         while True:
             with _noting(path, "locking"):
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                descriptor = self.environment.open(
+                    path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+                )
                 try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self.environment.flock(descriptor, LOCK_EX | LOCK_NB)
                     # a holder may have removed the file between our open and our lock
-                    if _is_same_file(descriptor, path):
-                        return _OsLock(path, descriptor)
+                    if self._is_same_file(descriptor, path):
+                        return _OsLock(self.environment, path, descriptor)
                 except BlockingIOError:
-                    pid = os.pread(descriptor, 32, 0).strip()
-                    os.close(descriptor)
+                    pid = self.environment.pread(descriptor, 32, 0).strip()
+                    self.environment.close(descriptor)
                     raise LockedError(int(pid) if pid.isdigit() else None) from None
                 except BaseException:
-                    os.close(descriptor)
+                    self.environment.close(descriptor)
                     raise
-                os.close(descriptor)
+                self.environment.close(descriptor)
 
-
-def _is_same_file(descriptor: int, path: str) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
+    def _is_same_file(self, descriptor: int, path: str) -> bool:
+        try:
+            return os.path.samestat(self.environment.fstat(descriptor), self.environment.stat(path))
+        except FileNotFoundError:
+            return False

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import struct
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Sequence
@@ -333,7 +332,7 @@ class Log:
 
     def _publish(self, number: int, length: int) -> Segment:
         path = os.path.join(self.directory, segment_name(number))
-        header = SegmentHeader(random.SystemRandom().getrandbits(32), length)
+        header = SegmentHeader(self._files.environment.getrandbits(32), length)
         file = self._files.publish(path, length, header.pack())
         if self.meta.state.first_segment == 0:
             # before anything can be acknowledged: from now on segments must be there

@@ -6,18 +6,15 @@ for the disk.
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-import anyio
 import anyio.lowlevel
-import anyio.to_thread
 
-from ._files import call_in_forked_child
+from ._environment import Environment
 from ._format import RECORD_OVERHEAD_BYTES
 from ._log import Log
 from ._types import Entry, LogId, LogState, Vote
@@ -38,9 +35,19 @@ _NAP_SECONDS = 20e-6
 class Core:
     """What a store and its readers share."""
 
-    __slots__ = ("__weakref__", "is_closed", "log", "path", "why_closed", "work", "writer")
+    __slots__ = (
+        "__weakref__",
+        "environment",
+        "is_closed",
+        "log",
+        "path",
+        "why_closed",
+        "work",
+        "writer",
+    )
 
-    def __init__(self, path: str, log: Log, writer: Writer) -> None:
+    def __init__(self, path: str, log: Log, writer: Writer, environment: Environment) -> None:
+        self.environment = environment
         self.path = path
         self.log = log
         self.writer = writer
@@ -68,8 +75,12 @@ class Core:
         if self.writer.is_awaited:
             # The disk thread needs the interpreter to hear of its sync. A loop that is never
             # idle hands it over only every 5 ms (sys.getswitchinterval), unless it naps.
-            time.sleep(_NAP_SECONDS)  # noqa: ASYNC251 - meant to
+            self.environment.sleep(_NAP_SECONDS)
         await anyio.lowlevel.checkpoint()
+
+    async def in_thread(self, job: Callable[[], Any]) -> Any:
+        # A read that is abandoned does no harm: its file stays open until it is done.
+        return await self.environment.run_in_thread(job)
 
 
 open_cores: weakref.WeakSet[Core] = weakref.WeakSet()
@@ -81,7 +92,7 @@ def _close_in_forked_child() -> None:
         core.close(f"{core.path} is open in the parent process: a forked child cannot use it")
 
 
-call_in_forked_child(_close_in_forked_child)
+Environment().call_in_forked_child(_close_in_forked_child)
 
 
 class RaftLogReader:
@@ -293,7 +304,7 @@ class RaftLogReader:
             segment = pieces[0].segment
             if segment.offsets is not None:
                 break
-            await _in_thread(partial(log.reads.load, segment))
+            await core.in_thread(partial(log.reads.load, segment))
             core.check_open()
             if not log.clip(first, end)[0] == first < log.clip(first, end)[1]:
                 raise LogRangeError(f"entry {first} was removed while it was read")
@@ -301,7 +312,7 @@ class RaftLogReader:
             log.reads.touch(piece.segment)
         entries = log.reads.read_cached(pieces) if pieces[0].size_is_modest(_CHUNK_BYTES) else None
         if entries is None:
-            entries = await _in_thread(partial(log.reads.read, pieces))
+            entries = await core.in_thread(partial(log.reads.read, pieces))
             core.check_open()
         else:
             await core.did(4 + len(entries))
@@ -322,8 +333,3 @@ def _overtaken(position: int, first: int) -> LogRangeError:
     return LogRangeError(
         f"entries {position} to {first - 1} were purged while they were about to be streamed"
     )
-
-
-async def _in_thread(job: Callable[[], Any]) -> Any:
-    # A read that is abandoned does no harm: its file stays open until it is done.
-    return await anyio.to_thread.run_sync(job, abandon_on_cancel=True)

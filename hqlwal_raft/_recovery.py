@@ -25,7 +25,7 @@ from ._meta import Meta, MetaReport
 from ._reads import Options
 from ._segment import Segment, zero_on_disk
 from ._types import Finding, FindingKind, LogId
-from .audit import DirectoryReport, SegmentReport, examine, scan_segment
+from .audit import DirectoryReport, SegmentReport, examine_files, scan_segment
 from .errors import CorruptionError, UnknownVersionError, WalLockedError
 
 __all__ = ["open_log"]
@@ -70,12 +70,12 @@ def open_log(
     try:
         if had_lock_file:
             _reload(files, path)
-        report = examine(path, deep=is_checking_everything, files=files)
+        report = examine_files(files, path, deep=is_checking_everything)
         healing = _judge(report, is_healing=is_healing)
         lock.announce()
         if healing is not None:
             _heal(files, report, healing)
-            report = examine(path, deep=is_checking_everything, files=files)
+            report = examine_files(files, path, deep=is_checking_everything)
             _judge(report, is_healing=False)
         return _apply(files, report, options), lock
     except BaseException:

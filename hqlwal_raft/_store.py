@@ -13,9 +13,8 @@ from functools import partial
 from typing import Any
 
 import anyio
-import anyio.lowlevel
-import anyio.to_thread
 
+from ._environment import Environment, Loop
 from ._files import Files, Lock, OsFiles
 from ._format import DATA_START, RECORD_OVERHEAD_BYTES, U64_MAX, validate_vote
 from ._log import Log, drive
@@ -24,7 +23,7 @@ from ._reads import Options
 from ._recovery import open_log
 from ._segment import NotPlainError, plain
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from ._worker import Loop, Ticket, Worker, running_loop
+from ._worker import Ticket, Worker
 from ._writer import Writer
 from .protocols import AppendCallback
 
@@ -33,6 +32,8 @@ __all__ = ["Opening", "RaftLogReader", "RaftLogStorage"]
 _SEGMENT_SIZE_MINIMUM = 8192
 _SIZE_MAXIMUM = (1 << 32) - 1
 _MAX_ENTRY_SIZE_MAXIMUM = _SIZE_MAXIMUM - DATA_START - RECORD_OVERHEAD_BYTES
+
+_REAL = Environment()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class Opening:
     check_integrity: bool | None = None
     max_unsynced_bytes: int = 64 << 20
     cache_bytes: int = 4 << 20
-    files: Files | None = None
+    environment: Environment | None = None
 
     def __post_init__(self) -> None:
         LogSync.parse(self.sync)
@@ -72,8 +73,15 @@ class Opening:
     def policy(self) -> LogSync:
         return LogSync.parse(self.sync)
 
+    @property
+    def ground(self) -> Environment:
+        """The environment, the real one where none was given."""
+        return self.environment if isinstance(self.environment, Environment) else _REAL
+
     def open_log(self, path: str) -> tuple[Log, Lock]:
         """Opens the log; blocks."""
+        double: Any = self.environment
+        files = double if isinstance(double, Files) else OsFiles(self.ground)
         options = Options(
             self.segment_size,
             self.max_entry_size,
@@ -82,9 +90,9 @@ class Opening:
         )
         is_checking = self.check_integrity
         if is_checking is None:
-            is_checking = os.environ.get("HQL_CHECK_WAL_INTEGRITY", "").lower() == "true"
+            is_checking = (self.ground.getenv("HQL_CHECK_WAL_INTEGRITY") or "").lower() == "true"
         return open_log(
-            self.files or OsFiles(),
+            files,
             path,
             options,
             is_healing=self.auto_heal,
@@ -93,7 +101,9 @@ class Opening:
 
     def start(self, path: str, log: Log, lock: Lock, disk: Worker, loop: Loop) -> Core:
         """Starts the writer of an open log."""
-        core = Core(path, log, Writer(log, lock, self.policy, self.max_unsynced_bytes, disk, loop))
+        environment = self.ground
+        writer = Writer(log, lock, self.policy, self.max_unsynced_bytes, disk, loop, environment)
+        core = Core(path, log, writer, environment)
         open_cores.add(core)
         return core
 
@@ -129,7 +139,7 @@ class RaftLogStorage(RaftLogReader):
         check_integrity: bool | None = Opening.check_integrity,
         max_unsynced_bytes: int = Opening.max_unsynced_bytes,
         cache_bytes: int = Opening.cache_bytes,
-        files: Files | None = Opening.files,
+        environment: Environment | None = Opening.environment,
     ) -> AsyncIterator[RaftLogStorage]:
         """Opens the log in the directory ``path``, for ``async with``.
 
@@ -159,7 +169,8 @@ class RaftLogStorage(RaftLogReader):
           last batch may exceed it.
         - ``cache_bytes``: how much memory the newest entries may take; reads of them need
           no disk. Each full garbage collection looks at all of them (6 ms for 40,000 entries).
-        - ``files``: the file system, for tests (``hqlwal_raft.testing``).
+        - ``environment``: the operating system, clock, chance and threads, for tests
+          (``hqlwal_raft.testing``).
 
         Raises WalLockedError, CorruptionError, UnknownVersionError, OSError; nothing on disk
         was changed then. ValueError where an option makes no sense.
@@ -172,11 +183,12 @@ class RaftLogStorage(RaftLogReader):
             check_integrity=check_integrity,
             max_unsynced_bytes=max_unsynced_bytes,
             cache_bytes=cache_bytes,
-            files=files,
+            environment=environment,
         )
         path = os.path.abspath(os.fspath(path))  # noqa: ASYNC240 - touches no disk
-        loop = running_loop()
-        disk = Worker("hqlwal-disk", loop)
+        ground = opening.ground
+        loop = ground.running_loop()
+        disk = ground.start_worker("hqlwal-disk", loop)
         log, lock = await _open_on(disk, Ticket(loop), partial(opening.open_log, path))
         store = cls(opening.start(path, log, lock, disk, loop), opening.policy)
         try:

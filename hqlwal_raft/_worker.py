@@ -5,51 +5,19 @@ Knows the event loop, but nothing of logs.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import queue
-import threading
-import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
+from ._environment import Empty, Environment, Loop, Queue
 from .errors import WalPoisonedError
 from .protocols import AppendCallback
 
-__all__ = ["Done", "Group", "Loop", "Ticket", "Worker", "poisoned", "running_loop", "tell"]
+__all__ = ["Done", "Group", "Ticket", "Worker", "poisoned", "tell"]
 
 logger = logging.getLogger("hqlwal_raft")
-
-
-class Event(Protocol):
-    """What asyncio's and trio's events have in common. anyio's costs some microseconds more."""
-
-    def set(self) -> Any: ...
-    async def wait(self) -> Any: ...
-
-
-class Loop(NamedTuple):
-    """The running event loop, as far as it is needed here."""
-
-    #: has a callable called on the loop, from any thread, without waiting for it
-    post: Callable[[Callable[[], Any]], Any]
-    #: has a callable called on the loop, from the loop, after what is ready to run now
-    soon: Callable[[Callable[[], Any]], Any]
-    event: Callable[[], Event]
-
-
-def running_loop() -> Loop:
-    """The event loop of the calling task, asyncio's or trio's."""
-    try:
-        loop = asyncio.get_running_loop()
-        return Loop(loop.call_soon_threadsafe, loop.call_soon, asyncio.Event)
-    except RuntimeError:
-        import trio  # noqa: PLC0415 - needed only where it is there
-
-        run_sync_soon = trio.lowlevel.current_trio_token().run_sync_soon
-        return Loop(run_sync_soon, run_sync_soon, trio.Event)
 
 
 #: told how a job ended: its result, or the error that it raised
@@ -62,20 +30,19 @@ class Worker:
     A thread of our own, because a fresh or pooled one per sync costs more than the sync.
     """
 
-    def __init__(self, name: str, loop: Loop) -> None:
+    def __init__(self, name: str, loop: Loop, environment: Environment) -> None:
+        self._monotonic = environment.monotonic
         self._post = loop.post
-        self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Done] | None]
-        self._jobs = queue.SimpleQueue()
+        self._jobs: Queue[tuple[Callable[[], Any], Done] | None] = environment.queue()
         self._alarm: tuple[float, Callable[[], None]] | None = None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        environment.start_thread(self._run, name)
 
     def submit(self, job: Callable[[], Any], done: Done) -> None:
         self._jobs.put((job, done))
 
     def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
         """Rings on the event loop once ``seconds`` are over and the jobs before are done."""
-        when = time.monotonic() + seconds
+        when = self._monotonic() + seconds
         self._jobs.put((partial(setattr, self, "_alarm", (when, ring)), _ignore))
 
     def stop(self) -> None:
@@ -84,10 +51,10 @@ class Worker:
 
     def _run(self) -> None:
         while True:
-            timeout = max(0.0, self._alarm[0] - time.monotonic()) if self._alarm else None
+            timeout = max(0.0, self._alarm[0] - self._monotonic()) if self._alarm else None
             try:
                 item = self._jobs.get(timeout=timeout)
-            except queue.Empty:
+            except Empty:
                 assert self._alarm is not None
                 (_, ring), self._alarm = self._alarm, None
                 self._report(ring)

@@ -11,16 +11,16 @@ Everything here is called on the event loop, except what is handed to a :class:`
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ._environment import Environment, Loop
 from ._files import Lock, SyncError
 from ._log import Lacking, Log, Work
 from ._types import Entry, LogId, LogSync
-from ._worker import Done, Group, Loop, Ticket, Worker, poisoned, tell
+from ._worker import Done, Group, Ticket, Worker, poisoned, tell
 from .errors import WalClosedError
 from .protocols import AppendCallback
 
@@ -77,14 +77,16 @@ class Writer:
         max_unsynced_bytes: int,
         disk: Worker,
         loop: Loop,
+        environment: Environment,
     ) -> None:
         self.log = log
+        self._clock = environment.perf_counter
         self._lock = lock
         self._interval_seconds = policy.interval_seconds
         self._max_unsynced_bytes = max_unsynced_bytes
         self._disk = disk
         self._loop = loop
-        self._housekeeping = Worker("hqlwal-housekeeping", loop)
+        self._housekeeping = environment.start_worker("hqlwal-housekeeping", loop)
         self._jobs_housekeeping = 0
         self._pending: deque[_Append | _Exclusive | _Call] = deque()
         self._group: Group | None = None
@@ -341,7 +343,12 @@ class Writer:
         self._syncing, self._group = self._next_group(), None
         self._is_crowded = self.appends > self._appends_before + 1
         self._appends_before = self.appends
-        self._disk.submit(partial(_timed, job), partial(self._synced, work))
+        self._disk.submit(partial(self._timed, job), partial(self._synced, work))
+
+    def _timed(self, job: Callable[[], Any]) -> float:
+        started = self._clock()
+        job()
+        return self._clock() - started
 
     def _synced(self, work: Work[None], seconds: float, error: BaseException | None) -> None:
         group, self._syncing = self._syncing, None
@@ -494,9 +501,3 @@ class Writer:
         if self._group is not None:
             group, self._group = self._group, None
             group.settle(error)
-
-
-def _timed(job: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    job()
-    return time.perf_counter() - started

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ._environment import Environment
 from ._files import Files, OsFiles
 from ._format import (
     BROKEN_SUFFIX,
@@ -125,8 +126,8 @@ def examine(
     directory: str | os.PathLike[str],
     *,
     deep: bool = False,
-    files: Files | None = None,
     progress: Progress | None = None,
+    environment: Environment | None = None,
 ) -> DirectoryReport:
     """Reads a store's directory and says what is there and what is wrong with it.
 
@@ -134,8 +135,14 @@ def examine(
     at a normal open. An examined store that is being written to shows the state of some moment
     between two writes, and possibly a torn tail. Raises OSError where files cannot be read.
     """
-    files = files or OsFiles()
     path = os.path.abspath(os.fspath(directory))
+    return examine_files(OsFiles(environment), path, deep=deep, progress=progress)
+
+
+def examine_files(
+    files: Files, path: str, *, deep: bool, progress: Progress | None = None
+) -> DirectoryReport:
+    """As ``examine``, for those who have the files already."""
     names = files.names(path)
     report = DirectoryReport(
         path,

@@ -90,7 +90,9 @@ def test_the_store_keeps_the_contract_however_it_is_opened(
     disk = ForgetfulDisk()
     run(
         case,
-        lambda name: RaftLogStorage.open(f"/{name}", segment_size=8192, files=disk, **options),
+        lambda name: RaftLogStorage.open(
+            f"/{name}", segment_size=8192, environment=disk, **options
+        ),
         payload_bytes=payload_bytes,
         backend=backend,
     )
@@ -110,7 +112,7 @@ def test_most_cases_cross_segments_where_segments_are_tiny() -> None:
             disk = ForgetfulDisk()
             await case(
                 lambda name, disk=disk: RaftLogStorage.open(
-                    f"/{name}", segment_size=8192, files=disk
+                    f"/{name}", segment_size=8192, environment=disk
                 ),
                 payload_bytes=3000,
             )

@@ -62,7 +62,7 @@ class Fixed:
 
     def _open(self) -> contextlib.AbstractAsyncContextManager[RaftLogStorage]:
         return RaftLogStorage.open(
-            DIRECTORY, segment_size=SEGMENT_SIZE, cache_bytes=0, files=self.files
+            DIRECTORY, segment_size=SEGMENT_SIZE, cache_bytes=0, environment=self.files
         )
 
     async def _begin(self, store: RaftLogStorage) -> None:
@@ -222,7 +222,7 @@ async def test_a_disk_that_fails_from_some_sync_on_leaves_what_was_acknowledged(
 async def test_after_a_failed_sync_the_store_is_poisoned_until_it_is_opened_again() -> None:
     files = FailingFiles(ForgetfulDisk())
     with anyio.fail_after(10):
-        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
+        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=files) as store:
             await store.append([Entry(1, 1, b"first")])
             files.fail("sync", errno.EIO, where=lambda path: path.endswith(".wal"))
             told: list[BaseException | None] = []
@@ -242,7 +242,7 @@ async def test_after_a_failed_sync_the_store_is_poisoned_until_it_is_opened_agai
             assert isinstance(told[0], WalPoisonedError)
             assert store.statistics().is_poisoned
             assert [entry.index for entry in await store.try_get_log_entries(1, 2)] == [1]
-        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
+        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=files) as store:
             state = await store.get_log_state()
             assert state.last_log_id is not None
             await store.append([Entry(1, state.last_log_id.index + 1)])
@@ -278,7 +278,9 @@ async def test_all_who_wait_are_told_when_a_sync_fails(nth: int) -> None:
 
     with anyio.fail_after(10):
         with contextlib.suppress(WalPoisonedError):
-            async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
+            async with RaftLogStorage.open(
+                DIRECTORY, segment_size=8192, environment=files
+            ) as store:
                 files.fail("sync", errno.EIO, nth=nth, where=lambda path: path.endswith(".wal"))
                 async with anyio.create_task_group() as tasks:
                     for index in range(1, 41):
@@ -300,13 +302,13 @@ async def _flush(store: RaftLogStorage) -> None:
 async def test_a_full_disk_refuses_the_append_and_takes_it_once_there_is_room() -> None:
     disk = ForgetfulDisk(capacity_bytes=12288 + 3 * SEGMENT_SIZE)
     with anyio.fail_after(20):
-        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=disk) as store:
+        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=disk) as store:
             last = await fill(store)
             assert not store.statistics().is_poisoned
             assert len(await store.try_get_log_entries(0)) == last
             await store.save_vote(Vote(5))
         # opening needs no room
-        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=disk) as store:
+        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=disk) as store:
             assert len(await store.try_get_log_entries(0)) == last
             assert await store.read_vote() == Vote(5)
             with pytest.raises(OSError, match="space"):
@@ -343,7 +345,7 @@ async def test_many_appends_that_meet_a_full_disk_are_all_answered() -> None:
             answers.append(index)
 
     with anyio.fail_after(10):
-        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=disk) as store:
+        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=disk) as store:
             async with anyio.create_task_group() as tasks:
                 for index in range(1, 30):
                     tasks.start_soon(append, store, index)
@@ -356,9 +358,9 @@ async def test_many_appends_that_meet_a_full_disk_are_all_answered() -> None:
 
 async def test_a_read_that_fails_says_so_and_can_be_repeated() -> None:
     files = FailingFiles(ForgetfulDisk())
-    async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
+    async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=files) as store:
         await store.append([Entry(1, index, b"x" * 2000) for index in range(1, 20)])
-    async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
+    async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=files) as store:
         for call, number in (("open", errno.EMFILE), ("read", errno.EIO)):
             files.fail(call, number)
             with pytest.raises(OSError) as caught:

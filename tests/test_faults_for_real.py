@@ -175,7 +175,7 @@ async def test_a_directory_that_cannot_be_written_is_an_error_that_changes_nothi
     with anyio.fail_after(10):
         async with _unwritable(directory, mounted) as files:
             with pytest.raises(OSError) as caught:
-                async with RaftLogStorage.open(directory, segment_size=8192, files=files):
+                async with RaftLogStorage.open(directory, segment_size=8192, environment=files):
                     pass
             assert caught.value.errno in (errno.EROFS, errno.EACCES)
     assert {file.name: file.read_bytes() for file in directory.iterdir()} == before

@@ -123,7 +123,7 @@ class Machine(RuleBasedStateMachine):
         self._files = KillableFiles(directory)
         self._opened = contextlib.ExitStack()
         opening = RaftLogStorage.open(
-            directory, segment_size=SEGMENT_SIZE, files=self._files, **options
+            directory, segment_size=SEGMENT_SIZE, environment=self._files, **options
         )
         self._store = self._enter(opening)
         self._model = self._enter(self.model.open(self._disk))

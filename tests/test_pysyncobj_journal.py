@@ -621,7 +621,7 @@ def test_memory_holds_no_more_than_it_may(path: str, journals: Any, tmp_path: Pa
 @pytest.fixture
 def gated(path: str, tmp_path: Path) -> Iterator[tuple[WalJournal, GatedFiles, FakeNode]]:
     files = GatedFiles()
-    journal = WalJournal(path, files=files)
+    journal = WalJournal(path, environment=files)
     node = FakeNode(tmp_path)
     journal.attach(node)
     try:
@@ -783,7 +783,7 @@ def test_after_a_failed_sync_every_method_raises_and_the_log_says_it_once(
     path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = FailingFiles()
-    journal = WalJournal(path, files=files)
+    journal = WalJournal(path, environment=files)
     node = FakeNode(tmp_path)
     journal.attach(node)
     fill(journal, 1, 3)
@@ -821,7 +821,7 @@ def test_a_disk_too_full_for_a_segment_stops_the_node_and_not_the_log(
     path: str, tmp_path: Path
 ) -> None:
     files = FailingFiles()
-    journal = WalJournal(path, files=files, segment_size=8192)
+    journal = WalJournal(path, environment=files, segment_size=8192)
     node = FakeNode(tmp_path)
     journal.attach(node)
     files.fail("create", errno.ENOSPC, times=1000)
@@ -959,7 +959,7 @@ journal[0:200]
 def test_weaker_policies_do_not_wait_for_the_disk(tmp_path: Path) -> None:
     for number, sync in enumerate(("immediate_async", "interval_60000")):
         files = GatedFiles()
-        journal = WalJournal(tmp_path / str(number), files=files, sync=sync)
+        journal = WalJournal(tmp_path / str(number), environment=files, sync=sync)
         files.gate.clear()
         fill(journal, 1, 3)
         files.gate.set()

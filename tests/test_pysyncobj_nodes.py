@@ -382,10 +382,10 @@ def test_nothing_is_acknowledged_before_a_majority_has_it_on_disk(
     found = []
     for index in range(2):
         if is_installed:
-            installed(files=disks[index])
+            installed(environment=disks[index])
             found.append(pair.make(index, PlainSum))
         else:
-            found.append(pair.make(index, Sum, files=disks[index]))
+            found.append(pair.make(index, Sum, environment=disks[index]))
     ready(*found)
     leader = next(node for node in found if node._isLeader())
     slow = leader if is_leaders else next(node for node in found if node is not leader)
@@ -569,7 +569,7 @@ def test_a_node_whose_log_fails_steps_out_and_the_others_go_on(
 ) -> None:
     caplog.set_level(logging.ERROR)
     disks = [FailingFiles() for _ in range(3)]
-    found = [nodes.make(i, files=disks[i]) for i in range(3)]
+    found = [nodes.make(i, environment=disks[i]) for i in range(3)]
     ready(*found)
     found[0].plus(1, sync=True, timeout=20)
     leader = next(node for node in found if node._isLeader())
@@ -603,7 +603,7 @@ def test_a_node_whose_log_fails_steps_out_and_the_others_go_on(
 def test_an_application_that_ticks_itself_is_told_of_the_failure(tmp_path: Path) -> None:
     alone = Nodes(tmp_path, size=1)
     files = FailingFiles()
-    node = alone.make(0, conf={"autoTick": False}, files=files)
+    node = alone.make(0, conf={"autoTick": False}, environment=files)
     tick([node], node.isReady)
     files.fail("sync", errno.EIO, times=1000)
     node.plus(1)

@@ -149,7 +149,7 @@ class History:
 
 
 def open_on(disk: ForgetfulDisk, *, is_starting: bool) -> tuple[WalJournal, FakeNode]:
-    journal = WalJournal("/node", files=disk, segment_size=8192, allow_no_dump=True)
+    journal = WalJournal("/node", environment=disk, segment_size=8192, allow_no_dump=True)
     node = FakeNode(is_starting=is_starting)
     journal.attach(node)
     return journal, node

@@ -37,7 +37,9 @@ SEGMENT_SIZE = 8192
 @on_both_backends
 async def test_one_sync_serves_all_tasks_that_wait(tmp_path: Path) -> None:
     gate = Gate()
-    async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate), segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        tmp_path, environment=HookedFiles(gate), segment_size=8192
+    ) as store:
         await store.append(entries(1, 2))
         syncs = store.statistics().syncs
         gate.shut()
@@ -80,7 +82,9 @@ async def test_many_tasks_need_far_fewer_syncs_than_appends(tmp_path: Path) -> N
 @on_both_backends
 async def test_an_append_is_readable_before_it_is_durable(tmp_path: Path) -> None:
     gate = Gate()
-    async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate), segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        tmp_path, environment=HookedFiles(gate), segment_size=8192
+    ) as store:
         await store.append(entries(1, 2))
         reader = await store.get_log_reader()
         gate.shut()
@@ -100,7 +104,9 @@ async def test_an_append_is_readable_before_it_is_durable(tmp_path: Path) -> Non
 async def test_a_callback_comes_only_when_its_entries_are_durable(tmp_path: Path) -> None:
     gate = Gate()
     seen: list[object] = []
-    async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate), segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        tmp_path, environment=HookedFiles(gate), segment_size=8192
+    ) as store:
         await store.append(entries(1, 2))
         gate.shut()
         await store.append(entries(2, 3), seen.append)
@@ -132,7 +138,11 @@ async def test_no_call_that_may_block_runs_on_the_event_loop(tmp_path: Path) -> 
 
     files = HookedFiles(note)
     for run in range(2):
-        options: dict[str, Any] = {"segment_size": SEGMENT_SIZE, "cache_bytes": 0, "files": files}
+        options: dict[str, Any] = {
+            "segment_size": SEGMENT_SIZE,
+            "cache_bytes": 0,
+            "environment": files,
+        }
         async with RaftLogStorage.open(tmp_path / "log", **options) as store:
             state = await store.get_log_state()
             first = state.last_log_id.index + 1 if state.last_log_id else 1
@@ -154,7 +164,9 @@ async def test_no_call_that_may_block_runs_on_the_event_loop(tmp_path: Path) -> 
 @on_both_backends
 async def test_while_a_sync_blocks_other_tasks_and_readers_run(tmp_path: Path) -> None:
     gate = Gate()
-    async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate), segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        tmp_path, environment=HookedFiles(gate), segment_size=8192
+    ) as store:
         await store.append(entries(1, 2))
         gate.shut()
         async with anyio.create_task_group() as tasks:
@@ -214,7 +226,7 @@ async def test_a_callback_that_raises_hinders_no_other(
 async def test_the_callback_of_a_cancelled_append_comes_all_the_same(tmp_path: Path) -> None:
     gate = Gate()
     seen: list[object] = []
-    options: dict[str, Any] = {"files": HookedFiles(gate), "max_unsynced_bytes": 1}
+    options: dict[str, Any] = {"environment": HookedFiles(gate), "max_unsynced_bytes": 1}
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE, **options) as store:
         await store.append(entries(1, 2))
         gate.shut()
@@ -236,7 +248,7 @@ async def test_the_callback_of_a_cancelled_append_comes_all_the_same(tmp_path: P
 async def test_the_callback_of_a_cancelled_append_hears_why_it_was_refused(tmp_path: Path) -> None:
     gate = Gate()
     seen: list[object] = []
-    options: dict[str, Any] = {"files": HookedFiles(gate), "max_unsynced_bytes": 1}
+    options: dict[str, Any] = {"environment": HookedFiles(gate), "max_unsynced_bytes": 1}
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE, **options) as store:
         await store.append(entries(1, 2))
         gate.shut()

@@ -96,7 +96,7 @@ async def test_a_directory_without_permission_is_refused(tmp_path: Path, call: s
     await fill(tmp_path)
     files = FailingFiles()
     files.fail(call, errno.EACCES, times=1000)
-    error = await refused(tmp_path, PermissionError, files=files)
+    error = await refused(tmp_path, PermissionError, environment=files)
     assert error.errno == errno.EACCES
     assert str(tmp_path) in str(error) + "".join(getattr(error, "__notes__", []))
 
@@ -106,7 +106,7 @@ async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> Non
     files = FailingFiles()
     files.fail("make_directory", errno.EACCES)
     with pytest.raises(PermissionError) as caught:
-        await opened(tmp_path / "log", files=files)
+        await opened(tmp_path / "log", environment=files)
     assert "log" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

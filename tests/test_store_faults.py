@@ -67,7 +67,7 @@ async def close_poisoned(store: RaftLogStorage) -> None:
 @on_both_backends
 async def test_a_failed_sync_poisons_the_append_and_every_later_write(tmp_path: Path) -> None:
     files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=8192) as store:
         await store.append(entries(1, 11))
         await store.save_vote(Vote(3))
         files.fail("sync", errno.EIO, where=is_segment)
@@ -83,7 +83,7 @@ async def test_a_failed_sync_poisons_the_append_and_every_later_write(tmp_path: 
 @on_both_backends
 async def test_a_poisoned_store_is_still_read(tmp_path: Path) -> None:
     files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, cache_bytes=0) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, cache_bytes=0) as store:
         await store.append(entries(1, 11))
         await store.save_vote(Vote(3, committed=True))
         await store.save_committed(LogId(1, 4))
@@ -110,7 +110,7 @@ async def test_a_failed_sync_is_never_tried_again(tmp_path: Path) -> None:
             calls.append((call, path))
 
     hooked = HookedFiles(note, files=files)
-    async with RaftLogStorage.open(tmp_path, files=hooked, segment_size=8192) as store:
+    async with RaftLogStorage.open(tmp_path, environment=hooked, segment_size=8192) as store:
         await store.append(entries(1, 11))
         files.fail("sync", errno.EIO, where=is_segment)
         assert_poisoned(await raised(store.append(entries(11, 12))), errno.EIO)
@@ -127,7 +127,7 @@ async def test_all_who_wait_for_a_failing_sync_are_told(tmp_path: Path) -> None:
     gate = Gate()
     told: list[BaseException | None] = []
     outcomes: list[BaseException | None] = []
-    options: dict[str, Any] = {"files": HookedFiles(gate, files=files)}
+    options: dict[str, Any] = {"environment": HookedFiles(gate, files=files)}
     async with RaftLogStorage.open(tmp_path, **options) as store:
         await store.append(entries(1, 2))
         gate.shut()
@@ -156,7 +156,7 @@ async def test_all_who_wait_for_a_failing_sync_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["truncate", "purge", "save_vote", "append"])
 async def test_a_failing_write_of_any_kind_poisons(tmp_path: Path, name: str) -> None:
     files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 11))
         where = is_meta if name in ("purge", "save_vote") else is_segment
         files.fail("sync", errno.EIO, where=where)
@@ -169,7 +169,7 @@ async def test_a_failing_write_of_any_kind_poisons(tmp_path: Path, name: str) ->
 @on_both_backends
 async def test_a_vote_that_could_not_be_saved_is_not_shown(tmp_path: Path) -> None:
     files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=8192) as store:
         await store.save_vote(Vote(3))
         files.fail("sync", errno.EIO, where=is_meta)
         assert_poisoned(await raised(store.save_vote(Vote(4))), errno.EIO)
@@ -185,7 +185,7 @@ async def test_leaving_a_poisoned_store_ends_and_what_was_acknowledged_is_there(
     files = FailingFiles()
 
     async def use() -> None:
-        async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+        async with RaftLogStorage.open(tmp_path, environment=files, segment_size=8192) as store:
             await store.append(entries(1, 11))
             files.fail("sync", errno.EIO, where=is_segment, times=1000)
             await raised(store.append(entries(11, 12)))
@@ -204,7 +204,7 @@ async def test_the_first_failing_sync_at_the_close_is_raised_by_it(tmp_path: Pat
     files = FailingFiles()
     told: list[BaseException | None] = []
     with pytest.raises(WalPoisonedError) as caught:
-        async with RaftLogStorage.open(tmp_path, sync="interval_60000", files=files) as store:
+        async with RaftLogStorage.open(tmp_path, sync="interval_60000", environment=files) as store:
             await store.append(entries(1, 11), told.append)
             files.fail("sync", errno.EIO, where=is_segment, times=1000)
     assert_poisoned(caught.value, errno.EIO)
@@ -217,7 +217,7 @@ async def test_the_first_failing_sync_at_the_close_is_raised_by_it(tmp_path: Pat
 @on_both_backends
 async def test_the_cause_names_the_file(tmp_path: Path) -> None:
     files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=8192) as store:
         await store.append(entries(1, 2))
         files.fail("sync", errno.EIO, where=is_segment)
         error = await raised(store.append(entries(2, 3)))
@@ -231,7 +231,7 @@ async def test_the_cause_names_the_file(tmp_path: Path) -> None:
 @on_both_backends
 async def test_a_full_disk_refuses_the_append_and_passes(tmp_path: Path) -> None:
     files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 2))
         files.fail("create", errno.ENOSPC, times=1000)
         index = 2
@@ -260,7 +260,7 @@ async def test_a_full_disk_refuses_the_append_and_passes(tmp_path: Path) -> None
 async def test_a_batch_for_which_the_disk_is_too_full_is_refused_whole(tmp_path: Path) -> None:
     files = FailingFiles()
     told: list[object] = []
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 3))
         files.fail("create", errno.ENOSPC, nth=3, times=1000)
         batch = entries(3, 40, size=3000)
@@ -286,7 +286,7 @@ async def test_a_batch_for_which_the_disk_is_too_full_is_refused_whole(tmp_path:
 async def test_of_waiting_appends_only_those_that_find_no_room_fail(tmp_path: Path) -> None:
     files = FailingFiles()
     outcomes: dict[str, BaseException | None] = {}
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 3))
         files.fail("create", errno.ENOSPC, times=1000)
 
@@ -310,7 +310,7 @@ async def test_opening_works_on_a_full_disk(tmp_path: Path) -> None:
         await store.save_vote(Vote(2))
     files = FailingFiles()
     files.fail("create", errno.ENOSPC, times=1000)
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         assert await store.try_get_log_entries(0) == entries(1, 31, size=900)
         error = await raised(store.append(entries(31, 60, size=900)))
         assert isinstance(error, OSError)
@@ -323,7 +323,7 @@ async def test_opening_works_on_a_full_disk(tmp_path: Path) -> None:
 @on_both_backends
 async def test_a_failed_rename_while_preparing_passes_too(tmp_path: Path) -> None:
     files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 3))
         files.fail("rename", errno.EMFILE, times=1000)
         error = await raised(store.append(entries(3, 30, size=3000)))
@@ -353,7 +353,7 @@ async def test_a_failed_read_is_an_oserror_and_no_poison(tmp_path: Path) -> None
     files = FailingFiles()
     options: dict[str, Any] = {"segment_size": SEGMENT_SIZE, "cache_bytes": 0}
     async with RaftLogStorage.open(
-        tmp_path, files=ColdFiles(cold, files=files), **options
+        tmp_path, environment=ColdFiles(cold, files=files), **options
     ) as store:
         files.fail("read", errno.EIO, where=is_segment)
         error = await raised(store.try_get_log_entries(1, 31))
@@ -375,7 +375,7 @@ async def test_an_open_that_fails_leaves_a_store_that_opens(
     files.fail(call, number)
 
     async def use() -> None:
-        async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE):
+        async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE):
             pass
 
     error = await raised(use())

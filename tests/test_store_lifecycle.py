@@ -282,7 +282,7 @@ async def test_an_open_that_is_cancelled_leaves_nothing_open(tmp_path: Path) -> 
     gate.shut()
 
     async def use() -> None:
-        async with RaftLogStorage.open(tmp_path / "log", files=HookedFiles(gate)):
+        async with RaftLogStorage.open(tmp_path / "log", environment=HookedFiles(gate)):
             raise AssertionError("it was opened")
 
     async with anyio.create_task_group() as tasks:
@@ -303,7 +303,7 @@ async def test_a_cancelled_body_waits_for_the_close(tmp_path: Path) -> None:
 
     async def use() -> None:
         nonlocal closed
-        async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate)) as store:
+        async with RaftLogStorage.open(tmp_path, environment=HookedFiles(gate)) as store:
             await store.append(entries(1, 2))
             gate.shut()
             await store.append(entries(2, 9))
@@ -409,7 +409,7 @@ async def test_the_environment_asks_for_an_integrity_check(
 
     async def reads(**options: Any) -> int:
         del read[:]
-        async with RaftLogStorage.open(tmp_path, files=files, **options):
+        async with RaftLogStorage.open(tmp_path, environment=files, **options):
             return read.count(sealed)
 
     monkeypatch.delenv("HQL_CHECK_WAL_INTEGRITY", raising=False)

@@ -40,7 +40,7 @@ async def test_a_vote_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:
 async def test_a_vote_is_synced_in_both_slots_before_it_is_acknowledged(tmp_path: Path) -> None:
     calls: list[tuple[str, str]] = []
     files = HookedFiles(lambda call, path: calls.append((call, Path(path).name)))
-    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE, files=files) as store:
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE, environment=files) as store:
         await store.append(entries(1, 3))
         del calls[:]
         await store.save_vote(Vote(5))

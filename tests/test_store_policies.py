@@ -59,7 +59,7 @@ async def test_immediate_returns_when_it_is_durable(tmp_path: Path) -> None:
 @on_both_backends
 async def test_immediate_async_returns_when_it_is_readable(tmp_path: Path) -> None:
     gate = Gate()
-    options: dict[str, Any] = {"sync": "immediate_async", "files": HookedFiles(gate)}
+    options: dict[str, Any] = {"sync": "immediate_async", "environment": HookedFiles(gate)}
     async with RaftLogStorage.open(tmp_path, **options) as store:
         await store.append(entries(1, 2))
         await store.flush()
@@ -110,7 +110,9 @@ def _set(event: anyio.Event, _error: BaseException | None) -> None:
 @on_both_backends
 async def test_one_interval_is_one_sync_for_all_that_was_appended(tmp_path: Path) -> None:
     gate = Gate()
-    async with RaftLogStorage.open(tmp_path, sync="interval_1", files=HookedFiles(gate)) as store:
+    async with RaftLogStorage.open(
+        tmp_path, sync="interval_1", environment=HookedFiles(gate)
+    ) as store:
         await store.append(entries(1, 2))
         await store.flush()
         syncs = store.statistics().syncs
@@ -128,14 +130,16 @@ async def test_one_interval_is_one_sync_for_all_that_was_appended(tmp_path: Path
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_a_vote_is_durable_on_return_under_every_policy(policy: str) -> None:
     disk = ForgetfulDisk()
-    async with RaftLogStorage.open("/log", sync=policy, files=disk, segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        "/log", sync=policy, environment=disk, segment_size=8192
+    ) as store:
         await store.save_vote(Vote(1, "a"))
         await store.append(entries(1, 4))
         await store.save_vote(Vote(2, "b", committed=True))
         crashed = disk.snapshot()
     for seed in range(8):
         image = crashed.image(random.Random(seed))
-        async with RaftLogStorage.open("/log", files=image, segment_size=8192) as store:
+        async with RaftLogStorage.open("/log", environment=image, segment_size=8192) as store:
             assert await store.read_vote() == Vote(2, "b", committed=True)
             # written in order, so what was appended before the vote is durable with it
             assert await store.try_get_log_entries(0) == entries(1, 4)
@@ -145,14 +149,16 @@ async def test_a_vote_is_durable_on_return_under_every_policy(policy: str) -> No
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_purges_and_truncations_are_durable_on_return(policy: str) -> None:
     disk = ForgetfulDisk()
-    async with RaftLogStorage.open("/log", sync=policy, files=disk, segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        "/log", sync=policy, environment=disk, segment_size=8192
+    ) as store:
         await store.append(entries(1, 31, size=900))
         await store.truncate(LogId(1, 25))
         await store.purge(LogId(1, 12))
         crashed = disk.snapshot()
     for seed in range(8):
         image = crashed.image(random.Random(seed))
-        async with RaftLogStorage.open("/log", files=image, segment_size=8192) as store:
+        async with RaftLogStorage.open("/log", environment=image, segment_size=8192) as store:
             state = await store.get_log_state()
             assert state.last_purged_log_id == LogId(1, 12)
             assert await store.try_get_log_entries(0) == entries(13, 25, size=900)
@@ -162,13 +168,15 @@ async def test_purges_and_truncations_are_durable_on_return(policy: str) -> None
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_flush_makes_appends_durable_under_every_policy(policy: str) -> None:
     disk = ForgetfulDisk()
-    async with RaftLogStorage.open("/log", sync=policy, files=disk, segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        "/log", sync=policy, environment=disk, segment_size=8192
+    ) as store:
         await store.append(entries(1, 31, size=900), lambda error: None)
         await store.flush()
         crashed = disk.snapshot()
     for seed in range(8):
         image = crashed.image(random.Random(seed))
-        async with RaftLogStorage.open("/log", files=image, segment_size=8192) as store:
+        async with RaftLogStorage.open("/log", environment=image, segment_size=8192) as store:
             assert await store.try_get_log_entries(0) == entries(1, 31, size=900)
 
 
@@ -176,12 +184,14 @@ async def test_flush_makes_appends_durable_under_every_policy(policy: str) -> No
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_a_clean_close_loses_nothing_under_any_policy(policy: str) -> None:
     disk = ForgetfulDisk()
-    async with RaftLogStorage.open("/log", sync=policy, files=disk, segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        "/log", sync=policy, environment=disk, segment_size=8192
+    ) as store:
         await store.append(entries(1, 31, size=900), lambda error: None)
         await store.save_committed(LogId(1, 17))
     for seed in range(8):
         image = disk.snapshot().image(random.Random(seed))
-        async with RaftLogStorage.open("/log", files=image, segment_size=8192) as store:
+        async with RaftLogStorage.open("/log", environment=image, segment_size=8192) as store:
             assert await store.try_get_log_entries(0) == entries(1, 31, size=900)
             assert await store.read_committed() == LogId(1, 17)
 
@@ -190,7 +200,7 @@ async def test_a_clean_close_loses_nothing_under_any_policy(policy: str) -> None
 async def test_saving_committed_makes_no_sync(tmp_path: Path) -> None:
     calls: list[tuple[str, str]] = []
     files = HookedFiles(lambda call, path: calls.append((call, path)))
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=8192) as store:
         await store.append(entries(1, 11))
         await anyio.lowlevel.checkpoint()
         del calls[:]
@@ -205,7 +215,7 @@ async def test_saving_committed_makes_no_sync(tmp_path: Path) -> None:
 async def test_committed_is_never_beyond_the_last_log_id_after_a_crash() -> None:
     disk = ForgetfulDisk()
     options: dict[str, Any] = {"sync": "interval_60000", "segment_size": 8192}
-    async with RaftLogStorage.open("/log", files=disk, **options) as store:
+    async with RaftLogStorage.open("/log", environment=disk, **options) as store:
         await store.append(entries(1, 6))
         await store.flush()
         await store.save_committed(LogId(1, 5))
@@ -215,7 +225,7 @@ async def test_committed_is_never_beyond_the_last_log_id_after_a_crash() -> None
     seen = set()
     for seed in range(30):
         image = crashed.image(random.Random(seed))
-        async with RaftLogStorage.open("/log", files=image, segment_size=8192) as store:
+        async with RaftLogStorage.open("/log", environment=image, segment_size=8192) as store:
             committed = await store.read_committed()
             last = (await store.get_log_state()).last_log_id
             assert committed in (None, LogId(1, 5), LogId(1, 9))

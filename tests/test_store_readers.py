@@ -48,7 +48,7 @@ async def fill(directory: Path, count: int = 60) -> None:
 def cold(directory: Path, *hooks: Any) -> Any:
     """Opens the log with nothing in memory."""
     return RaftLogStorage.open(
-        directory, segment_size=SEGMENT_SIZE, cache_bytes=0, files=ColdFiles(*hooks)
+        directory, segment_size=SEGMENT_SIZE, cache_bytes=0, environment=ColdFiles(*hooks)
     )
 
 

@@ -33,7 +33,7 @@ class Calls:
 async def test_a_purge_removes_whole_segments_oldest_first(tmp_path: Path) -> None:
     calls = Calls()
     async with RaftLogStorage.open(
-        tmp_path, segment_size=SEGMENT_SIZE, files=HookedFiles(calls)
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedFiles(calls)
     ) as store:
         await store.append(entries(1, 81, size=SIZE))
         before = {path.name: path.read_bytes() for path in segments(tmp_path)}
@@ -56,7 +56,7 @@ async def test_a_purge_removes_whole_segments_oldest_first(tmp_path: Path) -> No
 async def test_a_purge_costs_what_it_removes_not_what_the_log_holds(tmp_path: Path) -> None:
     calls = Calls()
     async with RaftLogStorage.open(
-        tmp_path, segment_size=SEGMENT_SIZE, files=HookedFiles(calls)
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedFiles(calls)
     ) as store:
         await store.append(entries(1, 801, size=SIZE))
         costs = []
@@ -113,7 +113,7 @@ async def test_the_numbers_of_segments_go_on_after_purges(tmp_path: Path) -> Non
 async def test_a_truncation_unlinks_from_the_newest_backwards(tmp_path: Path) -> None:
     calls = Calls()
     async with RaftLogStorage.open(
-        tmp_path, segment_size=SEGMENT_SIZE, files=HookedFiles(calls)
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedFiles(calls)
     ) as store:
         await store.append(entries(1, 41, size=SIZE))
         await store.save_committed(LogId(1, 4))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -97,7 +96,9 @@ class WalJournal(ShownLog):
         self.has_stepped_out = False
         # the storage is only asked for what is not in memory here
         options = {"max_entry_size": max_entry_size, "cache_bytes": 0, **store_options}
-        driver, opened = open_driver(self, Opening(sync=sync, **options))
+        opening = Opening(sync=sync, **options)
+        self._monotonic = opening.ground.monotonic
+        driver, opened = open_driver(self, opening)
         self._finalizer = weakref.finalize(self, driver.abandon)
         self._finalizer.atexit = False  # the driver sees to that
         super().__init__(driver, opened, cache_bytes, max_entry_size)
@@ -260,7 +261,7 @@ class WalJournal(ShownLog):
         if not success and not answers:
             return False
         if not answers:
-            self._held_since = time.monotonic()
+            self._held_since = self._monotonic()
         if next_index is None:
             next_index = self._last + 1
         if success and answers:
@@ -277,7 +278,7 @@ class WalJournal(ShownLog):
         """Whether the answers held back are worth a sync before the end of the tick."""
         return bool(self._answers) and (
             self._last - self._released >= _HELD_ENTRIES
-            or time.monotonic() - self._held_since > _HELD_SECONDS
+            or self._monotonic() - self._held_since > _HELD_SECONDS
         )
 
     def release_answers(self) -> list[Answer]:

@@ -6,10 +6,10 @@ Knows which journal of this process holds which directory.
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from typing import NamedTuple, Protocol
 
+from .._environment import Environment
 from .._store import Opening
 from ..errors import WalError, WalLockedError
 from ._driver import Driver, Opened
@@ -45,6 +45,7 @@ _holders: dict[str, _Holder] = {}
 
 def open_driver(journal: _Owner, opening: Opening) -> tuple[Driver, Opened]:
     """Opens the storage, waiting for a holder that is about to let go."""
+    environment = opening.ground
     _refuse_stock_file(journal.path)
     reference = weakref.ref(journal)
 
@@ -53,21 +54,23 @@ def open_driver(journal: _Owner, opening: Opening) -> tuple[Driver, Opened]:
             journal._fail(error)  # noqa: SLF001
 
     key = os.path.realpath(journal.path)
-    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    deadline = environment.monotonic() + _LOCK_PATIENCE_SECONDS
     while True:
         driver = Driver(journal.path, opening, on_failure)
         try:
             opened = driver.open()
         except WalLockedError as error:
-            if time.monotonic() >= deadline or not _is_about_to_let_go(key, error.pid):
+            if environment.monotonic() >= deadline or not _is_about_to_let_go(
+                environment, key, error.pid
+            ):
                 raise
-            time.sleep(0.01)
+            environment.sleep(0.01)
         else:
             _holders[key] = _Holder(reference, driver)
             return driver, opened
 
 
-def _is_about_to_let_go(key: str, pid: int | None) -> bool:
+def _is_about_to_let_go(environment: Environment, key: str, pid: int | None) -> bool:
     """Whether a lock will be free in a moment.
 
     ``destroy`` of a node that ticks itself only tells its thread; and a child that a killed
@@ -75,7 +78,7 @@ def _is_about_to_let_go(key: str, pid: int | None) -> bool:
     """
     if pid is None:
         return True
-    if pid != os.getpid():
+    if pid != environment.getpid():
         return not os.path.exists(f"/proc/{pid}")
     holder = _holders.get(key)
     if holder is None:

@@ -135,7 +135,7 @@ class ConcurrentHistory:
             segment_size=self.examiner.segment_size,
             max_unsynced_bytes=rng.choice((1000, 20_000, 1 << 20)),
             cache_bytes=rng.choice((0, 2000, 1 << 20)),
-            files=self.examiner.files(recorder.disk),
+            environment=self.examiner.files(recorder.disk),
         ) as store:
             is_immediate = policy == "immediate"
             calls = Calls(self.examiner, self._terms, store, ledger, is_immediate=is_immediate)

@@ -12,7 +12,7 @@ from hqlwal_raft import Entry
 from hqlwal_raft._files import Files
 from hqlwal_raft._format import record_bytes
 from hqlwal_raft._scan import scan
-from hqlwal_raft.audit import examine
+from hqlwal_raft.audit import examine_files
 from hqlwal_raft.testing import ForgetfulDisk, Snapshot
 
 from .core import DIRECTORY, Core
@@ -112,7 +112,7 @@ class Examiner:
     def _count_remains(self, image: ForgetfulDisk) -> None:
         """Counts how often the interesting case occurs: whole records behind a torn one."""
         self.tried["looked at for remains"] += 1
-        for segment in examine(DIRECTORY, files=image).segments:
+        for segment in examine_files(image, DIRECTORY, deep=False).segments:
             if not segment.has_torn_tail or segment.header is None:
                 continue
             self.tried["torn tails"] += 1
