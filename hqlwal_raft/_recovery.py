@@ -54,8 +54,7 @@ def open_log(
 
     Raises WalLockedError, CorruptionError, UnknownVersionError, OSError.
     """
-    if not files.is_directory(path):
-        files.make_directory(path)
+    files.make_directory(path)
     had_lock_file = LOCK_NAME in files.names(path)
     try:
         lock = files.lock(path)

@@ -15,7 +15,7 @@ from typing import Any
 import anyio
 
 from ._environment import Environment, Loop
-from ._files import Files, Lock, OsFiles
+from ._files import Files, Lock
 from ._format import DATA_START, RECORD_OVERHEAD_BYTES, U64_MAX, validate_vote
 from ._log import Log, drive
 from ._reader import Core, RaftLogReader, open_cores
@@ -76,12 +76,10 @@ class Opening:
     @property
     def ground(self) -> Environment:
         """The environment, the real one where none was given."""
-        return self.environment if isinstance(self.environment, Environment) else _REAL
+        return self.environment or _REAL
 
     def open_log(self, path: str) -> tuple[Log, Lock]:
         """Opens the log; blocks."""
-        double: Any = self.environment
-        files = double if isinstance(double, Files) else OsFiles(self.ground)
         options = Options(
             self.segment_size,
             self.max_entry_size,
@@ -92,7 +90,7 @@ class Opening:
         if is_checking is None:
             is_checking = (self.ground.getenv("HQL_CHECK_WAL_INTEGRITY") or "").lower() == "true"
         return open_log(
-            files,
+            Files(self.ground),
             path,
             options,
             is_healing=self.auto_heal,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ._environment import Environment
-from ._files import Files, OsFiles
+from ._files import Files
 from ._format import (
     BROKEN_SUFFIX,
     DATA_START,
@@ -136,7 +136,7 @@ def examine(
     between two writes, and possibly a torn tail. Raises OSError where files cannot be read.
     """
     path = os.path.abspath(os.fspath(directory))
-    return examine_files(OsFiles(environment), path, deep=deep, progress=progress)
+    return examine_files(Files(environment), path, deep=deep, progress=progress)
 
 
 def examine_files(

@@ -30,8 +30,8 @@ from hqlwal_raft import (
     WalPoisonedError,
 )
 from hqlwal_raft.pysyncobj import StockJournalError, WalJournal, _dump, _hooks, _journal
-from hqlwal_raft.testing import FailingFiles
-from tests.pysyncobj_nodes.gate import GatedFiles
+from hqlwal_raft.testing import FailingEnvironment
+from tests.pysyncobj_nodes.gate import GatedEnvironment
 
 LEADER, FOLLOWER = 2, 0
 
@@ -619,8 +619,8 @@ def test_memory_holds_no_more_than_it_may(path: str, journals: Any, tmp_path: Pa
 
 
 @pytest.fixture
-def gated(path: str, tmp_path: Path) -> Iterator[tuple[WalJournal, GatedFiles, FakeNode]]:
-    files = GatedFiles()
+def gated(path: str, tmp_path: Path) -> Iterator[tuple[WalJournal, GatedEnvironment, FakeNode]]:
+    files = GatedEnvironment()
     journal = WalJournal(path, environment=files)
     node = FakeNode(tmp_path)
     journal.attach(node)
@@ -782,12 +782,12 @@ def test_term_and_vote_are_durable_when_set(path: str, journals: Any) -> None:
 def test_after_a_failed_sync_every_method_raises_and_the_log_says_it_once(
     path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    files = FailingFiles()
+    files = FailingEnvironment()
     journal = WalJournal(path, environment=files)
     node = FakeNode(tmp_path)
     journal.attach(node)
     fill(journal, 1, 3)
-    files.fail("sync", errno.EIO, where=lambda name: name.endswith(".wal"))
+    files.fail("fdatasync", errno.EIO, where=lambda name: name.endswith(".wal"))
     journal.hold_answer("leader", reset=False, next_index=4, success=True)
     calls: list[Any] = [
         journal.release_answers,
@@ -820,11 +820,11 @@ def test_after_a_failed_sync_every_method_raises_and_the_log_says_it_once(
 def test_a_disk_too_full_for_a_segment_stops_the_node_and_not_the_log(
     path: str, tmp_path: Path
 ) -> None:
-    files = FailingFiles()
+    files = FailingEnvironment()
     journal = WalJournal(path, environment=files, segment_size=8192)
     node = FakeNode(tmp_path)
     journal.attach(node)
-    files.fail("create", errno.ENOSPC, times=1000)
+    files.fail("posix_fallocate", errno.ENOSPC, times=1000)
     with pytest.raises(WalPoisonedError, match="No space"):
         for index in range(1, 2000):
             fill(journal, index, index)
@@ -958,7 +958,7 @@ journal[0:200]
 
 def test_weaker_policies_do_not_wait_for_the_disk(tmp_path: Path) -> None:
     for number, sync in enumerate(("immediate_async", "interval_60000")):
-        files = GatedFiles()
+        files = GatedEnvironment()
         journal = WalJournal(tmp_path / str(number), environment=files, sync=sync)
         files.gate.clear()
         fill(journal, 1, 3)
