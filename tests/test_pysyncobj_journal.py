@@ -29,8 +29,9 @@ from hqlwal_raft import (
     WalLockedError,
     WalPoisonedError,
 )
+from hqlwal_raft._environment import Environment
 from hqlwal_raft.pysyncobj import StockJournalError, WalJournal, _dump, _hooks, _journal
-from hqlwal_raft.testing import FailingEnvironment
+from hqlwal_raft.testing import FailingEnvironment, PassingEnvironment
 from tests.pysyncobj_nodes.gate import GatedEnvironment
 
 LEADER, FOLLOWER = 2, 0
@@ -81,10 +82,17 @@ def journals() -> Iterator[Any]:
             journal._destroy()
 
 
-def attached(journals: Any, path: str, tmp_path: Path, **options: Any) -> tuple[WalJournal, Any]:
+def attached(
+    journals: Any,
+    path: str,
+    tmp_path: Path,
+    *,
+    environment: Environment | None = None,
+    **options: Any,
+) -> tuple[WalJournal, Any]:
     node = FakeNode(tmp_path, **options)
     (tmp_path / "dump").write_bytes(b"a dump")
-    journal = journals(path)
+    journal = journals(path, environment=environment)
     journal.attach(node)
     return journal, node
 
@@ -475,22 +483,22 @@ def test_an_older_dump_than_the_log_begins_with_stops_the_node(
 
 
 def test_the_dump_and_its_directory_are_synced_before_the_log_is_purged(
-    path: str, journals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: str, journals: Any, tmp_path: Path
 ) -> None:
-    journal, _node = attached(journals, path, tmp_path)
-    fill(journal, 1, 20)
     synced: list[tuple[str, int]] = []
-    original = os.fsync
+    is_opened = False
 
-    def fsync(descriptor: int) -> None:
-        state = journal.storage._core.log.state
-        purged = -1 if state.last_purged_log_id is None else state.last_purged_log_id.index
-        name = os.readlink(f"/proc/self/fd/{descriptor}")
-        if name in (str(tmp_path), str(tmp_path / "dump")):
-            synced.append((name, purged))
-        original(descriptor)
+    class Noting(PassingEnvironment):
+        def fsync(self, descriptor: int, /) -> None:
+            name = self.path_of(descriptor)
+            if is_opened and name in (str(tmp_path), str(tmp_path / "dump")):
+                frontier = journal._driver._log.last_purged_log_id
+                synced.append((name, -1 if frontier is None else frontier.index))
+            super().fsync(descriptor)
 
-    monkeypatch.setattr("hqlwal_raft.pysyncobj._dump.os.fsync", fsync)
+    journal, _node = attached(journals, path, tmp_path, environment=Noting())
+    fill(journal, 1, 20)
+    is_opened = True
     journal.deleteEntriesTo(10)
     assert list(journal) == entries(11, 20)  # the view does not wait
     journal._destroy()
@@ -505,20 +513,21 @@ def test_a_dump_is_synced_before_it_replaces_the_last_one(
     path: str, journals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = serializer.atomicReplace
-    journal, _node = attached(journals, path, tmp_path)
     done: list[str] = []
-    fsync, rename = os.fsync, _dump._rename
+    rename = _dump._rename
 
-    def note_fsync(descriptor: int) -> None:
-        done.append("sync " + os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
-        fsync(descriptor)
+    class Noting(PassingEnvironment):
+        def fsync(self, descriptor: int, /) -> None:
+            done.append("sync " + os.path.basename(self.path_of(descriptor)))
+            super().fsync(descriptor)
 
     def note_rename(old: str, new: str) -> None:
         done.append("rename to " + os.path.basename(new))
         rename(old, new)
 
-    monkeypatch.setattr("hqlwal_raft.pysyncobj._dump.os.fsync", note_fsync)
+    journal, _node = attached(journals, path, tmp_path, environment=Noting())
     monkeypatch.setattr(_dump, "_rename", note_rename)
+    del done[:]
     for name in ("dump", "somebody else's"):
         (tmp_path / "new").write_bytes(b"new")
         serializer.atomicReplace(str(tmp_path / "new"), str(tmp_path / name))

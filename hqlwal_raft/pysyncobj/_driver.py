@@ -325,7 +325,7 @@ class Driver:
 
     def _remove_all(self, index: int, term: int) -> Work[None]:
         if self.dump_file is not None:
-            yield partial(sync_dump, self.dump_file)
+            yield partial(sync_dump, self._environment, self.dump_file)
         yield from self._log.truncate(index)
         if index > 0:
             previous = yield partial(self._log_id, index - 1)
@@ -381,7 +381,7 @@ class Driver:
             return
         try:
             if self.dump_file is not None:
-                sync_dump(self.dump_file)
+                sync_dump(self._environment, self.dump_file)
         except OSError as error:
             # Without a durable dump nothing may go; the next compaction tries again.
             logger.warning(

@@ -97,7 +97,8 @@ class WalJournal(ShownLog):
         # the storage is only asked for what is not in memory here
         options = {"max_entry_size": max_entry_size, "cache_bytes": 0, **store_options}
         opening = Opening(sync=sync, **options)
-        self._monotonic = opening.ground.monotonic
+        self._environment = opening.ground
+        self._monotonic = self._environment.monotonic
         driver, opened = open_driver(self, opening)
         self._finalizer = weakref.finalize(self, driver.abandon)
         self._finalizer.atexit = False  # the driver sees to that
@@ -119,8 +120,8 @@ class WalJournal(ShownLog):
             replace_plainly(driver.dump_file)
         driver.dump_file = None if path is None else os.path.abspath(path)
         if driver.dump_file is not None:
-            replace_durably(driver.dump_file)
-            wait_for_orphaned_dump(driver.dump_file)
+            replace_durably(self._environment, driver.dump_file)
+            wait_for_orphaned_dump(self._environment, driver.dump_file)
 
     # --- the storage, for others ----------------------------------------------------------
 
@@ -158,7 +159,7 @@ class WalJournal(ShownLog):
         self._allow_short_way()
         self._set_dump_file(node.conf.fullDumpFile)
         dump_file = self._driver.dump_file
-        if dump_file is not None and self._first > 1 and not os.path.exists(dump_file):
+        if dump_file is not None and self._first > 1 and not self._exists(dump_file):
             logger.warning(
                 "the log in %s begins with entry %d, and the dump file %s, which holds what was "
                 "before, is missing: this node cannot become ready by itself",
@@ -166,6 +167,17 @@ class WalJournal(ShownLog):
                 self._first,
                 dump_file,
             )
+
+    def sleep(self, seconds: float) -> None:
+        """For a node that has nothing else to do any more."""
+        self._environment.sleep(seconds)
+
+    def _exists(self, path: str) -> bool:
+        try:
+            self._environment.stat(path)
+        except OSError:
+            return False
+        return True
 
     def is_abandoned(self) -> bool:
         """Whether the node that owns the journal is on its way out, or will never tick again."""

@@ -6,6 +6,7 @@ Knows which journal of this process holds which directory.
 from __future__ import annotations
 
 import os
+import stat
 import weakref
 from typing import NamedTuple, Protocol
 
@@ -46,7 +47,7 @@ _holders: dict[str, _Holder] = {}
 def open_driver(journal: _Owner, opening: Opening) -> tuple[Driver, Opened]:
     """Opens the storage, waiting for a holder that is about to let go."""
     environment = opening.ground
-    _refuse_stock_file(journal.path)
+    _refuse_stock_file(environment, journal.path)
     reference = weakref.ref(journal)
 
     def on_failure(error: BaseException) -> None:
@@ -79,7 +80,11 @@ def _is_about_to_let_go(environment: Environment, key: str, pid: int | None) -> 
     if pid is None:
         return True
     if pid != environment.getpid():
-        return not os.path.exists(f"/proc/{pid}")
+        try:
+            environment.stat(f"/proc/{pid}")
+        except OSError:
+            return True
+        return False
     holder = _holders.get(key)
     if holder is None:
         return False
@@ -93,11 +98,17 @@ def _is_about_to_let_go(environment: Environment, key: str, pid: int | None) -> 
     return True
 
 
-def _refuse_stock_file(path: str) -> None:
-    if not os.path.isfile(path):
+def _refuse_stock_file(environment: Environment, path: str) -> None:
+    try:
+        if not stat.S_ISREG(environment.stat(path).st_mode):
+            return
+    except OSError:
         return
-    with open(path, "rb") as file:
-        is_stock = file.read(9) == b"PYSYNCOBJ"
+    descriptor = environment.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        is_stock = environment.pread(descriptor, 9, 0) == b"PYSYNCOBJ"
+    finally:
+        environment.close(descriptor)
     if is_stock:
         raise StockJournalError(
             f"{path} is a journal file of pysyncobj's own, not a WAL directory. Stop the node, "
