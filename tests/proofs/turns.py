@@ -199,7 +199,7 @@ class Turns(Environment):
         return self._rng.getrandbits(bits)
 
     def start_thread(self, run: Callable[[], None], name: str) -> None:
-        thread = SteppedThread(name, run)
+        thread = SteppedThread(name, run)  # of the same name may be some: reads
         self.threads.append(thread)
         self.moved()
 
@@ -224,8 +224,7 @@ class Turns(Environment):
                 errors.append(error)
             loop.post(event.set)
 
-        self.start_thread(run, "read")
-        del job
+        self.start_thread(run, "thread read")
         await event.wait()
         if errors:
             raise errors.pop()
@@ -295,6 +294,7 @@ class OrderedLoop(asyncio.BaseEventLoop):
             ready.popleft()
         chooser = self._turns.chooser
         if chooser is None:
+            self._turns.moved()  # what was begun before lockstep
             if ready:
                 ready.popleft()._run()
                 return
