@@ -26,7 +26,7 @@ from _contestants import Floor
 from _measure import RUNTIMES, describe_machine, is_installed, run
 from _report import make_console, show_machine
 from hqlwal_raft import Entry, RaftLogStorage
-from hqlwal_raft._files import File, OsFiles
+from hqlwal_raft._environment import Environment
 from hqlwal_raft._segment import encode
 
 _PAYLOAD = bytes(256)
@@ -34,40 +34,33 @@ _PAYLOAD = bytes(256)
 _WARM_UP_CALLS = 20
 
 
-class _TimedFiles(OsFiles):
-    """The real file system, noting when the last sync of a segment began and ended."""
+class _Timed(Environment):
+    """The real system, noting when the last sync of a file began and ended."""
 
     def __init__(self) -> None:
         self.began = self.ended = 0.0
 
-    def create(self, path: str, size: int) -> File:
-        file = super().create(path, size)
-        sync = file.sync
-
-        def timed() -> None:
-            began = perf_counter()
-            sync()
-            self.began, self.ended = began, perf_counter()
-
-        file.sync = timed  # type: ignore[method-assign]
-        return file
+    def fdatasync(self, descriptor: int, /) -> None:
+        began = perf_counter()
+        super().fdatasync(descriptor)
+        self.began, self.ended = began, perf_counter()
 
 
 async def _durable(path: str, calls: int) -> dict[str, list[float]]:
     """One task appends one entry after the other."""
-    files = _TimedFiles()
+    timed = _Timed()
     parts: dict[str, list[float]] = {
         "append: encode, store, wake the disk thread": [],
         "fdatasync in the disk thread": [],
         "wake the loop, resume the task": [],
         "one durable append": [],
     }
-    async with RaftLogStorage.open(path, files=files) as store:
+    async with RaftLogStorage.open(path, environment=timed) as store:
         for index in range(calls):
             called = perf_counter()
             await store.append([Entry(1, index, _PAYLOAD)])
             returned = perf_counter()
-            times = (called, files.began, files.ended, returned)
+            times = (called, timed.began, timed.ended, returned)
             spans = [later - sooner for sooner, later in itertools.pairwise(times)]
             for part, seconds in zip(parts, [*spans, returned - called], strict=True):
                 parts[part].append(seconds)

@@ -407,11 +407,11 @@ class _Walk:
         last = self.used[-1] if self.used else None
         # A sealed one behind an unsealed one: a truncation was under way, which opens the one
         # that stays and then removes from the newest backwards. Nothing is missing then.
-        if last is not None and last is self.segments[-1] and last.is_sealed:
-            if not self.has_unsealed:
-                why = "it is sealed, so another segment followed it, and that is missing"
-                self._damage(last, why, None, last.next_id)
-                self._stop(len(self.segments))
+        is_last_sealed = last is not None and last is self.segments[-1] and last.is_sealed
+        if last is not None and is_last_sealed and not self.has_unsealed:
+            why = "it is sealed, so another segment followed it, and that is missing"
+            self._damage(last, why, None, last.next_id)
+            self._stop(len(self.segments))
         result = self.result
         for segment in [*self.used, *self.unused]:
             if segment.has_bytes_behind and not segment.is_sealed:

@@ -334,10 +334,10 @@ def _look_behind(
             if place >= PIECE_BYTES or offset + place >= stop:
                 break
             length = RECORD_HEAD_BYTES + (marked & LENGTH_MASK)
-            if marked & SETTLED and offset + place + length <= limit:
-                if _is_valid(file, offset + place, data[place:], header.salt, length):
-                    segment.settled_behind = (index, offset + place)
-                    return
+            is_possible = marked & SETTLED and offset + place + length <= limit
+            if is_possible and _is_valid(file, offset + place, data[place:], header.salt, length):
+                segment.settled_behind = (index, offset + place)
+                return
 
 
 def _written(file: File, start: int, stop: int) -> Iterator[tuple[int, bytes]]:

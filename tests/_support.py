@@ -1,11 +1,11 @@
-"""What the store's tests share: entries, directories as bytes, gates in the file system.
+"""What the store's tests share: entries, directories as bytes, gates in the system.
 
 It must not test anything.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import functools
 import inspect
 import os
@@ -13,10 +13,9 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -24,11 +23,14 @@ import pytest
 from anyio.abc import TaskStatus
 
 from hqlwal_raft import Entry
-from hqlwal_raft._files import File, Files, Lock, OsFiles
+from hqlwal_raft._environment import Environment
+from hqlwal_raft.testing import PassingEnvironment
 
 PATIENCE_SECONDS = 30
 
-#: called before each call on the file system: the kind of call, the path
+T = TypeVar("T")
+
+#: called before each call on files and names: the environment's method, the path
 Hook = Callable[[str, str], None]
 
 
@@ -91,7 +93,7 @@ def run_python(code: str, *args: object) -> str:
 class Gate:
     """A hook that holds the calls of one kind until it is opened."""
 
-    def __init__(self, call: str = "sync", ending: str = ".wal") -> None:
+    def __init__(self, call: str = "fdatasync", ending: str = ".wal") -> None:
         self._call = call
         self._ending = ending
         self._lock = threading.Condition()
@@ -128,100 +130,28 @@ class Gate:
         await anyio.to_thread.run_sync(wait)
 
 
-class HookedFiles(Files):
-    """The real file system with a hook before every call."""
+class HookedEnvironment(PassingEnvironment):
+    """The real system with a hook before every call on files and names."""
 
-    def __init__(self, *hooks: Hook, files: Files | None = None) -> None:
+    def __init__(self, *hooks: Hook, environment: Environment | None = None) -> None:
+        super().__init__(environment)
         self._hooks = hooks
-        self._files = files or OsFiles()
 
-    def around(self, call: str, path: str) -> AbstractContextManager[object]:
-        """Entered before each call is made, left after it."""
+    def pass_on(self, call: str, path: str, perform: Callable[[], T]) -> T:
         for hook in self._hooks:
             hook(call, path)
-        return contextlib.nullcontext()
-
-    def make_directory(self, path: str) -> None:
-        with self.around("make_directory", path):
-            self._files.make_directory(path)
-
-    def is_directory(self, path: str) -> bool:
-        with self.around("is_directory", path):
-            return self._files.is_directory(path)
-
-    def names(self, path: str) -> list[str]:
-        with self.around("names", path):
-            return self._files.names(path)
-
-    def open(self, path: str, *, writable: bool = False) -> File:
-        with self.around("open", path):
-            return _HookedFile(self.around, self._files.open(path, writable=writable))
-
-    def create(self, path: str, size: int) -> File:
-        with self.around("create", path):
-            return _HookedFile(self.around, self._files.create(path, size))
-
-    def rename(self, source: str, target: str) -> None:
-        with self.around("rename", target):
-            self._files.rename(source, target)
-
-    def unlink(self, path: str) -> None:
-        with self.around("unlink", path):
-            self._files.unlink(path)
-
-    def sync_directory(self, path: str) -> None:
-        with self.around("sync_directory", path):
-            self._files.sync_directory(path)
-
-    def lock(self, directory: str) -> Lock:
-        with self.around("lock", os.path.join(directory, "lock.hql")):
-            return self._files.lock(directory)
+        return perform()
 
 
-class _HookedFile(File):
-    def __init__(
-        self, around: Callable[[str, str], AbstractContextManager[object]], file: File
-    ) -> None:
-        self._around = around
-        self._file = file
-        self.size = file.size
+class ColdEnvironment(HookedEnvironment):
+    """Nothing is in memory: every read goes to a thread, as after a start of the machine."""
 
-    @property
-    def path(self) -> str:
-        return self._file.path
-
-    @path.setter
-    def path(self, path: str) -> None:
-        self._file.path = path
-
-    def write(self, offset: int, data: bytes) -> None:
-        with self._around("write", self.path):
-            self._file.write(offset, data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        with self._around("read", self.path):
-            return self._file.read(offset, length)
-
-    def read_cached(self, offset: int, length: int) -> bytes | None:
-        with self._around("read_cached", self.path):
-            return self._file.read_cached(offset, length)
-
-    def sync(self) -> None:
-        with self._around("sync", self.path):
-            self._file.sync()
-
-    def is_removed(self) -> bool:
-        return self._file.is_removed()
-
-    def reload(self) -> None:
-        with self._around("reload", self.path):
-            self._file.reload()
-
-    def freeze(self) -> None:
-        self._file.freeze()
-
-    def close(self) -> None:
-        self._file.close()
+    def preadv(
+        self, descriptor: int, buffers: Sequence[Any], offset: int, flags: int = 0, /
+    ) -> int:
+        if flags & os.RWF_NOWAIT:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return super().preadv(descriptor, buffers, offset, flags)
 
 
 class Started:

@@ -21,8 +21,8 @@ from hqlwal_raft.protocols import LogReader, LogStorage
 from hqlwal_raft.testing import (
     CASES,
     Case,
-    ForgetfulDisk,
     MemoryDisk,
+    MemoryKernel,
     MemoryLogStorage,
     StorageFactory,
     check_log_storage,
@@ -87,10 +87,12 @@ def test_the_store_keeps_the_contract_however_it_is_opened(
     configuration: str, backend: str, name: str, case: Case
 ) -> None:
     options, payload_bytes = MORE_CONFIGURATIONS[configuration]
-    disk = ForgetfulDisk()
+    disk = MemoryKernel()
     run(
         case,
-        lambda name: RaftLogStorage.open(f"/{name}", segment_size=8192, files=disk, **options),
+        lambda name: RaftLogStorage.open(
+            f"/{name}", segment_size=8192, environment=disk, **options
+        ),
         payload_bytes=payload_bytes,
         backend=backend,
     )
@@ -107,10 +109,10 @@ def test_most_cases_cross_segments_where_segments_are_tiny() -> None:
 
     async def check() -> None:
         for name, case in CASES:
-            disk = ForgetfulDisk()
+            disk = MemoryKernel()
             await case(
                 lambda name, disk=disk: RaftLogStorage.open(
-                    f"/{name}", segment_size=8192, files=disk
+                    f"/{name}", segment_size=8192, environment=disk
                 ),
                 payload_bytes=3000,
             )

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 import pytest
 
 from hqlwal_raft import CorruptionError, Entry, LogId, UnknownVersionError, Vote
+from hqlwal_raft._files import Files
 from hqlwal_raft._format import DATA_START, META_BYTES, RECORD_OVERHEAD_BYTES, SegmentHeader
 from hqlwal_raft._log import Options
 from hqlwal_raft._recovery import open_log
 from hqlwal_raft._scan import scan
-from hqlwal_raft.testing import ForgetfulDisk, Snapshot
+from hqlwal_raft.testing import MemoryKernel, Snapshot
 from tests.torture.core import DIRECTORY, Core
 from tests.torture.ledger import View
 
@@ -55,7 +56,7 @@ class Original:
 
 
 def _make(*, is_closed: bool) -> Original:
-    disk = ForgetfulDisk()
+    disk = MemoryKernel()
     core = Core(disk, SEGMENT_SIZE)
     core.save_vote(Vote(3, "node-ä", True))
     for index in range(1, 30):
@@ -90,7 +91,7 @@ def original(request: pytest.FixtureRequest) -> Original:
 def _judge(original: Original, case: Case) -> str:
     """How an open of the damaged store ended; fails where it may not end so."""
     what, contents = case
-    disk = ForgetfulDisk.of(contents)
+    disk = MemoryKernel.of(contents)
     try:
         core = Core(disk, SEGMENT_SIZE)
     except (CorruptionError, UnknownVersionError) as error:
@@ -99,9 +100,9 @@ def _judge(original: Original, case: Case) -> str:
     try:
         view = core.view()
     except CorruptionError:
-        checked = ForgetfulDisk.of(contents)
+        checked = MemoryKernel.of(contents)
         with pytest.raises(CorruptionError):
-            open_log(checked, DIRECTORY, Options(SEGMENT_SIZE), is_checking_everything=True)
+            open_log(Files(checked), DIRECTORY, Options(SEGMENT_SIZE), is_checking_everything=True)
         assert checked.contents() == contents, f"{what}: refused, but the directory was changed"
         return "CorruptionError at reading"
     assert view.vote == original.view.vote, f"{what}: another vote"
@@ -283,7 +284,7 @@ def test_other_files_in_the_directory_are_left_alone(original: Original) -> None
         f"{DIRECTORY}/0000000000000002.wal.broken": b"set aside earlier",
         f"{DIRECTORY}/other.tmp": b"somebody's",
     }
-    disk = ForgetfulDisk.of(original.contents | others)
+    disk = MemoryKernel.of(original.contents | others)
     core = Core(disk, SEGMENT_SIZE)
     assert core.view().entries == original.view.entries
     core.close()
@@ -302,8 +303,8 @@ def test_a_power_cut_while_healing_leaves_what_heals_to_the_same(
     if number < 3:  # a sealed segment is looked at in full only where it is asked for
         data[8] ^= 1
     damaged = original.contents | {path: bytes(data)}
-    disk = ForgetfulDisk.of(damaged, page_bytes=512)
-    snapshots: list[Snapshot] = []
+    disk = MemoryKernel.of(damaged, page_bytes=512)
+    snapshots: list[Snapshot[MemoryKernel]] = []
     disk.on_point = lambda _what, _path: snapshots.append(disk.snapshot())
     healed = Core(disk, SEGMENT_SIZE, is_healing=True).view()
     disk.on_point = None
@@ -327,7 +328,7 @@ def test_a_power_cut_while_healing_leaves_what_heals_to_the_same(
 def test_a_file_of_the_rust_crate_is_refused_by_its_version() -> None:
     header = b"HQL_WAL\x01" + (1).to_bytes(8, "big") * 2 + (32).to_bytes(4, "big") * 2
     old = {_path(1): header.ljust(SEGMENT_SIZE, b"\0"), META: b"HQLMETA\x01".ljust(40, b"\0")}
-    disk = ForgetfulDisk.of(old)
+    disk = MemoryKernel.of(old)
     with pytest.raises((UnknownVersionError, CorruptionError)):
         Core(disk, SEGMENT_SIZE)
     assert disk.contents() == old

@@ -18,8 +18,8 @@ import anyio.lowlevel
 import pytest
 
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, WalError, WalPoisonedError
-from hqlwal_raft._files import Files
-from hqlwal_raft.testing import FailingFiles, ForgetfulDisk
+from hqlwal_raft._environment import Environment
+from hqlwal_raft.testing import FailingEnvironment, MemoryKernel
 from tests.torture.core import DIRECTORY
 from tests.torture.images import Examiner
 from tests.torture.ledger import Ledger, Node, View
@@ -28,24 +28,24 @@ SEGMENT_SIZE = 8192
 
 #: a call that fails, and how
 FAULTS = (
-    ("sync", errno.EIO),
-    ("sync_directory", errno.EIO),
-    ("create", errno.ENOSPC),
+    ("fdatasync", errno.EIO),
+    ("fsync", errno.EIO),
+    ("posix_fallocate", errno.ENOSPC),
     ("open", errno.EMFILE),
     ("rename", errno.EACCES),
     ("unlink", errno.EROFS),
-    ("read", errno.EIO),
-    ("write", errno.EIO),
-    ("names", errno.EACCES),
-    ("lock", errno.EROFS),
-    ("make_directory", errno.EACCES),
+    ("pread", errno.EIO),
+    ("pwrite", errno.EIO),
+    ("listdir", errno.EACCES),
+    ("flock", errno.EROFS),
+    ("mkdir", errno.EACCES),
 )
 
 
 class Fixed:
     """The fixed history: everything a store does, every answer noted in a ledger."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Environment) -> None:
         self.files = files
         self.ledger = Ledger()
         self.errors: list[BaseException] = []
@@ -62,7 +62,7 @@ class Fixed:
 
     def _open(self) -> contextlib.AbstractAsyncContextManager[RaftLogStorage]:
         return RaftLogStorage.open(
-            DIRECTORY, segment_size=SEGMENT_SIZE, cache_bytes=0, files=self.files
+            DIRECTORY, segment_size=SEGMENT_SIZE, cache_bytes=0, environment=self.files
         )
 
     async def _begin(self, store: RaftLogStorage) -> None:
@@ -162,7 +162,7 @@ class Fixed:
 
 
 def _count_calls() -> dict[str, int]:
-    files = FailingFiles(ForgetfulDisk())
+    files = FailingEnvironment(MemoryKernel())
     fixed = Fixed(files)
     anyio.run(fixed.run)
     assert not fixed.errors
@@ -175,7 +175,7 @@ def calls() -> dict[str, int]:
     return _count_calls()
 
 
-def _examine(disk: ForgetfulDisk, ledger: Ledger) -> None:
+def _examine(disk: MemoryKernel, ledger: Ledger) -> None:
     """What was acknowledged is on the disk, whatever a power cut leaves, and after a restart."""
     examiner = Examiner(random.Random(1), SEGMENT_SIZE, count(10_000), 300)
     for image in disk.snapshot().images(examiner.rng, 4):
@@ -189,8 +189,8 @@ async def test_any_call_may_fail_once_and_nothing_false_is_acknowledged(
 ) -> None:
     assert calls[call] > 0
     for nth in range(1, calls[call] + 1):
-        disk = ForgetfulDisk()
-        files = FailingFiles(disk)
+        disk = MemoryKernel()
+        files = FailingEnvironment(disk)
         files.fail(call, number, nth=nth)
         fixed = Fixed(files)
         with anyio.fail_after(20):
@@ -203,13 +203,13 @@ async def test_any_call_may_fail_once_and_nothing_false_is_acknowledged(
         _examine(disk, fixed.ledger)
 
 
-@pytest.mark.parametrize("call", ["sync", "sync_directory"])
+@pytest.mark.parametrize("call", ["fdatasync", "fsync"])
 async def test_a_disk_that_fails_from_some_sync_on_leaves_what_was_acknowledged(
     call: str, calls: dict[str, int]
 ) -> None:
     for nth in range(1, calls[call] + 1, 3):
-        disk = ForgetfulDisk()
-        files = FailingFiles(disk)
+        disk = MemoryKernel()
+        files = FailingEnvironment(disk)
         files.fail(call, errno.EIO, nth=nth, times=1 << 30)
         fixed = Fixed(files)
         with anyio.fail_after(20):
@@ -220,11 +220,11 @@ async def test_a_disk_that_fails_from_some_sync_on_leaves_what_was_acknowledged(
 
 
 async def test_after_a_failed_sync_the_store_is_poisoned_until_it_is_opened_again() -> None:
-    files = FailingFiles(ForgetfulDisk())
+    files = FailingEnvironment(MemoryKernel())
     with anyio.fail_after(10):
-        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
+        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=files) as store:
             await store.append([Entry(1, 1, b"first")])
-            files.fail("sync", errno.EIO, where=lambda path: path.endswith(".wal"))
+            files.fail("fdatasync", errno.EIO, where=lambda path: path.endswith(".wal"))
             told: list[BaseException | None] = []
             await store.append([Entry(1, 2)], told.append)
             for write in (
@@ -242,7 +242,7 @@ async def test_after_a_failed_sync_the_store_is_poisoned_until_it_is_opened_agai
             assert isinstance(told[0], WalPoisonedError)
             assert store.statistics().is_poisoned
             assert [entry.index for entry in await store.try_get_log_entries(1, 2)] == [1]
-        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
+        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=files) as store:
             state = await store.get_log_state()
             assert state.last_log_id is not None
             await store.append([Entry(1, state.last_log_id.index + 1)])
@@ -250,8 +250,8 @@ async def test_after_a_failed_sync_the_store_is_poisoned_until_it_is_opened_agai
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
 async def test_all_who_wait_are_told_when_a_sync_fails(nth: int) -> None:
-    disk = ForgetfulDisk()
-    files = FailingFiles(disk)
+    disk = MemoryKernel()
+    files = FailingEnvironment(disk)
     ledger = Ledger()
     told = Counter[str]()
 
@@ -278,8 +278,12 @@ async def test_all_who_wait_are_told_when_a_sync_fails(nth: int) -> None:
 
     with anyio.fail_after(10):
         with contextlib.suppress(WalPoisonedError):
-            async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
-                files.fail("sync", errno.EIO, nth=nth, where=lambda path: path.endswith(".wal"))
+            async with RaftLogStorage.open(
+                DIRECTORY, segment_size=8192, environment=files
+            ) as store:
+                files.fail(
+                    "fdatasync", errno.EIO, nth=nth, where=lambda path: path.endswith(".wal")
+                )
                 async with anyio.create_task_group() as tasks:
                     for index in range(1, 41):
                         tasks.start_soon(append, store, index)
@@ -298,15 +302,15 @@ async def _flush(store: RaftLogStorage) -> None:
 
 
 async def test_a_full_disk_refuses_the_append_and_takes_it_once_there_is_room() -> None:
-    disk = ForgetfulDisk(capacity_bytes=12288 + 3 * SEGMENT_SIZE)
+    disk = MemoryKernel(capacity_bytes=12288 + 3 * SEGMENT_SIZE)
     with anyio.fail_after(20):
-        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=disk) as store:
+        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=disk) as store:
             last = await fill(store)
             assert not store.statistics().is_poisoned
             assert len(await store.try_get_log_entries(0)) == last
             await store.save_vote(Vote(5))
         # opening needs no room
-        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=disk) as store:
+        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=disk) as store:
             assert len(await store.try_get_log_entries(0)) == last
             assert await store.read_vote() == Vote(5)
             with pytest.raises(OSError, match="space"):
@@ -331,7 +335,7 @@ async def fill(store: RaftLogStorage) -> int:
 
 
 async def test_many_appends_that_meet_a_full_disk_are_all_answered() -> None:
-    disk = ForgetfulDisk(capacity_bytes=12288 + 2 * SEGMENT_SIZE)
+    disk = MemoryKernel(capacity_bytes=12288 + 2 * SEGMENT_SIZE)
     answers: list[object] = []
 
     async def append(store: RaftLogStorage, index: int) -> None:
@@ -343,7 +347,7 @@ async def test_many_appends_that_meet_a_full_disk_are_all_answered() -> None:
             answers.append(index)
 
     with anyio.fail_after(10):
-        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=disk) as store:
+        async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=disk) as store:
             async with anyio.create_task_group() as tasks:
                 for index in range(1, 30):
                     tasks.start_soon(append, store, index)
@@ -355,11 +359,11 @@ async def test_many_appends_that_meet_a_full_disk_are_all_answered() -> None:
 
 
 async def test_a_read_that_fails_says_so_and_can_be_repeated() -> None:
-    files = FailingFiles(ForgetfulDisk())
-    async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
+    files = FailingEnvironment(MemoryKernel())
+    async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=files) as store:
         await store.append([Entry(1, index, b"x" * 2000) for index in range(1, 20)])
-    async with RaftLogStorage.open(DIRECTORY, segment_size=8192, files=files) as store:
-        for call, number in (("open", errno.EMFILE), ("read", errno.EIO)):
+    async with RaftLogStorage.open(DIRECTORY, segment_size=8192, environment=files) as store:
+        for call, number in (("open", errno.EMFILE), ("pread", errno.EIO)):
             files.fail(call, number)
             with pytest.raises(OSError) as caught:
                 await store.try_get_log_entries(0)

@@ -16,8 +16,8 @@ import anyio
 import pytest
 
 from hqlwal_raft import Entry, LogId, RaftLogStorage, WalPoisonedError
-from hqlwal_raft._files import Files, OsFiles
-from hqlwal_raft.testing import FailingFiles
+from hqlwal_raft._environment import Environment
+from hqlwal_raft.testing import FailingEnvironment
 from tests.test_faults import fill
 
 
@@ -148,19 +148,19 @@ async def test_a_directory_that_disappears_is_an_error_and_closing_does_not_hang
 
 
 @contextlib.asynccontextmanager
-async def _unwritable(directory: Path, mounted: Path | None) -> AsyncIterator[Files]:
+async def _unwritable(directory: Path, mounted: Path | None) -> AsyncIterator[Environment]:
     """Makes a directory read-only by what means this user has."""
     if mounted is not None:
         subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
-        yield OsFiles()
+        yield Environment()
         subprocess.run(["mount", "-o", "remount,rw", str(mounted)], check=True)
     elif os.geteuid() != 0:
         directory.chmod(0o500)
-        yield OsFiles()
+        yield Environment()
         directory.chmod(0o700)
     else:  # a superuser who may not mount: nothing real stops them
-        files = FailingFiles()
-        for call in ("create", "lock", "rename", "unlink"):
+        files = FailingEnvironment()
+        for call in ("posix_fallocate", "flock", "rename", "unlink"):
             files.fail(call, errno.EROFS, times=1 << 30)
         yield files
 
@@ -175,7 +175,7 @@ async def test_a_directory_that_cannot_be_written_is_an_error_that_changes_nothi
     with anyio.fail_after(10):
         async with _unwritable(directory, mounted) as files:
             with pytest.raises(OSError) as caught:
-                async with RaftLogStorage.open(directory, segment_size=8192, files=files):
+                async with RaftLogStorage.open(directory, segment_size=8192, environment=files):
                     pass
             assert caught.value.errno in (errno.EROFS, errno.EACCES)
     assert {file.name: file.read_bytes() for file in directory.iterdir()} == before

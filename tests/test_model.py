@@ -11,9 +11,9 @@ import contextlib
 import functools
 import shutil
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from anyio.from_thread import start_blocking_portal
@@ -30,13 +30,16 @@ from hypothesis.stateful import (
 )
 
 from hqlwal_raft import Entry, LogGapError, LogId, LogRangeError, RaftLogStorage, Vote
-from hqlwal_raft.testing import MemoryDisk, MemoryLogStorage
+from hqlwal_raft.testing import MemoryDisk, MemoryLogStorage, PassingEnvironment
 from hqlwal_raft.testing._case import all_started
 from tests._mutants import KeepsThePurgedEntryItself
-from tests._support import HookedFiles
 
 SEGMENT_SIZE = 8192
-CHANGING = {"write", "sync", "create", "rename", "unlink", "sync_directory"}
+T = TypeVar("T")
+CHANGING = {
+    *("mkdir", "open", "posix_fallocate", "rename", "unlink", "fsync"),
+    *("ftruncate", "pwrite", "store", "fdatasync"),
+}
 
 sizes = st.lists(st.sampled_from([0, 10, 700, 3000, 9000]), min_size=1, max_size=5)
 policies = st.sampled_from(["immediate", "immediate_async", "interval_5", "interval_60000"])
@@ -53,8 +56,8 @@ votes = st.builds(
 places = st.integers(-1, 12)
 
 
-class KillableFiles(HookedFiles):
-    """The real file system; copies its directory just before the n-th change from now."""
+class KillableEnvironment(PassingEnvironment):
+    """The real system; copies its directory just before the n-th change from now."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
@@ -65,19 +68,16 @@ class KillableFiles(HookedFiles):
         self._note: Callable[[], None] = lambda: None
         self.is_copied = False
 
-    @contextlib.contextmanager
-    def around(self, call: str, path: str) -> Iterator[None]:
+    def pass_on(self, call: str, path: str, perform: Callable[[], T]) -> T:
         if call not in CHANGING:
-            yield
-            return
+            return perform()
         with self._one_at_a_time:
             self._countdown -= 1
             if self._countdown == 0:
                 self.copy_now()
-            if call != "sync":  # it changes nothing that a copy can see
-                yield
-                return
-        yield
+            if call != "fdatasync":  # it changes nothing that a copy can see
+                return perform()
+        return perform()
 
     def arm(self, countdown: int, copy_to: Path, note: Callable[[], None]) -> None:
         """``note`` is called right before the copy is made."""
@@ -120,10 +120,10 @@ class Machine(RuleBasedStateMachine):
     def _open(self, directory: Path, **options: Any) -> None:
         self._directory = directory
         self._options = options
-        self._files = KillableFiles(directory)
+        self._files = KillableEnvironment(directory)
         self._opened = contextlib.ExitStack()
         opening = RaftLogStorage.open(
-            directory, segment_size=SEGMENT_SIZE, files=self._files, **options
+            directory, segment_size=SEGMENT_SIZE, environment=self._files, **options
         )
         self._store = self._enter(opening)
         self._model = self._enter(self.model.open(self._disk))

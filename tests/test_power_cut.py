@@ -5,6 +5,7 @@ More of the same, for as long as one likes: ``python -m tests.torture``.
 
 from __future__ import annotations
 
+import errno
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from hqlwal_raft import Entry, Vote
-from hqlwal_raft._files import OsFiles
-from hqlwal_raft.testing import ForgetfulDisk
+from hqlwal_raft._environment import Environment
+from hqlwal_raft._files import Files, SyncError
+from hqlwal_raft.testing import FailingEnvironment, MemoryKernel
 from tests.torture.concurrent import ConcurrentHistory
 from tests.torture.core import Core
 from tests.torture.histories import History
@@ -63,7 +65,7 @@ def test_the_histories_reach_the_cases_that_matter() -> None:
 
 def test_an_image_written_to_a_real_directory_shows_the_same(tmp_path: Path) -> None:
     rng = random.Random(3)
-    disk = ForgetfulDisk(page_bytes=512)
+    disk = MemoryKernel(page_bytes=512)
     core = Core(disk, 8192)
     core.save_vote(Vote(2, "n"))
     for index in range(1, 60):
@@ -74,7 +76,7 @@ def test_an_image_written_to_a_real_directory_shows_the_same(tmp_path: Path) -> 
         image = disk.snapshot().image(rng)
         directory = tmp_path / str(number)
         image.write_to(str(directory))
-        real = Core(OsFiles(), 8192, directory=str(directory))
+        real = Core(Environment(), 8192, directory=str(directory))
         assert real.view() == Core(image, 8192).view()
         real.close()
 
@@ -82,7 +84,7 @@ def test_an_image_written_to_a_real_directory_shows_the_same(tmp_path: Path) -> 
 # --- the disk itself ---------------------------------------------------------------------
 
 
-def _images(disk: ForgetfulDisk) -> Iterator[dict[str, bytes]]:
+def _images(disk: MemoryKernel) -> Iterator[dict[str, bytes]]:
     rng = random.Random(1)
     snapshot = disk.snapshot()
     for _ in range(200):
@@ -90,16 +92,16 @@ def _images(disk: ForgetfulDisk) -> Iterator[dict[str, bytes]]:
 
 
 @pytest.fixture
-def disk() -> ForgetfulDisk:
-    disk = ForgetfulDisk(page_bytes=512)
-    disk.make_directory("/d")
+def disk() -> MemoryKernel:
+    disk = MemoryKernel(page_bytes=512)
+    Files(disk).make_directory("/d")
     return disk
 
 
-def test_pages_that_were_not_synced_are_old_or_new_each_for_itself(disk: ForgetfulDisk) -> None:
-    file = disk.create("/d/f", 1024)
+def test_pages_that_were_not_synced_are_old_or_new_each_for_itself(disk: MemoryKernel) -> None:
+    file = Files(disk).create("/d/f", 1024)
     file.sync()
-    disk.sync_directory("/d")
+    Files(disk).sync_directory("/d")
     file.write(0, b"a" * 1024)
     file.write(0, b"b" * 512)
     found = {(image["/d/f"][:1], image["/d/f"][512:513]) for image in _images(disk)}
@@ -109,9 +111,9 @@ def test_pages_that_were_not_synced_are_old_or_new_each_for_itself(disk: Forgetf
     assert {image["/d/f"] for image in _images(disk)} == {b"b" * 512 + b"a" * 512}
 
 
-def test_what_is_written_while_a_sync_runs_is_not_durable_after_it(disk: ForgetfulDisk) -> None:
-    file = disk.create("/d/f", 512)
-    disk.sync_directory("/d")
+def test_what_is_written_while_a_sync_runs_is_not_durable_after_it(disk: MemoryKernel) -> None:
+    file = Files(disk).create("/d/f", 512)
+    Files(disk).sync_directory("/d")
     file.write(0, b"a" * 512)
     disk.on_point = lambda what, _path: file.write(0, b"b" * 512) if what == "syncing" else None
     file.sync()
@@ -119,35 +121,37 @@ def test_what_is_written_while_a_sync_runs_is_not_durable_after_it(disk: Forgetf
 
 
 def test_names_reach_the_disk_in_order_and_only_a_directory_sync_is_certain(
-    disk: ForgetfulDisk,
+    disk: MemoryKernel,
 ) -> None:
-    disk.create("/d/a.tmp", 512).sync()
-    disk.rename("/d/a.tmp", "/d/a")
-    disk.create("/d/b", 512).sync()
-    disk.unlink("/d/a")
+    Files(disk).create("/d/a.tmp", 512).sync()
+    Files(disk).rename("/d/a.tmp", "/d/a")
+    Files(disk).create("/d/b", 512).sync()
+    Files(disk).unlink("/d/a")
     names = {tuple(image) for image in _images(disk)}
     assert names == {(), ("/d/a.tmp",), ("/d/a",), ("/d/a", "/d/b"), ("/d/b",)}
-    disk.sync_directory("/d")
+    Files(disk).sync_directory("/d")
     assert {tuple(image) for image in _images(disk)} == {("/d/b",)}
 
 
 def test_a_file_that_was_never_synced_may_be_empty_short_zeroed_or_whole(
-    disk: ForgetfulDisk,
+    disk: MemoryKernel,
 ) -> None:
-    file = disk.create("/d/f", 1024)
+    file = Files(disk).create("/d/f", 1024)
     file.write(0, b"a" * 1024)
-    disk.sync_directory("/d")
+    Files(disk).sync_directory("/d")
     found = {image["/d/f"] for image in _images(disk)}
     assert {b"", b"a" * 512, bytes(1024), b"a" * 1024, b"a" * 512 + bytes(512)} <= found
 
 
-def test_a_failed_sync_loses_pages_that_later_syncs_pass_over(disk: ForgetfulDisk) -> None:
-    file = disk.create("/d/f", 1024)
+def test_a_failed_sync_loses_pages_that_later_syncs_pass_over(disk: MemoryKernel) -> None:
+    failing = FailingEnvironment(disk)
+    file = Files(failing).create("/d/f", 1024)
     file.sync()
-    disk.sync_directory("/d")
+    Files(disk).sync_directory("/d")
     file.write(0, b"a" * 1024)
-    with pytest.raises(OSError):
-        file.fail_sync()
+    failing.fail("fdatasync", errno.EIO)
+    with pytest.raises(SyncError):
+        file.sync()
     file.write(512, b"b" * 512)
     file.sync()
     found = {(image["/d/f"][:1], image["/d/f"][512:513]) for image in _images(disk)}

@@ -29,9 +29,10 @@ from hqlwal_raft import (
     WalLockedError,
     WalPoisonedError,
 )
+from hqlwal_raft._environment import Environment
 from hqlwal_raft.pysyncobj import StockJournalError, WalJournal, _dump, _hooks, _journal
-from hqlwal_raft.testing import FailingFiles
-from tests.pysyncobj_nodes.gate import GatedFiles
+from hqlwal_raft.testing import FailingEnvironment, PassingEnvironment
+from tests.pysyncobj_nodes.gate import GatedEnvironment
 
 LEADER, FOLLOWER = 2, 0
 
@@ -81,10 +82,17 @@ def journals() -> Iterator[Any]:
             journal._destroy()
 
 
-def attached(journals: Any, path: str, tmp_path: Path, **options: Any) -> tuple[WalJournal, Any]:
+def attached(
+    journals: Any,
+    path: str,
+    tmp_path: Path,
+    *,
+    environment: Environment | None = None,
+    **options: Any,
+) -> tuple[WalJournal, Any]:
     node = FakeNode(tmp_path, **options)
     (tmp_path / "dump").write_bytes(b"a dump")
-    journal = journals(path)
+    journal = journals(path, environment=environment)
     journal.attach(node)
     return journal, node
 
@@ -475,22 +483,22 @@ def test_an_older_dump_than_the_log_begins_with_stops_the_node(
 
 
 def test_the_dump_and_its_directory_are_synced_before_the_log_is_purged(
-    path: str, journals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: str, journals: Any, tmp_path: Path
 ) -> None:
-    journal, _node = attached(journals, path, tmp_path)
-    fill(journal, 1, 20)
     synced: list[tuple[str, int]] = []
-    original = os.fsync
+    is_opened = False
 
-    def fsync(descriptor: int) -> None:
-        state = journal.storage._core.log.state
-        purged = -1 if state.last_purged_log_id is None else state.last_purged_log_id.index
-        name = os.readlink(f"/proc/self/fd/{descriptor}")
-        if name in (str(tmp_path), str(tmp_path / "dump")):
-            synced.append((name, purged))
-        original(descriptor)
+    class Noting(PassingEnvironment):
+        def fsync(self, descriptor: int, /) -> None:
+            name = self.path_of(descriptor)
+            if is_opened and name in (str(tmp_path), str(tmp_path / "dump")):
+                frontier = journal._driver._log.last_purged_log_id
+                synced.append((name, -1 if frontier is None else frontier.index))
+            super().fsync(descriptor)
 
-    monkeypatch.setattr("hqlwal_raft.pysyncobj._dump.os.fsync", fsync)
+    journal, _node = attached(journals, path, tmp_path, environment=Noting())
+    fill(journal, 1, 20)
+    is_opened = True
     journal.deleteEntriesTo(10)
     assert list(journal) == entries(11, 20)  # the view does not wait
     journal._destroy()
@@ -505,20 +513,21 @@ def test_a_dump_is_synced_before_it_replaces_the_last_one(
     path: str, journals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = serializer.atomicReplace
-    journal, _node = attached(journals, path, tmp_path)
     done: list[str] = []
-    fsync, rename = os.fsync, _dump._rename
+    rename = _dump._rename
 
-    def note_fsync(descriptor: int) -> None:
-        done.append("sync " + os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
-        fsync(descriptor)
+    class Noting(PassingEnvironment):
+        def fsync(self, descriptor: int, /) -> None:
+            done.append("sync " + os.path.basename(self.path_of(descriptor)))
+            super().fsync(descriptor)
 
     def note_rename(old: str, new: str) -> None:
         done.append("rename to " + os.path.basename(new))
         rename(old, new)
 
-    monkeypatch.setattr("hqlwal_raft.pysyncobj._dump.os.fsync", note_fsync)
+    journal, _node = attached(journals, path, tmp_path, environment=Noting())
     monkeypatch.setattr(_dump, "_rename", note_rename)
+    del done[:]
     for name in ("dump", "somebody else's"):
         (tmp_path / "new").write_bytes(b"new")
         serializer.atomicReplace(str(tmp_path / "new"), str(tmp_path / name))
@@ -619,9 +628,9 @@ def test_memory_holds_no_more_than_it_may(path: str, journals: Any, tmp_path: Pa
 
 
 @pytest.fixture
-def gated(path: str, tmp_path: Path) -> Iterator[tuple[WalJournal, GatedFiles, FakeNode]]:
-    files = GatedFiles()
-    journal = WalJournal(path, files=files)
+def gated(path: str, tmp_path: Path) -> Iterator[tuple[WalJournal, GatedEnvironment, FakeNode]]:
+    files = GatedEnvironment()
+    journal = WalJournal(path, environment=files)
     node = FakeNode(tmp_path)
     journal.attach(node)
     try:
@@ -782,12 +791,12 @@ def test_term_and_vote_are_durable_when_set(path: str, journals: Any) -> None:
 def test_after_a_failed_sync_every_method_raises_and_the_log_says_it_once(
     path: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    files = FailingFiles()
-    journal = WalJournal(path, files=files)
+    files = FailingEnvironment()
+    journal = WalJournal(path, environment=files)
     node = FakeNode(tmp_path)
     journal.attach(node)
     fill(journal, 1, 3)
-    files.fail("sync", errno.EIO, where=lambda name: name.endswith(".wal"))
+    files.fail("fdatasync", errno.EIO, where=lambda name: name.endswith(".wal"))
     journal.hold_answer("leader", reset=False, next_index=4, success=True)
     calls: list[Any] = [
         journal.release_answers,
@@ -820,11 +829,11 @@ def test_after_a_failed_sync_every_method_raises_and_the_log_says_it_once(
 def test_a_disk_too_full_for_a_segment_stops_the_node_and_not_the_log(
     path: str, tmp_path: Path
 ) -> None:
-    files = FailingFiles()
-    journal = WalJournal(path, files=files, segment_size=8192)
+    files = FailingEnvironment()
+    journal = WalJournal(path, environment=files, segment_size=8192)
     node = FakeNode(tmp_path)
     journal.attach(node)
-    files.fail("create", errno.ENOSPC, times=1000)
+    files.fail("posix_fallocate", errno.ENOSPC, times=1000)
     with pytest.raises(WalPoisonedError, match="No space"):
         for index in range(1, 2000):
             fill(journal, index, index)
@@ -958,8 +967,8 @@ journal[0:200]
 
 def test_weaker_policies_do_not_wait_for_the_disk(tmp_path: Path) -> None:
     for number, sync in enumerate(("immediate_async", "interval_60000")):
-        files = GatedFiles()
-        journal = WalJournal(tmp_path / str(number), files=files, sync=sync)
+        files = GatedEnvironment()
+        journal = WalJournal(tmp_path / str(number), environment=files, sync=sync)
         files.gate.clear()
         fill(journal, 1, 3)
         files.gate.set()

@@ -44,9 +44,9 @@ from hqlwal_raft.pysyncobj import (
     journal_of,
     uninstall,
 )
-from hqlwal_raft.testing import FailingFiles
+from hqlwal_raft.testing import FailingEnvironment
 from tests.pysyncobj_nodes.cluster import free_addresses, wait_until
-from tests.pysyncobj_nodes.gate import GatedFiles
+from tests.pysyncobj_nodes.gate import GatedEnvironment
 
 # pysyncobj leaves dump files that it sends to the garbage collector
 pytestmark = pytest.mark.filterwarnings(
@@ -378,14 +378,14 @@ def test_one_node_alone_commits_only_what_is_durable(tmp_path: Path) -> None:
 def test_nothing_is_acknowledged_before_a_majority_has_it_on_disk(
     pair: Nodes, installed: Callable[..., None], *, is_leaders: bool, is_installed: bool
 ) -> None:
-    disks = [GatedFiles(), GatedFiles()]
+    disks = [GatedEnvironment(), GatedEnvironment()]
     found = []
     for index in range(2):
         if is_installed:
-            installed(files=disks[index])
+            installed(environment=disks[index])
             found.append(pair.make(index, PlainSum))
         else:
-            found.append(pair.make(index, Sum, files=disks[index]))
+            found.append(pair.make(index, Sum, environment=disks[index]))
     ready(*found)
     leader = next(node for node in found if node._isLeader())
     slow = leader if is_leaders else next(node for node in found if node is not leader)
@@ -568,14 +568,14 @@ def test_a_node_whose_log_fails_steps_out_and_the_others_go_on(
     nodes: Nodes, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.ERROR)
-    disks = [FailingFiles() for _ in range(3)]
-    found = [nodes.make(i, files=disks[i]) for i in range(3)]
+    disks = [FailingEnvironment() for _ in range(3)]
+    found = [nodes.make(i, environment=disks[i]) for i in range(3)]
     ready(*found)
     found[0].plus(1, sync=True, timeout=20)
     leader = next(node for node in found if node._isLeader())
     rest = [node for node in found if node is not leader]
     term = leader._getTerm()
-    disks[found.index(leader)].fail("sync", errno.EIO, times=1000)
+    disks[found.index(leader)].fail("fdatasync", errno.EIO, times=1000)
     outcomes: list[int] = []
     leader.plus(10, callback=lambda _r, error: outcomes.append(error))
     wait_until(lambda: any(node._isLeader() for node in rest), "another leader")
@@ -602,10 +602,10 @@ def test_a_node_whose_log_fails_steps_out_and_the_others_go_on(
 
 def test_an_application_that_ticks_itself_is_told_of_the_failure(tmp_path: Path) -> None:
     alone = Nodes(tmp_path, size=1)
-    files = FailingFiles()
-    node = alone.make(0, conf={"autoTick": False}, files=files)
+    files = FailingEnvironment()
+    node = alone.make(0, conf={"autoTick": False}, environment=files)
     tick([node], node.isReady)
-    files.fail("sync", errno.EIO, times=1000)
+    files.fail("fdatasync", errno.EIO, times=1000)
     node.plus(1)
     with pytest.raises(WalPoisonedError, match="restart the node"):
         for _ in range(100):

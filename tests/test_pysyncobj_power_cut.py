@@ -11,7 +11,7 @@ import pytest
 from pysyncobj import SyncObjConf
 
 from hqlwal_raft.pysyncobj import WalJournal
-from hqlwal_raft.testing import ForgetfulDisk, Snapshot
+from hqlwal_raft.testing import MemoryKernel, Snapshot
 
 Entry = tuple[bytes, int, int]
 
@@ -41,9 +41,9 @@ class History:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.chance = random.Random(seed)  # of the threads of the engine
-        self.disk = ForgetfulDisk(page_bytes=self.rng.choice((512, 4096)))
+        self.disk = MemoryKernel(page_bytes=self.rng.choice((512, 4096)))
         self.promise = Promise({})
-        self.pictures: list[tuple[Snapshot, Promise]] = []
+        self.pictures: list[tuple[Snapshot[MemoryKernel], Promise]] = []
         self.journal, self.node = open_on(self.disk, is_starting=False)
         self.disk.on_point = self.take_picture
         self.term = 1
@@ -148,14 +148,14 @@ class History:
         self.journal.add(*second)
 
 
-def open_on(disk: ForgetfulDisk, *, is_starting: bool) -> tuple[WalJournal, FakeNode]:
-    journal = WalJournal("/node", files=disk, segment_size=8192, allow_no_dump=True)
+def open_on(disk: MemoryKernel, *, is_starting: bool) -> tuple[WalJournal, FakeNode]:
+    journal = WalJournal("/node", environment=disk, segment_size=8192, allow_no_dump=True)
     node = FakeNode(is_starting=is_starting)
     journal.attach(node)
     return journal, node
 
 
-def check(image: ForgetfulDisk, promise: Promise) -> None:
+def check(image: MemoryKernel, promise: Promise) -> None:
     """Starts a node on an image as pysyncobj does, and holds it to the promise."""
     journal, node = open_on(image, is_starting=True)
     try:

@@ -22,7 +22,7 @@ from hqlwal_raft import (
 )
 from tests._support import (
     Gate,
-    HookedFiles,
+    HookedEnvironment,
     Started,
     entries,
     on_both_backends,
@@ -37,7 +37,9 @@ SEGMENT_SIZE = 8192
 @on_both_backends
 async def test_one_sync_serves_all_tasks_that_wait(tmp_path: Path) -> None:
     gate = Gate()
-    async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate), segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        tmp_path, environment=HookedEnvironment(gate), segment_size=8192
+    ) as store:
         await store.append(entries(1, 2))
         syncs = store.statistics().syncs
         gate.shut()
@@ -80,7 +82,9 @@ async def test_many_tasks_need_far_fewer_syncs_than_appends(tmp_path: Path) -> N
 @on_both_backends
 async def test_an_append_is_readable_before_it_is_durable(tmp_path: Path) -> None:
     gate = Gate()
-    async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate), segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        tmp_path, environment=HookedEnvironment(gate), segment_size=8192
+    ) as store:
         await store.append(entries(1, 2))
         reader = await store.get_log_reader()
         gate.shut()
@@ -100,7 +104,9 @@ async def test_an_append_is_readable_before_it_is_durable(tmp_path: Path) -> Non
 async def test_a_callback_comes_only_when_its_entries_are_durable(tmp_path: Path) -> None:
     gate = Gate()
     seen: list[object] = []
-    async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate), segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        tmp_path, environment=HookedEnvironment(gate), segment_size=8192
+    ) as store:
         await store.append(entries(1, 2))
         gate.shut()
         await store.append(entries(2, 3), seen.append)
@@ -116,7 +122,17 @@ async def test_a_callback_comes_only_when_its_entries_are_durable(tmp_path: Path
 # --- the event loop ----------------------------------------------------------------------
 
 #: what may wait for the device
-BLOCKING = {"sync", "create", "unlink", "rename", "sync_directory", "names", "open", "read", "lock"}
+BLOCKING = {
+    "fdatasync",
+    "posix_fallocate",
+    "unlink",
+    "rename",
+    "fsync",
+    "listdir",
+    "open",
+    "pread",
+    "flock",
+}
 
 
 @on_both_backends
@@ -130,9 +146,13 @@ async def test_no_call_that_may_block_runs_on_the_event_loop(tmp_path: Path) -> 
         if call in BLOCKING and threading.get_ident() == loop_thread:
             blocking.append((call, path))
 
-    files = HookedFiles(note)
+    files = HookedEnvironment(note)
     for run in range(2):
-        options: dict[str, Any] = {"segment_size": SEGMENT_SIZE, "cache_bytes": 0, "files": files}
+        options: dict[str, Any] = {
+            "segment_size": SEGMENT_SIZE,
+            "cache_bytes": 0,
+            "environment": files,
+        }
         async with RaftLogStorage.open(tmp_path / "log", **options) as store:
             state = await store.get_log_state()
             first = state.last_log_id.index + 1 if state.last_log_id else 1
@@ -147,14 +167,16 @@ async def test_no_call_that_may_block_runs_on_the_event_loop(tmp_path: Path) -> 
             assert len([entry async for entry in store.entries_stream(0)]) == 29
             await store.get_key_log_ids()
             await store.flush()
-    assert {"sync", "create", "unlink", "rename", "sync_directory", "lock"} <= kinds
+    assert {"fdatasync", "posix_fallocate", "unlink", "rename", "fsync", "flock"} <= kinds
     assert blocking == []
 
 
 @on_both_backends
 async def test_while_a_sync_blocks_other_tasks_and_readers_run(tmp_path: Path) -> None:
     gate = Gate()
-    async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate), segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        tmp_path, environment=HookedEnvironment(gate), segment_size=8192
+    ) as store:
         await store.append(entries(1, 2))
         gate.shut()
         async with anyio.create_task_group() as tasks:
@@ -214,7 +236,7 @@ async def test_a_callback_that_raises_hinders_no_other(
 async def test_the_callback_of_a_cancelled_append_comes_all_the_same(tmp_path: Path) -> None:
     gate = Gate()
     seen: list[object] = []
-    options: dict[str, Any] = {"files": HookedFiles(gate), "max_unsynced_bytes": 1}
+    options: dict[str, Any] = {"environment": HookedEnvironment(gate), "max_unsynced_bytes": 1}
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE, **options) as store:
         await store.append(entries(1, 2))
         gate.shut()
@@ -236,7 +258,7 @@ async def test_the_callback_of_a_cancelled_append_comes_all_the_same(tmp_path: P
 async def test_the_callback_of_a_cancelled_append_hears_why_it_was_refused(tmp_path: Path) -> None:
     gate = Gate()
     seen: list[object] = []
-    options: dict[str, Any] = {"files": HookedFiles(gate), "max_unsynced_bytes": 1}
+    options: dict[str, Any] = {"environment": HookedEnvironment(gate), "max_unsynced_bytes": 1}
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE, **options) as store:
         await store.append(entries(1, 2))
         gate.shut()

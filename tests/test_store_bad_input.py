@@ -22,7 +22,7 @@ from hqlwal_raft import (
     Vote,
 )
 from hqlwal_raft._format import DATA_START, SegmentHeader, segment_name
-from hqlwal_raft.testing import FailingFiles
+from hqlwal_raft.testing import FailingEnvironment
 from tests._support import contents, entries, on_both_backends, segments
 
 SEGMENT_SIZE = 8192
@@ -91,22 +91,39 @@ async def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 @on_both_backends
-@pytest.mark.parametrize("call", ["lock", "open", "names"])
+@pytest.mark.parametrize("call", ["open", "listdir"])
 async def test_a_directory_without_permission_is_refused(tmp_path: Path, call: str) -> None:
     await fill(tmp_path)
-    files = FailingFiles()
-    files.fail(call, errno.EACCES, times=1000)
-    error = await refused(tmp_path, PermissionError, files=files)
+    environment = FailingEnvironment()
+    environment.fail(call, errno.EACCES, times=1000)
+    error = await refused(tmp_path, PermissionError, environment=environment)
     assert error.errno == errno.EACCES
     assert str(tmp_path) in str(error) + "".join(getattr(error, "__notes__", []))
 
 
 @on_both_backends
+async def test_where_no_lock_can_be_had_nothing_but_an_empty_lock_file_is_left(
+    tmp_path: Path,
+) -> None:
+    await fill(tmp_path)
+    before = contents(tmp_path)
+    environment = FailingEnvironment()
+    environment.fail("flock", errno.ENOLCK)
+    with pytest.raises(OSError) as caught:
+        await opened(tmp_path, environment=environment)
+    assert caught.value.errno == errno.ENOLCK
+    after = contents(tmp_path)
+    assert after.pop("lock.hql")[1] == b""
+    assert after == before
+    assert await opened(tmp_path)
+
+
+@on_both_backends
 async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    files = FailingFiles()
-    files.fail("make_directory", errno.EACCES)
+    files = FailingEnvironment()
+    files.fail("mkdir", errno.EACCES)
     with pytest.raises(PermissionError) as caught:
-        await opened(tmp_path / "log", files=files)
+        await opened(tmp_path / "log", environment=files)
     assert "log" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 

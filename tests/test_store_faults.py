@@ -12,8 +12,8 @@ import anyio
 import pytest
 
 from hqlwal_raft import LogId, RaftLogStorage, Vote, WalPoisonedError
-from hqlwal_raft.testing import FailingFiles
-from tests._support import Gate, HookedFiles, entries, on_both_backends
+from hqlwal_raft.testing import FailingEnvironment
+from tests._support import ColdEnvironment, Gate, HookedEnvironment, entries, on_both_backends
 
 SEGMENT_SIZE = 8192
 
@@ -66,11 +66,11 @@ async def close_poisoned(store: RaftLogStorage) -> None:
 
 @on_both_backends
 async def test_a_failed_sync_poisons_the_append_and_every_later_write(tmp_path: Path) -> None:
-    files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+    files = FailingEnvironment()
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=8192) as store:
         await store.append(entries(1, 11))
         await store.save_vote(Vote(3))
-        files.fail("sync", errno.EIO, where=is_segment)
+        files.fail("fdatasync", errno.EIO, where=is_segment)
         assert_poisoned(await raised(store.append(entries(11, 12))), errno.EIO)
         assert store.statistics().is_poisoned
         files.heal()
@@ -82,13 +82,13 @@ async def test_a_failed_sync_poisons_the_append_and_every_later_write(tmp_path: 
 
 @on_both_backends
 async def test_a_poisoned_store_is_still_read(tmp_path: Path) -> None:
-    files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, cache_bytes=0) as store:
+    files = FailingEnvironment()
+    async with RaftLogStorage.open(tmp_path, environment=files, cache_bytes=0) as store:
         await store.append(entries(1, 11))
         await store.save_vote(Vote(3, committed=True))
         await store.save_committed(LogId(1, 4))
         reader = await store.get_log_reader()
-        files.fail("sync", errno.EIO, where=is_segment)
+        files.fail("fdatasync", errno.EIO, where=is_segment)
         assert_poisoned(await raised(store.append(entries(11, 12))), errno.EIO)
         for side in (store, reader):
             assert (await side.try_get_log_entries(0))[:10] == entries(1, 11)
@@ -102,17 +102,17 @@ async def test_a_poisoned_store_is_still_read(tmp_path: Path) -> None:
 
 @on_both_backends
 async def test_a_failed_sync_is_never_tried_again(tmp_path: Path) -> None:
-    files = FailingFiles()
+    files = FailingEnvironment()
     calls: list[tuple[str, str]] = []
 
     def note(call: str, path: str) -> None:
-        if call in ("sync", "write") and not path.endswith(".tmp"):
+        if call in ("fdatasync", "pwrite") and not path.endswith(".tmp"):
             calls.append((call, path))
 
-    hooked = HookedFiles(note, files=files)
-    async with RaftLogStorage.open(tmp_path, files=hooked, segment_size=8192) as store:
+    hooked = HookedEnvironment(note, environment=files)
+    async with RaftLogStorage.open(tmp_path, environment=hooked, segment_size=8192) as store:
         await store.append(entries(1, 11))
-        files.fail("sync", errno.EIO, where=is_segment)
+        files.fail("fdatasync", errno.EIO, where=is_segment)
         assert_poisoned(await raised(store.append(entries(11, 12))), errno.EIO)
         del calls[:]
         for write in WRITES.values():
@@ -123,11 +123,11 @@ async def test_a_failed_sync_is_never_tried_again(tmp_path: Path) -> None:
 
 @on_both_backends
 async def test_all_who_wait_for_a_failing_sync_are_told(tmp_path: Path) -> None:
-    files = FailingFiles()
+    files = FailingEnvironment()
     gate = Gate()
     told: list[BaseException | None] = []
     outcomes: list[BaseException | None] = []
-    options: dict[str, Any] = {"files": HookedFiles(gate, files=files)}
+    options: dict[str, Any] = {"environment": HookedEnvironment(gate, environment=files)}
     async with RaftLogStorage.open(tmp_path, **options) as store:
         await store.append(entries(1, 2))
         gate.shut()
@@ -142,7 +142,7 @@ async def test_all_who_wait_for_a_failing_sync_are_told(tmp_path: Path) -> None:
             await store.append(entries(8, 9), told.append)
             await store.append(entries(9, 10), told.append)
             await gate.held()
-            files.fail("sync", errno.EIO, where=is_segment)
+            files.fail("fdatasync", errno.EIO, where=is_segment)
             gate.open()
         assert len(outcomes) == 6
         for error in [*outcomes, *told]:
@@ -155,11 +155,11 @@ async def test_all_who_wait_for_a_failing_sync_are_told(tmp_path: Path) -> None:
 @on_both_backends
 @pytest.mark.parametrize("name", ["truncate", "purge", "save_vote", "append"])
 async def test_a_failing_write_of_any_kind_poisons(tmp_path: Path, name: str) -> None:
-    files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    files = FailingEnvironment()
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 11))
         where = is_meta if name in ("purge", "save_vote") else is_segment
-        files.fail("sync", errno.EIO, where=where)
+        files.fail("fdatasync", errno.EIO, where=where)
         assert_poisoned(await raised(WRITES[name](store)), errno.EIO)
         files.heal()
         assert_poisoned(await raised(store.append(entries(11, 12))), errno.EIO)
@@ -168,10 +168,10 @@ async def test_a_failing_write_of_any_kind_poisons(tmp_path: Path, name: str) ->
 
 @on_both_backends
 async def test_a_vote_that_could_not_be_saved_is_not_shown(tmp_path: Path) -> None:
-    files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+    files = FailingEnvironment()
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=8192) as store:
         await store.save_vote(Vote(3))
-        files.fail("sync", errno.EIO, where=is_meta)
+        files.fail("fdatasync", errno.EIO, where=is_meta)
         assert_poisoned(await raised(store.save_vote(Vote(4))), errno.EIO)
         assert await store.read_vote() == Vote(3)
     async with RaftLogStorage.open(tmp_path, segment_size=8192) as store:
@@ -182,12 +182,12 @@ async def test_a_vote_that_could_not_be_saved_is_not_shown(tmp_path: Path) -> No
 async def test_leaving_a_poisoned_store_ends_and_what_was_acknowledged_is_there(
     tmp_path: Path,
 ) -> None:
-    files = FailingFiles()
+    files = FailingEnvironment()
 
     async def use() -> None:
-        async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+        async with RaftLogStorage.open(tmp_path, environment=files, segment_size=8192) as store:
             await store.append(entries(1, 11))
-            files.fail("sync", errno.EIO, where=is_segment, times=1000)
+            files.fail("fdatasync", errno.EIO, where=is_segment, times=1000)
             await raised(store.append(entries(11, 12)))
 
     with anyio.fail_after(20):
@@ -201,12 +201,12 @@ async def test_leaving_a_poisoned_store_ends_and_what_was_acknowledged_is_there(
 
 @on_both_backends
 async def test_the_first_failing_sync_at_the_close_is_raised_by_it(tmp_path: Path) -> None:
-    files = FailingFiles()
+    files = FailingEnvironment()
     told: list[BaseException | None] = []
     with pytest.raises(WalPoisonedError) as caught:
-        async with RaftLogStorage.open(tmp_path, sync="interval_60000", files=files) as store:
+        async with RaftLogStorage.open(tmp_path, sync="interval_60000", environment=files) as store:
             await store.append(entries(1, 11), told.append)
-            files.fail("sync", errno.EIO, where=is_segment, times=1000)
+            files.fail("fdatasync", errno.EIO, where=is_segment, times=1000)
     assert_poisoned(caught.value, errno.EIO)
     assert len(told) == 1
     assert_poisoned(told[0], errno.EIO)
@@ -216,10 +216,10 @@ async def test_the_first_failing_sync_at_the_close_is_raised_by_it(tmp_path: Pat
 
 @on_both_backends
 async def test_the_cause_names_the_file(tmp_path: Path) -> None:
-    files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+    files = FailingEnvironment()
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=8192) as store:
         await store.append(entries(1, 2))
-        files.fail("sync", errno.EIO, where=is_segment)
+        files.fail("fdatasync", errno.EIO, where=is_segment)
         error = await raised(store.append(entries(2, 3)))
         assert isinstance(error, WalPoisonedError)
         assert str(tmp_path) in str(error)
@@ -230,10 +230,10 @@ async def test_the_cause_names_the_file(tmp_path: Path) -> None:
 
 @on_both_backends
 async def test_a_full_disk_refuses_the_append_and_passes(tmp_path: Path) -> None:
-    files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    files = FailingEnvironment()
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 2))
-        files.fail("create", errno.ENOSPC, times=1000)
+        files.fail("posix_fallocate", errno.ENOSPC, times=1000)
         index = 2
         error = None
         while error is None:
@@ -258,11 +258,11 @@ async def test_a_full_disk_refuses_the_append_and_passes(tmp_path: Path) -> None
 
 @on_both_backends
 async def test_a_batch_for_which_the_disk_is_too_full_is_refused_whole(tmp_path: Path) -> None:
-    files = FailingFiles()
+    files = FailingEnvironment()
     told: list[object] = []
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 3))
-        files.fail("create", errno.ENOSPC, nth=3, times=1000)
+        files.fail("posix_fallocate", errno.ENOSPC, nth=3, times=1000)
         batch = entries(3, 40, size=3000)
         error = await raised(store.append(batch, told.append))
         assert isinstance(error, OSError)
@@ -284,11 +284,11 @@ async def test_a_batch_for_which_the_disk_is_too_full_is_refused_whole(tmp_path:
 
 @on_both_backends
 async def test_of_waiting_appends_only_those_that_find_no_room_fail(tmp_path: Path) -> None:
-    files = FailingFiles()
+    files = FailingEnvironment()
     outcomes: dict[str, BaseException | None] = {}
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 3))
-        files.fail("create", errno.ENOSPC, times=1000)
+        files.fail("posix_fallocate", errno.ENOSPC, times=1000)
 
         async def write(name: str, call: Awaitable[Any], *, task_status: Any) -> None:
             task_status.started()
@@ -308,9 +308,9 @@ async def test_opening_works_on_a_full_disk(tmp_path: Path) -> None:
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 31, size=900))
         await store.save_vote(Vote(2))
-    files = FailingFiles()
-    files.fail("create", errno.ENOSPC, times=1000)
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    files = FailingEnvironment()
+    files.fail("posix_fallocate", errno.ENOSPC, times=1000)
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         assert await store.try_get_log_entries(0) == entries(1, 31, size=900)
         error = await raised(store.append(entries(31, 60, size=900)))
         assert isinstance(error, OSError)
@@ -322,8 +322,8 @@ async def test_opening_works_on_a_full_disk(tmp_path: Path) -> None:
 
 @on_both_backends
 async def test_a_failed_rename_while_preparing_passes_too(tmp_path: Path) -> None:
-    files = FailingFiles()
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE) as store:
+    files = FailingEnvironment()
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 3))
         files.fail("rename", errno.EMFILE, times=1000)
         error = await raised(store.append(entries(3, 30, size=3000)))
@@ -339,23 +339,14 @@ async def test_a_failed_rename_while_preparing_passes_too(tmp_path: Path) -> Non
 
 @on_both_backends
 async def test_a_failed_read_is_an_oserror_and_no_poison(tmp_path: Path) -> None:
-    def cold(call: str, path: str) -> None:
-        """Nothing is in memory, as on a machine that has just been started."""
-
-    class ColdFiles(HookedFiles):
-        def open(self, path: str, *, writable: bool = False) -> Any:
-            file = super().open(path, writable=writable)
-            file.read_cached = lambda offset, length: None  # type: ignore[method-assign]
-            return file
-
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 31, size=900))
-    files = FailingFiles()
+    files = FailingEnvironment()
     options: dict[str, Any] = {"segment_size": SEGMENT_SIZE, "cache_bytes": 0}
     async with RaftLogStorage.open(
-        tmp_path, files=ColdFiles(cold, files=files), **options
+        tmp_path, environment=ColdEnvironment(environment=files), **options
     ) as store:
-        files.fail("read", errno.EIO, where=is_segment)
+        files.fail("pread", errno.EIO, where=is_segment)
         error = await raised(store.try_get_log_entries(1, 31))
         assert isinstance(error, OSError)
         assert error.errno == errno.EIO
@@ -364,18 +355,18 @@ async def test_a_failed_read_is_an_oserror_and_no_poison(tmp_path: Path) -> None
 
 
 @on_both_backends
-@pytest.mark.parametrize("call", ["names", "lock", "open", "read", "sync_directory"])
+@pytest.mark.parametrize("call", ["listdir", "flock", "open", "pread", "fsync"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
 async def test_an_open_that_fails_leaves_a_store_that_opens(
     tmp_path: Path, call: str, number: int
 ) -> None:
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 31, size=900))
-    files = FailingFiles()
+    files = FailingEnvironment()
     files.fail(call, number)
 
     async def use() -> None:
-        async with RaftLogStorage.open(tmp_path, files=files, segment_size=SEGMENT_SIZE):
+        async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE):
             pass
 
     error = await raised(use())

@@ -19,7 +19,7 @@ from hqlwal_raft import LogId, RaftLogStorage, Vote, WalClosedError, WalLockedEr
 from tests._support import (
     PATIENCE_SECONDS,
     Gate,
-    HookedFiles,
+    HookedEnvironment,
     entries,
     on_both_backends,
     segments,
@@ -278,11 +278,11 @@ async def test_many_segments_need_few_descriptors(tmp_path: Path) -> None:
 
 @on_both_backends
 async def test_an_open_that_is_cancelled_leaves_nothing_open(tmp_path: Path) -> None:
-    gate = Gate("lock", "lock.hql")
+    gate = Gate("flock", "lock.hql")
     gate.shut()
 
     async def use() -> None:
-        async with RaftLogStorage.open(tmp_path / "log", files=HookedFiles(gate)):
+        async with RaftLogStorage.open(tmp_path / "log", environment=HookedEnvironment(gate)):
             raise AssertionError("it was opened")
 
     async with anyio.create_task_group() as tasks:
@@ -303,7 +303,7 @@ async def test_a_cancelled_body_waits_for_the_close(tmp_path: Path) -> None:
 
     async def use() -> None:
         nonlocal closed
-        async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate)) as store:
+        async with RaftLogStorage.open(tmp_path, environment=HookedEnvironment(gate)) as store:
             await store.append(entries(1, 2))
             gate.shut()
             await store.append(entries(2, 9))
@@ -402,14 +402,14 @@ async def test_the_environment_asks_for_an_integrity_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Any] = []
-    files = HookedFiles(lambda call, path: read.append(path) if call == "read" else None)
+    files = HookedEnvironment(lambda call, path: read.append(path) if call == "pread" else None)
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 61, size=900))
     sealed = str(segments(tmp_path)[0])
 
     async def reads(**options: Any) -> int:
         del read[:]
-        async with RaftLogStorage.open(tmp_path, files=files, **options):
+        async with RaftLogStorage.open(tmp_path, environment=files, **options):
             return read.count(sealed)
 
     monkeypatch.delenv("HQL_CHECK_WAL_INTEGRITY", raising=False)

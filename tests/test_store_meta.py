@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hqlwal_raft import LogId, RaftLogStorage, Vote
-from tests._support import HookedFiles, entries, on_both_backends
+from tests._support import HookedEnvironment, entries, on_both_backends
 
 SEGMENT_SIZE = 8192
 
@@ -39,13 +39,13 @@ async def test_a_vote_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:
 @on_both_backends
 async def test_a_vote_is_synced_in_both_slots_before_it_is_acknowledged(tmp_path: Path) -> None:
     calls: list[tuple[str, str]] = []
-    files = HookedFiles(lambda call, path: calls.append((call, Path(path).name)))
-    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE, files=files) as store:
+    files = HookedEnvironment(lambda call, path: calls.append((call, Path(path).name)))
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE, environment=files) as store:
         await store.append(entries(1, 3))
         del calls[:]
         await store.save_vote(Vote(5))
-        made = [call for call, name in calls if name == "meta.hql" and call != "read"]
-        assert made == ["write", "sync", "write", "sync"]
+        made = [call for call, name in calls if name == "meta.hql" and call != "pread"]
+        assert made == ["pwrite", "fdatasync", "pwrite", "fdatasync"]
 
 
 @on_both_backends

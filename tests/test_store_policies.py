@@ -13,8 +13,8 @@ import anyio.lowlevel
 import pytest
 
 from hqlwal_raft import LogId, LogSync, RaftLogStorage, Vote
-from hqlwal_raft.testing import ForgetfulDisk
-from tests._support import Gate, HookedFiles, entries, on_both_backends, start_python
+from hqlwal_raft.testing import MemoryKernel
+from tests._support import Gate, HookedEnvironment, entries, on_both_backends, start_python
 
 POLICIES = ["immediate", "immediate_async", "interval_60000"]
 
@@ -59,7 +59,7 @@ async def test_immediate_returns_when_it_is_durable(tmp_path: Path) -> None:
 @on_both_backends
 async def test_immediate_async_returns_when_it_is_readable(tmp_path: Path) -> None:
     gate = Gate()
-    options: dict[str, Any] = {"sync": "immediate_async", "files": HookedFiles(gate)}
+    options: dict[str, Any] = {"sync": "immediate_async", "environment": HookedEnvironment(gate)}
     async with RaftLogStorage.open(tmp_path, **options) as store:
         await store.append(entries(1, 2))
         await store.flush()
@@ -110,7 +110,9 @@ def _set(event: anyio.Event, _error: BaseException | None) -> None:
 @on_both_backends
 async def test_one_interval_is_one_sync_for_all_that_was_appended(tmp_path: Path) -> None:
     gate = Gate()
-    async with RaftLogStorage.open(tmp_path, sync="interval_1", files=HookedFiles(gate)) as store:
+    async with RaftLogStorage.open(
+        tmp_path, sync="interval_1", environment=HookedEnvironment(gate)
+    ) as store:
         await store.append(entries(1, 2))
         await store.flush()
         syncs = store.statistics().syncs
@@ -127,15 +129,17 @@ async def test_one_interval_is_one_sync_for_all_that_was_appended(tmp_path: Path
 @on_both_backends
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_a_vote_is_durable_on_return_under_every_policy(policy: str) -> None:
-    disk = ForgetfulDisk()
-    async with RaftLogStorage.open("/log", sync=policy, files=disk, segment_size=8192) as store:
+    disk = MemoryKernel()
+    async with RaftLogStorage.open(
+        "/log", sync=policy, environment=disk, segment_size=8192
+    ) as store:
         await store.save_vote(Vote(1, "a"))
         await store.append(entries(1, 4))
         await store.save_vote(Vote(2, "b", committed=True))
         crashed = disk.snapshot()
     for seed in range(8):
         image = crashed.image(random.Random(seed))
-        async with RaftLogStorage.open("/log", files=image, segment_size=8192) as store:
+        async with RaftLogStorage.open("/log", environment=image, segment_size=8192) as store:
             assert await store.read_vote() == Vote(2, "b", committed=True)
             # written in order, so what was appended before the vote is durable with it
             assert await store.try_get_log_entries(0) == entries(1, 4)
@@ -144,15 +148,17 @@ async def test_a_vote_is_durable_on_return_under_every_policy(policy: str) -> No
 @on_both_backends
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_purges_and_truncations_are_durable_on_return(policy: str) -> None:
-    disk = ForgetfulDisk()
-    async with RaftLogStorage.open("/log", sync=policy, files=disk, segment_size=8192) as store:
+    disk = MemoryKernel()
+    async with RaftLogStorage.open(
+        "/log", sync=policy, environment=disk, segment_size=8192
+    ) as store:
         await store.append(entries(1, 31, size=900))
         await store.truncate(LogId(1, 25))
         await store.purge(LogId(1, 12))
         crashed = disk.snapshot()
     for seed in range(8):
         image = crashed.image(random.Random(seed))
-        async with RaftLogStorage.open("/log", files=image, segment_size=8192) as store:
+        async with RaftLogStorage.open("/log", environment=image, segment_size=8192) as store:
             state = await store.get_log_state()
             assert state.last_purged_log_id == LogId(1, 12)
             assert await store.try_get_log_entries(0) == entries(13, 25, size=900)
@@ -161,27 +167,31 @@ async def test_purges_and_truncations_are_durable_on_return(policy: str) -> None
 @on_both_backends
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_flush_makes_appends_durable_under_every_policy(policy: str) -> None:
-    disk = ForgetfulDisk()
-    async with RaftLogStorage.open("/log", sync=policy, files=disk, segment_size=8192) as store:
+    disk = MemoryKernel()
+    async with RaftLogStorage.open(
+        "/log", sync=policy, environment=disk, segment_size=8192
+    ) as store:
         await store.append(entries(1, 31, size=900), lambda error: None)
         await store.flush()
         crashed = disk.snapshot()
     for seed in range(8):
         image = crashed.image(random.Random(seed))
-        async with RaftLogStorage.open("/log", files=image, segment_size=8192) as store:
+        async with RaftLogStorage.open("/log", environment=image, segment_size=8192) as store:
             assert await store.try_get_log_entries(0) == entries(1, 31, size=900)
 
 
 @on_both_backends
 @pytest.mark.parametrize("policy", POLICIES)
 async def test_a_clean_close_loses_nothing_under_any_policy(policy: str) -> None:
-    disk = ForgetfulDisk()
-    async with RaftLogStorage.open("/log", sync=policy, files=disk, segment_size=8192) as store:
+    disk = MemoryKernel()
+    async with RaftLogStorage.open(
+        "/log", sync=policy, environment=disk, segment_size=8192
+    ) as store:
         await store.append(entries(1, 31, size=900), lambda error: None)
         await store.save_committed(LogId(1, 17))
     for seed in range(8):
         image = disk.snapshot().image(random.Random(seed))
-        async with RaftLogStorage.open("/log", files=image, segment_size=8192) as store:
+        async with RaftLogStorage.open("/log", environment=image, segment_size=8192) as store:
             assert await store.try_get_log_entries(0) == entries(1, 31, size=900)
             assert await store.read_committed() == LogId(1, 17)
 
@@ -189,23 +199,25 @@ async def test_a_clean_close_loses_nothing_under_any_policy(policy: str) -> None
 @on_both_backends
 async def test_saving_committed_makes_no_sync(tmp_path: Path) -> None:
     calls: list[tuple[str, str]] = []
-    files = HookedFiles(lambda call, path: calls.append((call, path)))
-    async with RaftLogStorage.open(tmp_path, files=files, segment_size=8192) as store:
+    files = HookedEnvironment(lambda call, path: calls.append((call, path)))
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=8192) as store:
         await store.append(entries(1, 11))
         await anyio.lowlevel.checkpoint()
         del calls[:]
         for index in range(1, 11):
             await store.save_committed(LogId(1, index))
         # the next segment may be in the making at any time, under its temporary name
-        assert not [path for call, path in calls if call == "sync" and not path.endswith(".tmp")]
-        assert sum(call == "write" and path.endswith("meta.hql") for call, path in calls) == 10
+        assert not [
+            path for call, path in calls if call == "fdatasync" and not path.endswith(".tmp")
+        ]
+        assert sum(call == "pwrite" and path.endswith("meta.hql") for call, path in calls) == 10
 
 
 @on_both_backends
 async def test_committed_is_never_beyond_the_last_log_id_after_a_crash() -> None:
-    disk = ForgetfulDisk()
+    disk = MemoryKernel()
     options: dict[str, Any] = {"sync": "interval_60000", "segment_size": 8192}
-    async with RaftLogStorage.open("/log", files=disk, **options) as store:
+    async with RaftLogStorage.open("/log", environment=disk, **options) as store:
         await store.append(entries(1, 6))
         await store.flush()
         await store.save_committed(LogId(1, 5))
@@ -215,7 +227,7 @@ async def test_committed_is_never_beyond_the_last_log_id_after_a_crash() -> None
     seen = set()
     for seed in range(30):
         image = crashed.image(random.Random(seed))
-        async with RaftLogStorage.open("/log", files=image, segment_size=8192) as store:
+        async with RaftLogStorage.open("/log", environment=image, segment_size=8192) as store:
             committed = await store.read_committed()
             last = (await store.get_log_state()).last_log_id
             assert committed in (None, LogId(1, 5), LogId(1, 9))

@@ -18,26 +18,10 @@ from hqlwal_raft import (
     Vote,
     WalClosedError,
 )
-from hqlwal_raft._files import File
-from tests._support import Gate, HookedFiles, entries, on_both_backends
+from tests._support import ColdEnvironment, Gate, entries, on_both_backends
 
 SEGMENT_SIZE = 8192
 SIZE = 900
-
-
-class ColdFiles(HookedFiles):
-    """Nothing is in memory: every read goes to a thread, as after a start of the machine."""
-
-    def open(self, path: str, *, writable: bool = False) -> File:
-        return _cold(super().open(path, writable=writable))
-
-    def create(self, path: str, size: int) -> File:
-        return _cold(super().create(path, size))
-
-
-def _cold(file: File) -> File:
-    file.read_cached = lambda offset, length: None  # type: ignore[method-assign]
-    return file
 
 
 async def fill(directory: Path, count: int = 60) -> None:
@@ -48,7 +32,7 @@ async def fill(directory: Path, count: int = 60) -> None:
 def cold(directory: Path, *hooks: Any) -> Any:
     """Opens the log with nothing in memory."""
     return RaftLogStorage.open(
-        directory, segment_size=SEGMENT_SIZE, cache_bytes=0, files=ColdFiles(*hooks)
+        directory, segment_size=SEGMENT_SIZE, cache_bytes=0, environment=ColdEnvironment(*hooks)
     )
 
 
@@ -86,7 +70,7 @@ async def test_key_log_ids_are_found_without_reading_the_whole_log(tmp_path: Pat
     ]
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         await store.append(log)
-    note = lambda call, path: read.append(call) if call == "read" else None  # noqa: E731
+    note = lambda call, path: read.append(call) if call == "pread" else None  # noqa: E731
     async with cold(tmp_path, note) as store:
         del read[:]
         got = await store.get_key_log_ids()
@@ -140,7 +124,7 @@ async def overtaken(store: RaftLogStorage, gate: Gate, write: Any) -> Any:
 @on_both_backends
 async def test_a_read_overtaken_by_a_purge_shows_the_log_of_one_moment(tmp_path: Path) -> None:
     await fill(tmp_path)
-    gate = Gate("read")
+    gate = Gate("pread")
     async with cold(tmp_path, gate) as store:
         got = await overtaken(store, gate, lambda: store.purge(LogId(1, 40)))
         assert got in (entries(1, 61, size=SIZE), entries(41, 61, size=SIZE))
@@ -150,7 +134,7 @@ async def test_a_read_overtaken_by_a_purge_shows_the_log_of_one_moment(tmp_path:
 @on_both_backends
 async def test_a_read_overtaken_by_a_purge_of_everything_is_no_error(tmp_path: Path) -> None:
     await fill(tmp_path)
-    gate = Gate("read")
+    gate = Gate("pread")
     async with cold(tmp_path, gate) as store:
         got = await overtaken(store, gate, lambda: store.purge(LogId(3, 100)))
         assert got in (entries(1, 61, size=SIZE), [])
@@ -162,7 +146,7 @@ async def test_a_read_overtaken_by_a_truncation_shows_the_log_of_one_moment(
     tmp_path: Path,
 ) -> None:
     await fill(tmp_path)
-    gate = Gate("read")
+    gate = Gate("pread")
     new = entries(21, 50, SIZE, term=2)
     async with cold(tmp_path, gate) as store:
 
@@ -182,7 +166,7 @@ async def test_a_read_overtaken_by_a_truncation_shows_the_log_of_one_moment(
 @on_both_backends
 async def test_a_read_overtaken_by_the_close_is_refused(tmp_path: Path) -> None:
     await fill(tmp_path)
-    gate = Gate("read")
+    gate = Gate("pread")
     async with cold(tmp_path, gate) as store:
         got = await overtaken(store, gate, store.aclose)
         assert isinstance(got, WalClosedError)
@@ -193,7 +177,7 @@ async def test_a_read_overtaken_by_the_close_is_refused(tmp_path: Path) -> None:
 @on_both_backends
 async def test_a_cancelled_read_leaves_the_store_usable(tmp_path: Path) -> None:
     await fill(tmp_path)
-    gate = Gate("read")
+    gate = Gate("pread")
     async with cold(tmp_path, gate) as store:
         gate.shut()
         async with anyio.create_task_group() as tasks:

@@ -10,9 +10,9 @@ from hqlwal_raft import (
     LogId,
     RaftLogStorage,
 )
-from hqlwal_raft.testing import ForgetfulDisk
+from hqlwal_raft.testing import MemoryKernel
 from tests._support import (
-    HookedFiles,
+    HookedEnvironment,
     entries,
     on_both_backends,
     segments,
@@ -75,8 +75,8 @@ async def test_a_batch_may_span_many_segments(tmp_path: Path) -> None:
 @on_both_backends
 async def test_a_batch_is_one_write(tmp_path: Path) -> None:
     writes: list[str] = []
-    files = HookedFiles(lambda call, path: writes.append(path) if call == "write" else None)
-    async with RaftLogStorage.open(tmp_path, files=files) as store:
+    files = HookedEnvironment(lambda call, path: writes.append(path) if call == "pwrite" else None)
+    async with RaftLogStorage.open(tmp_path, environment=files) as store:
         await store.append(entries(1, 2))
         tail = str(segments(tmp_path)[0])
         del writes[:]
@@ -132,10 +132,12 @@ async def test_options_without_sense_are_refused_before_anything_is_made(tmp_pat
 
 @on_both_backends
 async def test_the_store_runs_on_any_files(tmp_path: Path) -> None:
-    disk = ForgetfulDisk()
+    disk = MemoryKernel()
     for run in range(3):
-        async with RaftLogStorage.open("/log", files=disk, segment_size=SEGMENT_SIZE) as store:
+        async with RaftLogStorage.open(
+            "/log", environment=disk, segment_size=SEGMENT_SIZE
+        ) as store:
             await store.append(entries(run * 20 + 1, run * 20 + 21, size=900))
-    async with RaftLogStorage.open("/log", files=disk, segment_size=SEGMENT_SIZE) as store:
+    async with RaftLogStorage.open("/log", environment=disk, segment_size=SEGMENT_SIZE) as store:
         assert await store.try_get_log_entries(0) == entries(1, 61, size=900)
     assert list(tmp_path.iterdir()) == []

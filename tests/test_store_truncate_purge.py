@@ -9,7 +9,7 @@ import pytest
 
 from hqlwal_raft import LogId, LogRangeError, LogState, RaftLogStorage
 from hqlwal_raft._format import segment_name
-from tests._support import HookedFiles, entries, on_both_backends, segments
+from tests._support import HookedEnvironment, entries, on_both_backends, segments
 
 SEGMENT_SIZE = 8192
 #: eight of these fill a segment
@@ -33,7 +33,7 @@ class Calls:
 async def test_a_purge_removes_whole_segments_oldest_first(tmp_path: Path) -> None:
     calls = Calls()
     async with RaftLogStorage.open(
-        tmp_path, segment_size=SEGMENT_SIZE, files=HookedFiles(calls)
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedEnvironment(calls)
     ) as store:
         await store.append(entries(1, 81, size=SIZE))
         before = {path.name: path.read_bytes() for path in segments(tmp_path)}
@@ -41,12 +41,12 @@ async def test_a_purge_removes_whole_segments_oldest_first(tmp_path: Path) -> No
         await store.purge(LogId(1, 44))
         # 1 to 5 hold 1 to 40; 41 to 44 stay on disk with the segment they share
         assert calls.of("unlink") == [("unlink", segment_name(n)) for n in range(1, 6)]
-        meta = calls.made.index(("sync", "meta.hql"))
+        meta = calls.made.index(("fdatasync", "meta.hql"))
         assert meta < calls.made.index(("unlink", segment_name(1)))
         assert segments(tmp_path)[0].name == segment_name(6)
         # nothing that stays is rewritten
-        assert calls.of("read", "write", "sync") == calls.of("read") + [
-            made for made in calls.of("write", "sync") if made[1] == "meta.hql"
+        assert calls.of("pread", "pwrite", "fdatasync") == calls.of("pread") + [
+            made for made in calls.of("pwrite", "fdatasync") if made[1] == "meta.hql"
         ]
         assert (tmp_path / segment_name(6)).read_bytes() == before[segment_name(6)]
         assert await store.try_get_log_entries(0) == entries(45, 81, size=SIZE)
@@ -56,7 +56,7 @@ async def test_a_purge_removes_whole_segments_oldest_first(tmp_path: Path) -> No
 async def test_a_purge_costs_what_it_removes_not_what_the_log_holds(tmp_path: Path) -> None:
     calls = Calls()
     async with RaftLogStorage.open(
-        tmp_path, segment_size=SEGMENT_SIZE, files=HookedFiles(calls)
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedEnvironment(calls)
     ) as store:
         await store.append(entries(1, 801, size=SIZE))
         costs = []
@@ -113,7 +113,7 @@ async def test_the_numbers_of_segments_go_on_after_purges(tmp_path: Path) -> Non
 async def test_a_truncation_unlinks_from_the_newest_backwards(tmp_path: Path) -> None:
     calls = Calls()
     async with RaftLogStorage.open(
-        tmp_path, segment_size=SEGMENT_SIZE, files=HookedFiles(calls)
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedEnvironment(calls)
     ) as store:
         await store.append(entries(1, 41, size=SIZE))
         await store.save_committed(LogId(1, 4))
@@ -122,12 +122,12 @@ async def test_a_truncation_unlinks_from_the_newest_backwards(tmp_path: Path) ->
         gone = [made for made in calls.of("unlink") if made[1].endswith(".wal")]
         assert gone == sorted(gone, reverse=True)
         assert {("unlink", segment_name(n)) for n in (3, 4, 5)} <= set(gone)
-        assert calls.of("sync_directory")
+        assert calls.of("fsync")
         # the cut-off bytes are zeroed and synced before the call returns
         last_write = max(
-            n for n, made in enumerate(calls.made) if made == ("write", segment_name(2))
+            n for n, made in enumerate(calls.made) if made == ("pwrite", segment_name(2))
         )
-        assert ("sync", segment_name(2)) in calls.made[last_write:]
+        assert ("fdatasync", segment_name(2)) in calls.made[last_write:]
         data = (tmp_path / segment_name(2)).read_bytes()
         assert data[64 + 3 * (32 + SIZE) :].strip(b"\0") == b""
 

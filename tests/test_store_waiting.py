@@ -17,7 +17,7 @@ from hqlwal_raft import (
 )
 from tests._support import (
     Gate,
-    HookedFiles,
+    HookedEnvironment,
     Started,
     entries,
     on_both_backends,
@@ -31,7 +31,7 @@ async def test_an_append_past_the_bound_waits_for_room(tmp_path: Path) -> None:
     gate = Gate()
     options: dict[str, Any] = {
         "segment_size": 8192,
-        "files": HookedFiles(gate),
+        "environment": HookedEnvironment(gate),
         "max_unsynced_bytes": 1000,
     }
     async with RaftLogStorage.open(tmp_path, **options) as store:
@@ -76,7 +76,7 @@ async def test_a_cancelled_append_that_waited_for_room_is_not_taken_back(tmp_pat
     gate = Gate()
     options: dict[str, Any] = {
         "segment_size": 8192,
-        "files": HookedFiles(gate),
+        "environment": HookedEnvironment(gate),
         "max_unsynced_bytes": 1,
     }
     async with RaftLogStorage.open(tmp_path, **options) as store:
@@ -97,7 +97,9 @@ async def test_a_cancelled_append_that_waited_for_room_is_not_taken_back(tmp_pat
 @on_both_backends
 async def test_cancelling_the_wait_for_a_sync_leaves_the_group_alone(tmp_path: Path) -> None:
     gate = Gate()
-    async with RaftLogStorage.open(tmp_path, files=HookedFiles(gate), segment_size=8192) as store:
+    async with RaftLogStorage.open(
+        tmp_path, environment=HookedEnvironment(gate), segment_size=8192
+    ) as store:
         await store.append(entries(1, 2))
         gate.shut()
         async with anyio.create_task_group() as tasks:
@@ -128,7 +130,7 @@ async def test_a_close_answers_what_was_accepted_and_refuses_the_rest(tmp_path: 
     seen: list[object] = []
     options: dict[str, Any] = {
         "segment_size": 8192,
-        "files": HookedFiles(gate),
+        "environment": HookedEnvironment(gate),
         "max_unsynced_bytes": 1,
     }
     async with RaftLogStorage.open(tmp_path, **options) as store:
@@ -164,7 +166,7 @@ async def test_a_body_that_raises_while_appends_wait_ends_in_a_clean_close(tmp_p
     gate = Gate()
     try:
         async with RaftLogStorage.open(
-            tmp_path, files=HookedFiles(gate), segment_size=8192
+            tmp_path, environment=HookedEnvironment(gate), segment_size=8192
         ) as store:
             await store.append(entries(1, 2))
             gate.shut()

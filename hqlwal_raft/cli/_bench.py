@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from .._files import OsFiles
+from .._files import Files
 from .._store import RaftLogStorage
 from .._types import Entry, LogSync
 
@@ -45,7 +45,7 @@ def measure(directory: str, *, entries: int, size: int, tasks: int, sync: LogSyn
 
 
 def _measure_floor(path: str) -> float:
-    file = OsFiles().create(path, 1 << 20)
+    file = Files().create(path, 1 << 20)
     try:
         took = []
         for number in range(_FLOOR_SYNCS):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from .._files import OsFiles
+from .._files import Files
 from .._log import Options, drive
 from .._recovery import open_log
 from .._types import LogSync
@@ -182,7 +182,7 @@ def repair(context: click.Context, directory: str, *, yes: bool) -> None:
     if not yes:
         click.confirm("Cut the log back to what is healthy?", abort=True)
     log, lock = open_log(
-        OsFiles(), before.path, Options(), is_healing=True, is_checking_everything=True
+        Files(), before.path, Options(), is_healing=True, is_checking_everything=True
     )
     try:
         drive(log.close())

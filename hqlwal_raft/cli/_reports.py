@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from .._files import OsFiles
+from .._files import Files
 from .._format import LOCK_NAME, META_NAME, record_bytes
 from .._scan import decode
 from .._types import Entry, Finding, FindingKind, LogId, Vote
@@ -254,7 +254,7 @@ def records(
             if header.id_until < start or (stop is not None and header.id_from >= stop):
                 continue
             if segment.scan is None:
-                scan_segment(OsFiles(), segment)
+                scan_segment(Files(), segment)
                 yield from _segment_records(segment, start, stop)
                 segment.scan = None  # a long log has many offsets
                 yield from segment.findings
@@ -276,7 +276,7 @@ def _segment_records(
         return
     offsets = scan.offsets[first - header.id_from : last - header.id_from]
     end = scan.offsets[last - header.id_from] if last < scan.next_id else scan.end
-    file = OsFiles().open(segment.path)
+    file = Files().open(segment.path)
     try:
         data = file.read(offsets[0], end - offsets[0])
     finally:

@@ -80,7 +80,8 @@ class Driver:
         self._opening = opening
         self._is_durable_when_done = opening.policy == LogSync.IMMEDIATE
         self._on_failure = on_failure
-        self._turn = Turn()
+        self._environment = opening.ground
+        self._turn = Turn(self._environment)
         self._log: Log
         self._disk: Disk
         #: syncs dumps, which takes long, and purges then; at last, closes
@@ -89,7 +90,7 @@ class Driver:
         self._proxy: Worker
         self._queue: deque[Callable[[], None]] = deque()
         self._waiters: list[tuple[int, threading.Lock]] = []
-        self._pid = os.getpid()
+        self._pid = self._environment.getpid()
         self._closed: Future[None] = Future()
         self._may_close = threading.Lock()  # taken by the first who wants to
         self._portal_lock = threading.Lock()
@@ -103,9 +104,9 @@ class Driver:
         self._log, lock = self._opening.open_log(self.path)
         try:
             opened = self._read_state()
-            self._disk = Disk("hqlwal-disk", self._turn)
-            self._background = Worker("hqlwal-background", loop)
-            self._proxy = Worker("hqlwal-proxy", loop)
+            self._disk = Disk("hqlwal-disk", self._turn, self._environment)
+            self._background = self._environment.start_worker("hqlwal-background", loop)
+            self._proxy = self._environment.start_worker("hqlwal-proxy", loop)
             with self._turn.lock:
                 core = self._opening.start(self.path, self._log, lock, self._disk, loop)
         except BaseException:
@@ -129,14 +130,14 @@ class Driver:
 
     def close(self) -> None:
         """Carries out what is queued, closes the log, ends its threads. Idempotent."""
-        if os.getpid() != self._pid:
+        if self._environment.getpid() != self._pid:
             return  # a forked child has neither the threads nor the lock
         self.abandon()
         self._closed.result()
 
     def abandon(self) -> None:
         """Has the log closed without waiting for it: also right in a garbage collection."""
-        if os.getpid() == self._pid and self._may_close.acquire(blocking=False):
+        if self._environment.getpid() == self._pid and self._may_close.acquire(blocking=False):
             self.is_closing = True
             self._background.submit(self._close, self._set_closed)
 
@@ -324,7 +325,7 @@ class Driver:
 
     def _remove_all(self, index: int, term: int) -> Work[None]:
         if self.dump_file is not None:
-            yield partial(sync_dump, self.dump_file)
+            yield partial(sync_dump, self._environment, self.dump_file)
         yield from self._log.truncate(index)
         if index > 0:
             previous = yield partial(self._log_id, index - 1)
@@ -380,7 +381,7 @@ class Driver:
             return
         try:
             if self.dump_file is not None:
-                sync_dump(self.dump_file)
+                sync_dump(self._environment, self.dump_file)
         except OSError as error:
             # Without a durable dump nothing may go; the next compaction tries again.
             logger.warning(

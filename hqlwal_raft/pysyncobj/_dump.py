@@ -9,10 +9,11 @@ import contextlib
 import logging
 import math
 import os
-import time
 from typing import Any
 
 import pysyncobj.serializer
+
+from .._environment import Environment
 
 __all__ = [
     "check_dump",
@@ -28,57 +29,58 @@ _POLL_SECONDS = 0.02
 _WARN_SECONDS = 10.0
 
 
-def sync_dump(path: str) -> None:
+def sync_dump(environment: Environment, path: str) -> None:
     """Makes a dump file and its name durable; pysyncobj itself syncs neither.
 
     The dump is the only other copy of what is purged after this returns. Raises ``OSError``.
     """
-    _sync(path, os.O_RDONLY)
-    _sync(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY)
+    _sync(environment, path, os.O_RDONLY)
+    _sync(environment, os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY)
 
 
-def _sync(path: str, flags: int) -> None:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
+def _sync(environment: Environment, path: str, flags: int) -> None:
+    descriptor = environment.open(path, flags | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        environment.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        environment.close(descriptor)
 
 
 # --- replacing one dump by the next ----------------------------------------------------------
 
 _rename = pysyncobj.serializer.atomicReplace
-#: dumps of nodes that have a WAL directory
-_durable_dumps: set[str] = set()
+#: dumps of nodes that have a WAL directory, and where they are
+_durable_dumps: dict[str, Environment] = {}
 
 
-def replace_durably(path: str) -> None:
+def replace_durably(environment: Environment, path: str) -> None:
     """From here on, what replaces this dump file is synced before it does.
 
     The old dump and the purged log are all there is of the past. Were the new one renamed over
     it first, a power cut could leave neither.
     """
-    _durable_dumps.add(os.path.abspath(path))
+    _durable_dumps[os.path.abspath(path)] = environment
     pysyncobj.serializer.atomicReplace = _replace
 
 
 def replace_plainly(path: str) -> None:
     """Takes :func:`replace_durably` back."""
-    _durable_dumps.discard(os.path.abspath(path))
+    _durable_dumps.pop(os.path.abspath(path), None)
     if not _durable_dumps:
         pysyncobj.serializer.atomicReplace = _rename
 
 
 def _replace(temporary: str, path: str) -> Any:
-    if os.path.abspath(path) in _durable_dumps:
-        _sync(temporary, os.O_RDONLY)
+    environment = _durable_dumps.get(os.path.abspath(path))
+    if environment is not None:
+        _sync(environment, temporary, os.O_RDONLY)
     return _rename(temporary, path)
 
 
 # --- a dump that somebody still writes -------------------------------------------------------
 
 
-def wait_for_orphaned_dump(path: str) -> None:
+def wait_for_orphaned_dump(environment: Environment, path: str) -> None:
     """Returns when no other process writes the dump's temporary file any more.
 
     pysyncobj dumps in a forked child, which outlives a killed parent. Were the next dump
@@ -86,9 +88,9 @@ def wait_for_orphaned_dump(path: str) -> None:
     mixture, or half of the new dump, into place.
     """
     temporary = path + ".tmp"
-    warn_at = time.monotonic() + _WARN_SECONDS
-    while (pid := _writer_of(temporary)) is not None:
-        if time.monotonic() >= warn_at:
+    warn_at = environment.monotonic() + _WARN_SECONDS
+    while (pid := _writer_of(environment, temporary)) is not None:
+        if environment.monotonic() >= warn_at:
             warn_at += _WARN_SECONDS
             logger.warning(
                 "waiting for process %d, which still writes %s: a dump that a killed node "
@@ -96,21 +98,25 @@ def wait_for_orphaned_dump(path: str) -> None:
                 pid,
                 temporary,
             )
-        time.sleep(_POLL_SECONDS)
+        environment.sleep(_POLL_SECONDS)
 
 
-def _writer_of(path: str) -> int | None:
+def _writer_of(environment: Environment, path: str) -> int | None:
     """Another process that has the file open, as far as this one may see."""
-    if not os.path.exists(path):
+    try:
+        wanted = environment.stat(path)
+    except OSError:
         return None
-    wanted, own = os.path.realpath(path), str(os.getpid())
-    for pid in os.listdir("/proc"):
+    own = str(environment.getpid())
+    for pid in environment.listdir("/proc"):
         if not pid.isdigit() or pid == own:
             continue
         with contextlib.suppress(OSError):  # gone, or another user's
-            for descriptor in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{descriptor}") == wanted:
-                    return int(pid)
+            for descriptor in environment.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(FileNotFoundError):  # closed, or no file
+                    opened = environment.stat(f"/proc/{pid}/fd/{descriptor}")
+                    if os.path.samestat(opened, wanted):
+                        return int(pid)
     return None
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -137,7 +136,7 @@ def _sit_out(node: Any, journal: WalJournal, time_to_wait: float) -> None:
             node._SyncObj__callErrCallback(FAIL_REASON.REQUEST_DENIED, callback)
     if not node.conf.autoTick:
         journal.raise_failure()
-    time.sleep(time_to_wait)
+    journal.sleep(time_to_wait)
 
 
 def _attach(node: Any, journal: WalJournal) -> None:

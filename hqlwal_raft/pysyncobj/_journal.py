@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
@@ -97,7 +96,10 @@ class WalJournal(ShownLog):
         self.has_stepped_out = False
         # the storage is only asked for what is not in memory here
         options = {"max_entry_size": max_entry_size, "cache_bytes": 0, **store_options}
-        driver, opened = open_driver(self, Opening(sync=sync, **options))
+        opening = Opening(sync=sync, **options)
+        self._environment = opening.ground
+        self._monotonic = self._environment.monotonic
+        driver, opened = open_driver(self, opening)
         self._finalizer = weakref.finalize(self, driver.abandon)
         self._finalizer.atexit = False  # the driver sees to that
         super().__init__(driver, opened, cache_bytes, max_entry_size)
@@ -118,8 +120,8 @@ class WalJournal(ShownLog):
             replace_plainly(driver.dump_file)
         driver.dump_file = None if path is None else os.path.abspath(path)
         if driver.dump_file is not None:
-            replace_durably(driver.dump_file)
-            wait_for_orphaned_dump(driver.dump_file)
+            replace_durably(self._environment, driver.dump_file)
+            wait_for_orphaned_dump(self._environment, driver.dump_file)
 
     # --- the storage, for others ----------------------------------------------------------
 
@@ -157,7 +159,7 @@ class WalJournal(ShownLog):
         self._allow_short_way()
         self._set_dump_file(node.conf.fullDumpFile)
         dump_file = self._driver.dump_file
-        if dump_file is not None and self._first > 1 and not os.path.exists(dump_file):
+        if dump_file is not None and self._first > 1 and not self._exists(dump_file):
             logger.warning(
                 "the log in %s begins with entry %d, and the dump file %s, which holds what was "
                 "before, is missing: this node cannot become ready by itself",
@@ -165,6 +167,17 @@ class WalJournal(ShownLog):
                 self._first,
                 dump_file,
             )
+
+    def sleep(self, seconds: float) -> None:
+        """For a node that has nothing else to do any more."""
+        self._environment.sleep(seconds)
+
+    def _exists(self, path: str) -> bool:
+        try:
+            self._environment.stat(path)
+        except OSError:
+            return False
+        return True
 
     def is_abandoned(self) -> bool:
         """Whether the node that owns the journal is on its way out, or will never tick again."""
@@ -260,7 +273,7 @@ class WalJournal(ShownLog):
         if not success and not answers:
             return False
         if not answers:
-            self._held_since = time.monotonic()
+            self._held_since = self._monotonic()
         if next_index is None:
             next_index = self._last + 1
         if success and answers:
@@ -277,7 +290,7 @@ class WalJournal(ShownLog):
         """Whether the answers held back are worth a sync before the end of the tick."""
         return bool(self._answers) and (
             self._last - self._released >= _HELD_ENTRIES
-            or time.monotonic() - self._held_since > _HELD_SECONDS
+            or self._monotonic() - self._held_since > _HELD_SECONDS
         )
 
     def release_answers(self) -> list[Answer]:

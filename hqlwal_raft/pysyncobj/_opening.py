@@ -6,10 +6,11 @@ Knows which journal of this process holds which directory.
 from __future__ import annotations
 
 import os
-import time
+import stat
 import weakref
 from typing import NamedTuple, Protocol
 
+from .._environment import Environment
 from .._store import Opening
 from ..errors import WalError, WalLockedError
 from ._driver import Driver, Opened
@@ -45,7 +46,8 @@ _holders: dict[str, _Holder] = {}
 
 def open_driver(journal: _Owner, opening: Opening) -> tuple[Driver, Opened]:
     """Opens the storage, waiting for a holder that is about to let go."""
-    _refuse_stock_file(journal.path)
+    environment = opening.ground
+    _refuse_stock_file(environment, journal.path)
     reference = weakref.ref(journal)
 
     def on_failure(error: BaseException) -> None:
@@ -53,21 +55,23 @@ def open_driver(journal: _Owner, opening: Opening) -> tuple[Driver, Opened]:
             journal._fail(error)  # noqa: SLF001
 
     key = os.path.realpath(journal.path)
-    deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+    deadline = environment.monotonic() + _LOCK_PATIENCE_SECONDS
     while True:
         driver = Driver(journal.path, opening, on_failure)
         try:
             opened = driver.open()
         except WalLockedError as error:
-            if time.monotonic() >= deadline or not _is_about_to_let_go(key, error.pid):
+            if environment.monotonic() >= deadline or not _is_about_to_let_go(
+                environment, key, error.pid
+            ):
                 raise
-            time.sleep(0.01)
+            environment.sleep(0.01)
         else:
             _holders[key] = _Holder(reference, driver)
             return driver, opened
 
 
-def _is_about_to_let_go(key: str, pid: int | None) -> bool:
+def _is_about_to_let_go(environment: Environment, key: str, pid: int | None) -> bool:
     """Whether a lock will be free in a moment.
 
     ``destroy`` of a node that ticks itself only tells its thread; and a child that a killed
@@ -75,8 +79,12 @@ def _is_about_to_let_go(key: str, pid: int | None) -> bool:
     """
     if pid is None:
         return True
-    if pid != os.getpid():
-        return not os.path.exists(f"/proc/{pid}")
+    if pid != environment.getpid():
+        try:
+            environment.stat(f"/proc/{pid}")
+        except OSError:
+            return True
+        return False
     holder = _holders.get(key)
     if holder is None:
         return False
@@ -90,11 +98,17 @@ def _is_about_to_let_go(key: str, pid: int | None) -> bool:
     return True
 
 
-def _refuse_stock_file(path: str) -> None:
-    if not os.path.isfile(path):
+def _refuse_stock_file(environment: Environment, path: str) -> None:
+    try:
+        if not stat.S_ISREG(environment.stat(path).st_mode):
+            return
+    except OSError:
         return
-    with open(path, "rb") as file:
-        is_stock = file.read(9) == b"PYSYNCOBJ"
+    descriptor = environment.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        is_stock = environment.pread(descriptor, 9, 0) == b"PYSYNCOBJ"
+    finally:
+        environment.close(descriptor)
     if is_stock:
         raise StockJournalError(
             f"{path} is a journal file of pysyncobj's own, not a WAL directory. Stop the node, "

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import selectors
 import threading
-import time
 from asyncio import SelectorEventLoop
 from collections import deque
 from collections.abc import Callable
@@ -19,10 +18,10 @@ from functools import partial
 from typing import Any
 
 import anyio
-import anyio.to_thread
 from anyio.from_thread import BlockingPortal
 
-from .._worker import Done, Loop, Ticket, Worker
+from .._environment import Environment, Loop
+from .._worker import Done, Ticket, Worker
 
 __all__ = ["Disk", "Portal", "Told", "Turn"]
 
@@ -34,12 +33,13 @@ logger = logging.getLogger("hqlwal_raft.pysyncobj")
 class Turn:
     """The turn, as an event loop that makes each call at once, in whatever thread it is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Environment) -> None:
+        self.environment = environment
         #: Whoever holds it has the turn, and may take it again. To be used with ``with`` itself:
         #: then no signal can raise between the taking and the block that gives it back.
         self.lock = threading.RLock()
         #: what a Writer takes for its event loop
-        self.loop = Loop(self._call, self._call, _Event)
+        self.loop = Loop(self._call, self._call, partial(_Event, environment))
 
     def _call(self, call: Callable[[], Any]) -> None:
         with self.lock:
@@ -52,12 +52,13 @@ class Turn:
 class _Event:
     """For the few who use the storage as a RaftLogStorage, on the event loop of the portal."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
         self._event = threading.Event()
         self.set = self._event.set
 
     async def wait(self) -> None:
-        await anyio.to_thread.run_sync(self._event.wait, abandon_on_cancel=True)
+        await self._environment.run_in_thread(self._event.wait)
 
 
 class Told(Ticket):
@@ -75,8 +76,8 @@ class Told(Ticket):
 class Disk(Worker):
     """A worker whose jobs another thread may do, if it has nothing else to do until then."""
 
-    def __init__(self, name: str, turn: Turn) -> None:
-        super().__init__(name, turn.loop)
+    def __init__(self, name: str, turn: Turn, environment: Environment) -> None:
+        super().__init__(name, turn.loop, environment)
         self._turn = turn
         # Set and read by whoever holds the turn.
         self._lent: deque[tuple[Callable[[], Any], Done]] | None = None
@@ -127,7 +128,7 @@ class _Selector(selectors.DefaultSelector):
         self._turn.lock.release()
         try:
             if timeout == 0:  # never idle: it could take the turn again before others wake up
-                time.sleep(_NAP_SECONDS)
+                self._turn.environment.sleep(_NAP_SECONDS)
             return super().select(timeout)
         finally:
             self._turn.lock.acquire()
@@ -139,19 +140,22 @@ class Portal:
     def __init__(self, turn: Turn, name: str) -> None:
         self._turn = turn
         self._started: Future[BlockingPortal] = Future()
+        self._ended: Future[None] = Future()
         # A daemon: a program that ends does not wait for it.
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        turn.environment.start_thread(self._run, name)
         self.portal = self._started.result()
 
     def close(self) -> None:
         self.portal.call(self.portal.stop, True)  # cancels what still runs
-        self._thread.join()
+        self._ended.result()
 
     def _run(self) -> None:
         factory = partial(SelectorEventLoop, _Selector(self._turn))
-        with self._turn.lock:
-            anyio.run(self._serve, backend_options={"loop_factory": factory})
+        try:
+            with self._turn.lock:
+                anyio.run(self._serve, backend_options={"loop_factory": factory})
+        finally:
+            self._ended.set_result(None)
 
     async def _serve(self) -> None:
         async with BlockingPortal() as portal:

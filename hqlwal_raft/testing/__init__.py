@@ -1,26 +1,29 @@
 """For those who write a Raft log storage, and for those who doubt one.
 
 ``check_log_storage`` runs the conformance suite, ``MemoryLogStorage`` is the reference model.
-``ForgetfulDisk`` stands in for the file system and shows what a power cut could leave of it,
-``FailingFiles`` makes chosen calls fail. Needs no test framework.
+``MemoryKernel`` stands in for the operating system and shows what a power cut could leave of its
+disk, ``FailingEnvironment`` makes chosen calls fail. Needs no test framework.
 """
 
 from ._case import Case, StorageFactory
 from ._conformance import CASES, check_log_storage
-from ._disk import ForgetfulDisk, ForgetfulFile, Snapshot
-from ._faults import CALLS, FailingFiles
+from ._faults import CALLS, FailingEnvironment
+from ._kernel import Image, MemoryKernel, NeverReturns, Snapshot
 from ._memory import MemoryDisk, MemoryLogReader, MemoryLogStorage
+from ._passing import PassingEnvironment
 
 __all__ = [
     "CALLS",
     "CASES",
     "Case",
-    "FailingFiles",
-    "ForgetfulDisk",
-    "ForgetfulFile",
+    "FailingEnvironment",
+    "Image",
     "MemoryDisk",
+    "MemoryKernel",
     "MemoryLogReader",
     "MemoryLogStorage",
+    "NeverReturns",
+    "PassingEnvironment",
     "Snapshot",
     "StorageFactory",
     "check_log_storage",

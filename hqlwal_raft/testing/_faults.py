@@ -1,6 +1,6 @@
-"""Failing files: a ``Files`` that passes everything on, and fails the calls it was told to.
+"""Failing calls: an environment that passes everything on, and fails the calls it was told to.
 
-It must not know what the bytes mean, nor which ``Files`` lies below.
+It must not know what the bytes mean, nor which environment lies below.
 """
 
 from __future__ import annotations
@@ -10,26 +10,43 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from .._files import File, Files, Lock, OsFiles, SyncError
-from ._disk import ForgetfulFile
+from .._environment import Environment
+from ._passing import PassingEnvironment
 
-__all__ = ["CALLS", "FailingFiles"]
+__all__ = ["CALLS", "FailingEnvironment"]
 
-#: the kinds of calls that can be told to fail
+T = TypeVar("T")
+
+#: the calls that can be told to fail, by the names of the environment's methods
 CALLS = (
-    "create",
-    "lock",
-    "make_directory",
-    "names",
+    "close",
+    "fdatasync",
+    "flock",
+    "fstat",
+    "fstatvfs",
+    "fsync",
+    "ftruncate",
+    "ioctl",
+    "link",
+    "listdir",
+    "mkdir",
+    "mmap",
     "open",
-    "read",
+    "posix_fadvise",
+    "posix_fallocate",
+    "pread",
+    "preadv",
+    "pwrite",
+    "pwritev",
     "rename",
-    "sync",
-    "sync_directory",
+    "stat",
     "unlink",
-    "write",
 )
+
+#: given an open file, the system does not say which one an error is about
+_ON_PATHS = ("link", "listdir", "mkdir", "open", "rename", "stat", "unlink")
 
 
 @dataclass(slots=True)
@@ -41,15 +58,17 @@ class _Fault:
     where: Callable[[str], bool]
 
 
-class FailingFiles(Files):
-    """Passes every call on to ``files``, those that :meth:`fail` names excepted.
+class FailingEnvironment(PassingEnvironment):
+    """Passes every call on to ``environment``, those that :meth:`fail` names excepted.
 
-    A failed sync of a ``ForgetfulDisk`` forgets what it should have written, as a kernel may.
+    A failed ``fdatasync`` of a ``MemoryKernel`` forgets what it should have written, as a kernel
+    may. A failed ``fsync``, of a directory, forgets nothing: names are the file system's own, which
+    either writes them later or takes no more.
     """
 
-    def __init__(self, files: Files | None = None) -> None:
-        self.files = OsFiles() if files is None else files
-        #: how often each kind of call was made, failed ones included
+    def __init__(self, environment: Environment | None = None) -> None:
+        super().__init__(environment)
+        #: how often each call was made, failed ones included
         self.calls: Counter[str] = Counter()
         #: how many calls were made to fail
         self.failed = 0
@@ -67,7 +86,8 @@ class FailingFiles(Files):
     ) -> None:
         """Makes the ``nth`` next call of a kind, and those after it, fail ``times`` times.
 
-        ``call`` is one of :data:`CALLS`; only calls on paths that ``where`` accepts count.
+        ``call`` is one of :data:`CALLS`; only calls on paths that ``where`` accepts count. A
+        file that was renamed has its new path.
         """
         if call not in CALLS:
             raise ValueError(f"no call {call!r}: give one of {', '.join(CALLS)}")
@@ -96,98 +116,19 @@ class FailingFiles(Files):
                 self.failed += 1
             return found
 
-    def _check(self, call: str, path: str) -> None:
+    def pass_on(self, call: str, path: str, perform: Callable[[], T]) -> T:
         number = self.due(call, path)
-        if number is not None:
-            raise OSError(number, os.strerror(number), path)
-
-    def make_directory(self, path: str) -> None:
-        self._check("make_directory", path)
-        self.files.make_directory(path)
-
-    def is_directory(self, path: str) -> bool:
-        return self.files.is_directory(path)
-
-    def names(self, path: str) -> list[str]:
-        self._check("names", path)
-        return self.files.names(path)
-
-    def open(self, path: str, *, writable: bool = False) -> File:
-        self._check("open", path)
-        return _FailingFile(self, self.files.open(path, writable=writable))
-
-    def create(self, path: str, size: int) -> File:
-        self._check("create", path)
-        return _FailingFile(self, self.files.create(path, size))
-
-    def rename(self, source: str, target: str) -> None:
-        self._check("rename", target)
-        self.files.rename(source, target)
-
-    def unlink(self, path: str) -> None:
-        self._check("unlink", path)
-        self.files.unlink(path)
-
-    def sync_directory(self, path: str) -> None:
-        number = self.due("sync_directory", path)
-        if number is not None:
-            raise SyncError(number, os.strerror(number), path)
-        self.files.sync_directory(path)
-
-    def lock(self, directory: str) -> Lock:
-        self._check("lock", directory)
-        return self.files.lock(directory)
-
-
-class _FailingFile(File):
-    def __init__(self, files: FailingFiles, file: File) -> None:
-        self._files = files
-        self._file = file
-        self.size = file.size
-
-    @property
-    def path(self) -> str:
-        return self._file.path
-
-    @path.setter
-    def path(self, path: str) -> None:
-        self._file.path = path
-
-    def _check(self, call: str) -> None:
-        number = self._files.due(call, self.path)
-        if number is not None:
-            raise OSError(number, os.strerror(number), self.path)
-
-    def write(self, offset: int, data: bytes) -> None:
-        number = self._files.due("write", self.path)
-        if number is not None:
-            raise SyncError(number, os.strerror(number), self.path)
-        self._file.write(offset, data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        self._check("read")
-        return self._file.read(offset, length)
-
-    def read_cached(self, offset: int, length: int) -> bytes | None:
-        return self._file.read_cached(offset, length)
-
-    def sync(self) -> None:
-        number = self._files.due("sync", self.path)
         if number is None:
-            self._file.sync()
-        elif isinstance(self._file, ForgetfulFile):
-            self._file.fail_sync(number)
-        else:
-            raise SyncError(number, os.strerror(number), self.path)
+            return perform()
+        if call == "close":  # the descriptor is gone all the same
+            perform()
+        if call in _ON_PATHS:
+            raise OSError(number, os.strerror(number), path)
+        raise OSError(number, os.strerror(number))
 
-    def is_removed(self) -> bool:
-        return self._file.is_removed()
-
-    def reload(self) -> None:
-        self._file.reload()
-
-    def freeze(self) -> None:
-        self._file.freeze()
-
-    def close(self) -> None:
-        self._file.close()
+    def fdatasync(self, descriptor: int, /) -> None:
+        number = self.due("fdatasync", self.path_of(descriptor))
+        if number is not None:
+            self.forget_sync(descriptor)
+            raise OSError(number, os.strerror(number))
+        self.environment.fdatasync(descriptor)

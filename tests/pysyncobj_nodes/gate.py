@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from hqlwal_raft.testing import FailingFiles
+from hqlwal_raft.testing import FailingEnvironment
 
 
-class GatedFiles(FailingFiles):
+class GatedEnvironment(FailingEnvironment):
     """Lets syncs of segments through only while the gate is open."""
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class GatedFiles(FailingFiles):
         self.threads: list[str] = []
 
     def due(self, call: str, path: str) -> int | None:
-        if call == "sync" and path.endswith(".wal"):
+        if call == "fdatasync" and path.endswith(".wal"):
             self.threads.append(threading.current_thread().name)
             self.waiting.set()
             assert self.gate.wait(20), "the gate stayed shut"

@@ -15,8 +15,8 @@ from itertools import count
 from typing import Any
 
 from hqlwal_raft import LogId, RaftLogStorage, Vote
-from hqlwal_raft._files import Files
-from hqlwal_raft.testing import ForgetfulDisk
+from hqlwal_raft._environment import Environment
+from hqlwal_raft.testing import MemoryKernel
 
 from .core import DIRECTORY
 from .images import Examiner, Recorder
@@ -37,7 +37,7 @@ class ConcurrentHistory:
         lives: int = 3,
         moments_per_life: int = 16,
         images_per_moment: int = 2,
-        wrap: Callable[[Files], Files] | None = None,
+        wrap: Callable[[Environment], Environment] | None = None,
     ) -> None:
         self.rng = rng = random.Random(seed)
         self.lives = lives
@@ -51,13 +51,13 @@ class ConcurrentHistory:
             wrap,
         )
         self.steps = Counter[str]()
-        self._disk = ForgetfulDisk(page_bytes=rng.choice((4096, 512)))
+        self._disk = MemoryKernel(page_bytes=rng.choice((4096, 512)))
         self._ledger = Ledger()
         self._terms = count(2)
         # used in the store's threads
         self._point_rng = random.Random(seed + 2)
         self._point_lock = threading.Lock()
-        self._killed: tuple[ForgetfulDisk, Span] | None = None
+        self._killed: tuple[MemoryKernel, Span] | None = None
         self._loop: asyncio.AbstractEventLoop
 
     def run(self) -> Counter[str]:
@@ -135,7 +135,7 @@ class ConcurrentHistory:
             segment_size=self.examiner.segment_size,
             max_unsynced_bytes=rng.choice((1000, 20_000, 1 << 20)),
             cache_bytes=rng.choice((0, 2000, 1 << 20)),
-            files=self.examiner.files(recorder.disk),
+            environment=self.examiner.meddled(recorder.disk),
         ) as store:
             is_immediate = policy == "immediate"
             calls = Calls(self.examiner, self._terms, store, ledger, is_immediate=is_immediate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hqlwal_raft import Entry, LogId, Vote
+from hqlwal_raft._environment import Environment
 from hqlwal_raft._files import Files
 from hqlwal_raft._log import Lacking, Log, Options, drive
 from hqlwal_raft._recovery import open_log
@@ -21,7 +22,7 @@ class Core:
 
     def __init__(
         self,
-        files: Files,
+        environment: Environment,
         segment_size: int,
         *,
         directory: str = DIRECTORY,
@@ -29,7 +30,9 @@ class Core:
     ) -> None:
         options = Options(segment_size=segment_size, cache_bytes=4096)
         self.log: Log
-        self.log, self._lock = open_log(files, directory, options, is_healing=is_healing)
+        self.log, self._lock = open_log(
+            Files(environment), directory, options, is_healing=is_healing
+        )
         #: what purges left to be unlinked at any later time
         self.chores: list[Callable[[], None]] = []
 

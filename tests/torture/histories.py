@@ -13,8 +13,9 @@ from collections.abc import Callable
 from itertools import count
 
 from hqlwal_raft import LogId, Vote
-from hqlwal_raft._files import Files, SyncError
-from hqlwal_raft.testing import FailingFiles, ForgetfulDisk
+from hqlwal_raft._environment import Environment
+from hqlwal_raft._files import SyncError
+from hqlwal_raft.testing import FailingEnvironment, MemoryKernel
 
 from .core import Core
 from .images import Examiner, Recorder
@@ -34,7 +35,7 @@ class History:
         moments_per_life: int = 24,
         images_per_moment: int = 2,
         failing_share: float = 0.0,
-        wrap: Callable[[Files], Files] | None = None,
+        wrap: Callable[[Environment], Environment] | None = None,
     ) -> None:
         self.wrap = wrap
         #: of all lives, how many meet a sync that fails
@@ -51,12 +52,12 @@ class History:
         self.is_even = rng.random() < 0.7
         self.examiner = Examiner(rng, segment_size, count(1), payload_bytes, wrap)
         self.steps = Counter[str]()
-        self._disk = ForgetfulDisk(page_bytes=page_bytes)
+        self._disk = MemoryKernel(page_bytes=page_bytes)
         self._ledger = Ledger()
         self._pending: list[Node] = []
         self._terms = count(2)
         self._may_append = False
-        self._killed: tuple[ForgetfulDisk, Span] | None = None
+        self._killed: tuple[MemoryKernel, Span] | None = None
 
     def run(self) -> Counter[str]:
         """What was tried; raises Violation where a promise was broken."""
@@ -75,15 +76,15 @@ class History:
         disk.on_point = lambda what, path: self._at_point(recorder, what, path)
         self._killed, self._pending = None, []
         self._may_append = False
-        files = FailingFiles(disk)
+        environment = FailingEnvironment(disk)
         try:
-            core = self._core = Core(self._meddled(files), self.examiner.segment_size)
+            core = self._core = Core(self._meddled(environment), self.examiner.segment_size)
         except Exception as error:
             raise Violation(f"opening: {error!r}") from error
         recorder.take("opened")
         end = rng.choice(("close", "kill", "cut", "cut"))
         if rng.random() < self.failing_share:
-            files.fail("sync", errno.EIO, nth=rng.randint(1, 30))
+            environment.fail("fdatasync", errno.EIO, nth=rng.randint(1, 30))
         try:
             for _ in range(rng.randint(4, 24)):
                 self._step(core, ledger)
@@ -117,7 +118,7 @@ class History:
         core.abandon()
         self._begin_again(next_disk, at, end, is_power_lost=is_power_lost)
 
-    def _begin_again(self, disk: ForgetfulDisk, at: Span, end: str, *, is_power_lost: bool) -> None:
+    def _begin_again(self, disk: MemoryKernel, at: Span, end: str, *, is_power_lost: bool) -> None:
         """Opens the disk to see what is there, then gives it to the next life as it is."""
         core, view = self.examiner.open(disk, f"after {end}")
         try:
@@ -130,17 +131,17 @@ class History:
         self._disk = disk.after_kill()
         self._ledger = self._ledger.after(view)
 
-    def _killed_midway(self) -> tuple[ForgetfulDisk, Span] | None:
+    def _killed_midway(self) -> tuple[MemoryKernel, Span] | None:
         return self._killed
 
-    def _meddled(self, files: Files) -> Files:
-        return files if self.wrap is None else self.wrap(files)
+    def _meddled(self, environment: Environment) -> Environment:
+        return environment if self.wrap is None else self.wrap(environment)
 
     def _at_point(self, recorder: Recorder, what: str, path: str) -> None:
         recorder.point(what, path)
         if self._killed is None and self.rng.random() < 0.02:
             self._killed = recorder.disk.after_kill(), recorder.ledger.now
-        is_due = what == "syncing" and path.endswith(".wal") and self._may_append
+        is_due = what == "syncing" and ".wal" in path and self._may_append
         if is_due and self.rng.random() < 0.4:
             self._may_append = False  # once for each sync
             self._append(self._core, self._ledger)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from hqlwal_raft import Entry
+from hqlwal_raft._environment import Environment
 from hqlwal_raft._files import Files
 from hqlwal_raft._format import record_bytes
 from hqlwal_raft._scan import scan
 from hqlwal_raft.audit import examine
-from hqlwal_raft.testing import ForgetfulDisk, Snapshot
+from hqlwal_raft.testing import MemoryKernel, Snapshot
 
 from .core import DIRECTORY, Core
 from .ledger import Ledger, Span, View, Violation
@@ -26,7 +27,7 @@ class Moment:
     """The disk at one moment, and when that was by the ledger's clock."""
 
     point: str
-    snapshot: Snapshot
+    snapshot: Snapshot[MemoryKernel]
     at: Span
 
 
@@ -34,7 +35,7 @@ class Moment:
 class Recorder:
     """Takes moments from a disk while a store works on it, a share of all there are."""
 
-    disk: ForgetfulDisk
+    disk: MemoryKernel
     ledger: Ledger
     rng: random.Random
     share: float = 1.0
@@ -63,7 +64,7 @@ class Examiner:
     #: the size of most payloads, so that new records line up with the remains of old ones
     payload_bytes: int
     #: puts something between the engine and an image's disk, for the mutation table
-    wrap: Callable[[Files], Files] | None = None
+    wrap: Callable[[Environment], Environment] | None = None
     tried: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -77,11 +78,11 @@ class Examiner:
                 self.hold(image, ledger, moment.at, f"power cut at {moment.point!r}", depth=0)
 
     def hold(
-        self, image: ForgetfulDisk, ledger: Ledger, at: Span, story: str, *, depth: int
+        self, image: MemoryKernel, ledger: Ledger, at: Span, story: str, *, depth: int
     ) -> None:
         """Opens an image, judges it, and cuts the power again: within recovery and after."""
         self.tried["images"] += 1
-        if self.rng.random() < 0.1:
+        if self.rng.random() < 0.1 and Files(image).is_directory(DIRECTORY):
             self._count_remains(image)
         again = depth < 2 and self.rng.random() < (0.5 if depth == 0 else 0.25)
         recovery = Recorder(image, ledger, self.rng)
@@ -109,10 +110,10 @@ class Examiner:
             self._go_on(image, core, ledger.after(view), story, depth=depth)
         core.abandon()
 
-    def _count_remains(self, image: ForgetfulDisk) -> None:
+    def _count_remains(self, image: MemoryKernel) -> None:
         """Counts how often the interesting case occurs: whole records behind a torn one."""
         self.tried["looked at for remains"] += 1
-        for segment in examine(DIRECTORY, files=image).segments:
+        for segment in examine(DIRECTORY, environment=image).segments:
             if not segment.has_torn_tail or segment.header is None:
                 continue
             self.tried["torn tails"] += 1
@@ -124,19 +125,19 @@ class Examiner:
                     self.tried["remains that would line up"] += 1
                     break
 
-    def open(self, disk: ForgetfulDisk, story: str) -> tuple[Core, View]:
+    def open(self, disk: MemoryKernel, story: str) -> tuple[Core, View]:
         """Opens a store on a disk; whatever keeps it from opening is a violation."""
         try:
-            core = Core(self.files(disk), self.segment_size)
+            core = Core(self.meddled(disk), self.segment_size)
             return core, core.view()
         except Exception as error:
             raise Violation(f"{story}: {type(error).__name__}: {error}") from error
 
-    def files(self, disk: ForgetfulDisk) -> Files:
+    def meddled(self, disk: MemoryKernel) -> Environment:
         return disk if self.wrap is None else self.wrap(disk)
 
     def _go_on(
-        self, disk: ForgetfulDisk, core: Core, ledger: Ledger, story: str, *, depth: int
+        self, disk: MemoryKernel, core: Core, ledger: Ledger, story: str, *, depth: int
     ) -> None:
         """Appends to what was recovered; that must survive the next cut."""
         recorder = Recorder(disk, ledger, self.rng, share=0.5)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote
-from hqlwal_raft._files import OsFiles
+from hqlwal_raft._environment import Environment
 
 from .concurrent import Calls
 from .core import Core
@@ -230,7 +230,7 @@ class Killer:
         if not self.directory.is_dir():
             return
         try:
-            core = Core(OsFiles(), SEGMENT_SIZE, directory=str(self.directory))
+            core = Core(Environment(), SEGMENT_SIZE, directory=str(self.directory))
             view = core.view()
         except Exception as error:
             raise Violation(f"after kill {self.kills}: {error!r}") from error

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from hqlwal_raft import LogId, _log, _recovery
-from hqlwal_raft._files import File, Files, Lock
+from hqlwal_raft._environment import Environment
+from hqlwal_raft._files import File
 from hqlwal_raft._log import Log, Work
 from hqlwal_raft._segment import Segment
-from hqlwal_raft.testing import ForgetfulFile
+from hqlwal_raft.testing import PassingEnvironment
 
 __all__ = ["MUTATIONS", "Mutation"]
 
@@ -24,143 +25,72 @@ __all__ = ["MUTATIONS", "Mutation"]
 # --- meddling with calls -----------------------------------------------------------------
 
 
-class Meddler(Files):
-    """Passes every call on; subclasses leave some out."""
-
-    def __init__(self, files: Files) -> None:
-        self.files = files
-
-    def make_directory(self, path: str) -> None:
-        self.files.make_directory(path)
-
-    def is_directory(self, path: str) -> bool:
-        return self.files.is_directory(path)
-
-    def names(self, path: str) -> list[str]:
-        return self.files.names(path)
-
-    def open(self, path: str, *, writable: bool = False) -> File:
-        return _Meddled(self, self.files.open(path, writable=writable))
-
-    def create(self, path: str, size: int) -> File:
-        return _Meddled(self, self.files.create(path, size))
-
-    def rename(self, source: str, target: str) -> None:
-        self.files.rename(source, target)
-
-    def unlink(self, path: str) -> None:
-        self.files.unlink(path)
-
-    def sync_directory(self, path: str) -> None:
-        self.files.sync_directory(path)
-
-    def lock(self, directory: str) -> Lock:
-        return self.files.lock(directory)
-
-    def sync_file(self, file: File, *, is_written: bool) -> None:
-        file.sync()
+class _UnsyncedBeforeRename(PassingEnvironment):
+    def fdatasync(self, descriptor: int, /) -> None:
+        if not self.path_of(descriptor).endswith(".tmp"):
+            super().fdatasync(descriptor)
 
 
-class _Meddled(File):
-    def __init__(self, files: Meddler, file: File) -> None:
-        self._files = files
-        self._file = file
-        self.path = file.path
-        self.size = file.size
-        self.is_written = False
-
-    def write(self, offset: int, data: bytes) -> None:
-        self.is_written = True
-        self._file.write(offset, data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        return self._file.read(offset, length)
-
-    def read_cached(self, offset: int, length: int) -> bytes | None:
-        return self._file.read_cached(offset, length)
-
-    def sync(self) -> None:
-        self._files.sync_file(self._file, is_written=self.is_written)
-
-    def is_removed(self) -> bool:
-        return self._file.is_removed()
-
-    def reload(self) -> None:
-        self._file.reload()
-
-    def freeze(self) -> None:
-        self._file.freeze()
-
-    def close(self) -> None:
-        self._file.close()
+class _UnsyncedMeta(PassingEnvironment):
+    def fdatasync(self, descriptor: int, /) -> None:
+        if not self.path_of(descriptor).endswith("meta.hql.tmp"):
+            super().fdatasync(descriptor)
 
 
-class _UnsyncedBeforeRename(Meddler):
-    def sync_file(self, file: File, *, is_written: bool) -> None:
-        if not file.path.endswith(".tmp"):
-            file.sync()
+class _NoTemporaryName(PassingEnvironment):
+    def open(self, path: str, flags: int, mode: int = 0o600, *, dir_fd: int | None = None) -> int:
+        return super().open(path.removesuffix(".tmp"), flags, mode, dir_fd=dir_fd)
+
+    def rename(self, source: str, target: str, **directories: int | None) -> None:
+        if source.removesuffix(".tmp") != target:
+            super().rename(source, target, **directories)
 
 
-class _UnsyncedMeta(Meddler):
-    def sync_file(self, file: File, *, is_written: bool) -> None:
-        if not file.path.endswith("meta.hql.tmp"):
-            file.sync()
+class _AcknowledgedFirst(PassingEnvironment):
+    def fdatasync(self, descriptor: int, /) -> None:
+        if not self.path_of(descriptor).endswith(".wal"):
+            super().fdatasync(descriptor)
 
 
-class _NoTemporaryName(Meddler):
-    def publish(self, path: str, size: int, head: bytes) -> File:
-        file = self.create(path, size)
-        file.write(0, head)
-        file.sync()
-        self.sync_directory(path.rpartition("/")[0])
-        return file
-
-
-class _AcknowledgedFirst(Meddler):
-    def sync_file(self, file: File, *, is_written: bool) -> None:
-        if not file.path.endswith(".wal"):
-            file.sync()
-
-
-class _NoDirectorySync(Meddler):
-    def sync_directory(self, path: str) -> None:
+class _NoDirectorySync(PassingEnvironment):
+    def fsync(self, descriptor: int, /) -> None:
         pass
 
 
-class _NoReload(Meddler):
-    def open(self, path: str, *, writable: bool = False) -> File:
-        return _NotReloaded(self, self.files.open(path, writable=writable))
-
-
-class _NotReloaded(_Meddled):
-    def reload(self) -> None:
+class _NoReload(PassingEnvironment):
+    def posix_fadvise(self, descriptor: int, offset: int, length: int, advice: int, /) -> None:
         pass
 
 
-class _ReadIsNotSynced(Meddler):
-    def sync_file(self, file: File, *, is_written: bool) -> None:
-        if is_written:
-            file.sync()
+class _ReadIsNotSynced(PassingEnvironment):
+    def __init__(self, environment: Environment | None = None) -> None:
+        super().__init__(environment)
+        self._written: set[int] = set()
+
+    def open(self, path: str, flags: int, mode: int = 0o600, *, dir_fd: int | None = None) -> int:
+        descriptor = super().open(path, flags, mode, dir_fd=dir_fd)
+        self._written.discard(descriptor)
+        return descriptor
+
+    def pwrite(self, descriptor: int, data: bytes | bytearray | memoryview, offset: int, /) -> int:
+        self._written.add(descriptor)
+        return super().pwrite(descriptor, data, offset)
+
+    def fdatasync(self, descriptor: int, /) -> None:
+        if descriptor in self._written:
+            super().fdatasync(descriptor)
 
 
-def bottom(file: File) -> ForgetfulFile:
-    """The file of the forgetful disk below all wrappers."""
-    while not isinstance(file, ForgetfulFile):
-        file = file._file  # type: ignore[attr-defined]
-    return file
-
-
-class _Retrying(Meddler):
+class _Retrying(PassingEnvironment):
     """Every fourth sync of a segment fails, and is simply tried again."""
 
     count = 0
 
-    def sync_file(self, file: File, *, is_written: bool) -> None:
+    def fdatasync(self, descriptor: int, /) -> None:
         self.count += 1
-        if self.count % 4 == 0 and file.path.endswith(".wal"):
-            with contextlib.suppress(OSError):
-                bottom(file).fail_sync()
-        file.sync()
+        if self.count % 4 == 0 and self.path_of(descriptor).endswith(".wal"):
+            self.forget_sync(descriptor)
+        super().fdatasync(descriptor)
 
 
 # --- replaced functions ------------------------------------------------------------------
@@ -194,11 +124,11 @@ def _zero_nothing(_file: File, _start: int, _stop: int) -> bool:
     return False
 
 
-class _SyncsOnce(_Meddled):
-    """Leaves out the first sync."""
+class _SyncsOnce:
+    """A file, but for its first sync, which is left out."""
 
     def __init__(self, file: File) -> None:
-        super().__init__(Meddler(_NO_FILES), file)
+        self._file = file
         self._is_first = True
 
     def sync(self) -> None:
@@ -207,8 +137,8 @@ class _SyncsOnce(_Meddled):
         else:
             self._file.sync()
 
-
-_NO_FILES: Any = None
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _cut_in_one_sync(
@@ -216,7 +146,7 @@ def _cut_in_one_sync(
 ) -> None:
     assert kept.file is not None
     file = kept.file
-    kept.file = _SyncsOnce(file)
+    kept.file = cast(File, _SyncsOnce(file))
     try:
         _cut_on_disk(self, kept, removed, old_end, was_sealed=was_sealed)
     finally:
@@ -278,7 +208,7 @@ class Mutation:
 
     rule: int
     what: str
-    wrap: Callable[[Files], Files] | None = None
+    wrap: Callable[[Environment], Environment] | None = None
     #: object, attribute, replacement
     patch: tuple[Any, str, Any] | None = None
     #: of all lives, how many meet a failing sync

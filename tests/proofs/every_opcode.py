@@ -1,0 +1,201 @@
+"""Every opcode is interrupted: KeyboardInterrupt or MemoryError at each instruction of ours that
+runs on the thread of the loop, one at a time; then the store goes on, or says that it cannot.
+
+A history is run once to count the instructions, then once more for each of them that was chosen;
+``interrupted`` judges. See docs/design/proofs.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import CodeType, FrameType
+from typing import Any, NamedTuple
+
+import hqlwal_raft
+
+from . import interrupted
+from .interrupted import CALLS, Call, Interrupt, NoMemory, Scene
+
+__all__ = ["CALLS", "SCENES", "Finding", "Point", "count", "interrupt", "replay", "run", "shorten"]
+
+_PACKAGE = os.path.dirname(hqlwal_raft.__file__) + os.sep
+_TESTING = os.path.join(_PACKAGE, "testing") + os.sep
+
+ERRORS: dict[str, type[BaseException]] = {
+    "KeyboardInterrupt": Interrupt,
+    "MemoryError": NoMemory,
+}
+
+
+class Point(NamedTuple):
+    """One execution of one instruction."""
+
+    #: counted from the beginning of the history
+    step: int
+    #: the call of the history during which it runs
+    call: str
+    where: str
+
+
+SCENES = (
+    Scene("asyncio", "immediate", 0),
+    Scene("trio", "immediate", 0),
+    Scene("asyncio", "immediate_async", 4096),
+    Scene("trio", "immediate_async", 4096),
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an interrupt did that it must not do."""
+
+    #: "wrong", "hang", "untyped", "locked"
+    kind: str
+    point: Point
+    scene: Scene
+    error: str
+    what: str
+
+    @property
+    def replay(self) -> str:
+        return f"python -m tests.proofs opcode {self.scene} {self.point.step} {self.error}"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kind}: {self.error} at {self.point.where} during {self.point.call} "
+            f"({self.scene}, step {self.point.step}): {self.what}"
+        )
+
+
+# --- the interrupts ------------------------------------------------------------------------
+
+
+class Tracer:
+    """Counts the instructions of ours on this thread, or raises at one of them."""
+
+    def __init__(self, stop_at: int | None = None, error: type[BaseException] = Interrupt) -> None:
+        self.call = ""
+        self.steps: list[tuple[str, CodeType, int]] = []
+        self.hit: tuple[str, CodeType, int] | None = None
+        self.hit_during: str | None = None
+        self._stop_at = stop_at
+        self._error = error
+        self._count = 0
+
+    @contextlib.contextmanager
+    def during(self, call: str) -> Iterator[None]:
+        self.call = call
+        if self.hit is None:
+            sys.settrace(self._enter)
+        try:
+            yield
+        finally:
+            sys.settrace(None)
+
+    def _enter(self, frame: FrameType, _event: str, _argument: Any) -> Any:
+        file = frame.f_code.co_filename
+        if not file.startswith(_PACKAGE) or file.startswith(_TESTING):
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, _argument: Any) -> Any:
+        if event != "opcode":
+            return self._step
+        if self._stop_at is None:
+            self.steps.append((self.call, frame.f_code, frame.f_lasti))
+        elif self._count == self._stop_at:
+            self.hit = self.call, frame.f_code, frame.f_lasti
+            self.hit_during = self.call
+            raise self._error("at one instruction")  # which also ends the tracing
+        self._count += 1
+        return self._step
+
+
+def _where(code: CodeType, offset: int, nth: int) -> str:
+    line = next((line for start, end, line in code.co_lines() if start <= offset < end), 0)
+    name = code.co_filename.removeprefix(_PACKAGE)
+    return f"{name}:{line} {code.co_qualname} +{offset} ({nth})"
+
+# --- what is called from outside -----------------------------------------------------------
+
+
+def count(scene: Scene, calls: Sequence[Call] = CALLS) -> list[Point]:
+    """The points of a history: of each instruction, within each call, the first two executions
+    and the last.
+    """
+    interrupted.run(scene, calls, Tracer())  # what is done once in a process is done
+    tracer = Tracer()
+    problems = interrupted.run(scene, calls, tracer)
+    assert not problems, problems
+    total = Counter(tracer.steps)
+    seen = Counter[tuple[str, CodeType, int]]()
+    points = []
+    for step, key in enumerate(tracer.steps):
+        seen[key] += 1
+        if seen[key] <= 2 or seen[key] == total[key]:
+            call, code, offset = key
+            points.append(Point(step, call, _where(code, offset, seen[key])))
+    return points
+
+
+def interrupt(
+    scene: Scene, point: Point, error: str, calls: Sequence[Call] = CALLS
+) -> list[Finding]:
+    """Interrupts one point; what came of it that must not be."""
+    tracer = Tracer(point.step, ERRORS[error])
+    problems = interrupted.run(scene, calls, tracer)
+    assert tracer.hit is not None, f"{point} was not reached again"
+    call, code, offset = tracer.hit
+    where = _where(code, offset, 0).rpartition(" ")[0]
+    assert (call, where) == (point.call, point.where.rpartition(" ")[0]), f"{where} is not {point}"
+    return [Finding(kind, point, scene, error, what) for kind, what in problems]
+
+
+def run(
+    progress: Callable[[int, int], object] = lambda _done, _all: None, stride: int = 1
+) -> tuple[list[Finding], Counter[str]]:
+    """Interrupts every ``stride``-th point; the findings, and how many points there were."""
+    everything = [
+        (scene, point, error) for scene in SCENES for point in count(scene) for error in ERRORS
+    ]
+    chosen = everything[::stride]
+    tried = Counter[str](points=len(everything))
+    findings: list[Finding] = []
+    for done, (scene, point, error) in enumerate(chosen, 1):
+        findings += interrupt(scene, point, error)
+        tried["interrupts"] += 1
+        tried[f"interrupts, {scene.backend}"] += 1
+        tried[f"interrupts by {error}"] += 1
+        progress(done, len(chosen))
+    return findings, tried
+
+
+def shorten(finding: Finding) -> str:
+    """The shortest history, made by leaving out calls, in which the same place shows the same."""
+    calls = list(CALLS)
+    for call in reversed(CALLS):
+        if call.name == finding.point.call:
+            continue
+        fewer = [each for each in calls if each is not call]
+        same = [p for p in count(finding.scene, fewer) if p[1:] == finding.point[1:]]
+        if any(
+            found.kind == finding.kind
+            for point in same
+            for found in interrupt(finding.scene, point, finding.error, fewer)
+        ):
+            calls = fewer
+    return ", ".join(["open", *(call.name for call in calls), "close"])
+
+
+def replay(scene: str, step: str, error: str = "KeyboardInterrupt") -> list[Finding]:
+    """One step again, as ``Finding.replay`` names it."""
+    where = next(each for each in SCENES if str(each) == scene)
+    point = next(each for each in count(where) if each.step == int(step))
+    return interrupt(where, point, error)

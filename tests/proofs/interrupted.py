@@ -1,0 +1,413 @@
+"""A history that is interrupted once: what the store must still do, and what a reopen must find.
+
+For ``every_opcode``, which says where to interrupt. It knows only the public interface.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import anyio
+
+from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, WalError, WalLockedError
+
+from . import loops
+from .machine import Spinning, limit_seconds
+from .turns import Deadlock, Turns
+
+__all__ = ["CALLS", "INJECTED", "Call", "Interrupter", "Scene", "run"]
+
+#: of the processor; a run takes some hundredths
+_LIMIT_SECONDS = 10
+#: virtual: nothing is waited for
+_PATIENCE_SECONDS = 1
+
+
+class Interrupt(KeyboardInterrupt):
+    """Raised at an instruction."""
+
+
+class NoMemory(MemoryError):
+    """Raised at an instruction."""
+
+
+INJECTED = (Interrupt, NoMemory)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Where a history runs."""
+
+    backend: str
+    policy: str
+    cache_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.backend},{self.policy},{self.cache_bytes}"
+
+class Interrupter(Protocol):
+    """Interrupts once, or not at all."""
+
+    #: the call during which it did
+    @property
+    def hit_during(self) -> str | None: ...
+    def during(self, call: str) -> AbstractContextManager[None]: ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a log should hold; every value is of one moment."""
+
+    entries: tuple[Entry, ...] = ()
+    frontier: LogId | None = None
+    vote: Vote | None = None
+
+    def append(self, entries: list[Entry]) -> Held:
+        return replace(self, entries=(*self.entries, *entries))
+
+    def truncate(self, index: int) -> Held:
+        return replace(self, entries=tuple(e for e in self.entries if e.index < index))
+
+    def purge(self, log_id: LogId) -> Held:
+        kept = tuple(e for e in self.entries if e.index > log_id.index)
+        return replace(self, entries=kept, frontier=log_id)
+
+
+def _next(held: Held, number: int, size: int, term: int = 1) -> list[Entry]:
+    """The next entries that the log takes."""
+    first = held.entries[-1].index + 1
+    return [
+        Entry(term, index, (b"%d of %d." % (index, term)).ljust(size, b"x"))
+        for index in range(first, first + number)
+    ]
+
+
+class Call(NamedTuple):
+    """One call of the history: what it makes of the log, and how it is made on that."""
+
+    name: str
+    then: Callable[[Held], Held]
+    make: Callable[[RaftLogStorage, Held, list[Any]], Awaitable[Any]]
+
+
+def _append(name: str, number: int, size: int, *, has_callback: bool = False) -> Call:
+    return Call(
+        name,
+        lambda held: held.append(_next(held, number, size)),
+        lambda store, held, told: store.append(
+            _next(held, number, size), told.append if has_callback else None
+        ),
+    )
+
+
+def _truncate(name: str, number: int) -> Call:
+    def index(held: Held) -> int:
+        return held.entries[-number].index
+
+    return Call(
+        name,
+        lambda held: held.truncate(index(held)),
+        lambda store, held, _: store.truncate(LogId(1, index(held))),
+    )
+
+
+def _same(name: str, make: Callable[[RaftLogStorage], Awaitable[Any]]) -> Call:
+    return Call(name, lambda held: held, lambda store, _held, _told: make(store))
+
+
+async def _stream(store: RaftLogStorage) -> list[Entry]:
+    return [entry async for entry in store.entries_stream(7, 11)]
+
+
+_VOTE = Vote(3, 1)
+
+CALLS = (
+    _same("cold read", lambda store: store.try_get_log_entries(2, 4)),
+    _append("append", 1, 64),
+    _append("append with roll-over", 6, 2000),
+    _append("append with callback", 2, 64, has_callback=True),
+    _truncate("truncate inside", 1),
+    _truncate("truncate across", 6),
+    _append("append after a cut", 2, 64),
+    Call(
+        "purge",
+        lambda held: held.purge(held.entries[5].log_id),
+        lambda store, held, _: store.purge(held.entries[5].log_id),
+    ),
+    Call(
+        "vote",
+        lambda held: replace(held, vote=_VOTE),
+        lambda store, _held, _told: store.save_vote(_VOTE),
+    ),
+    _same("committed", lambda store: store.save_committed(LogId(1, 8))),
+    _same("stream", _stream),
+    _same("limited read", lambda store: store.limited_get_log_entries(8, None, 3000)),
+    _same("key log ids", lambda store: store.get_key_log_ids()),
+    _same("flush", lambda store: store.flush()),
+)
+_BEGINNING = Held(tuple(Entry(1, i, (b"%d." % i).ljust(2000, b"x")) for i in range(1, 13)))
+
+
+def _beginning() -> dict[str, bytes]:
+    """The files of a closed log of twelve entries in some segments."""
+    with tempfile.TemporaryDirectory() as directory:
+
+        async def fill() -> None:
+            async with RaftLogStorage.open(directory, segment_size=8192) as store:
+                await store.append(list(_BEGINNING.entries))
+
+        anyio.run(fill)
+        result = {}
+        for name in sorted(os.listdir(directory)):
+            with open(os.path.join(directory, name), "rb") as file:
+                result[name] = file.read()
+        return result
+
+# --- one run -----------------------------------------------------------------------------
+
+
+class _History:
+    """One run."""
+
+    def __init__(
+        self, scene: Scene, calls: Sequence[Call], directory: str, interrupter: Interrupter
+    ) -> None:
+        self.scene = scene
+        self.calls = calls
+        self.directory = directory
+        self.interrupter = interrupter
+        self.turns = Turns()
+        self.before = self.after = _BEGINNING
+        #: entries that must be there after a reopen, and those that may
+        self.must = set(_BEGINNING.entries)
+        self.may = set(_BEGINNING.entries)
+        #: what a reopen must give; None where only ``must`` and ``may`` bound it
+        self.expected: tuple[Entry, ...] | None = _BEGINNING.entries
+        self.problems: list[tuple[str, str]] = []
+        self.told: list[Any] = []
+        self.waits: dict[str, bool] = {}
+        self.store: RaftLogStorage | None = None
+
+    def problem(self, kind: str, what: str) -> None:
+        self.problems.append((kind, what))
+
+    async def main(self) -> None:
+        self.opening = RaftLogStorage.open(
+            self.directory,
+            sync=self.scene.policy,
+            segment_size=8192,
+            cache_bytes=self.scene.cache_bytes,
+            environment=self.turns,
+        )
+        async with anyio.create_task_group() as tasks:
+            self.tasks = tasks
+            await self._live()
+            for call, is_waiting in self.waits.items():
+                if is_waiting:
+                    self.problem("hang", f"{call} was never answered")
+            tasks.cancel_scope.cancel()
+
+    async def _live(self) -> None:
+        with self.interrupter.during("open"):
+            store = await self._make("open", self.opening.__aenter__)
+        if store is None:
+            return
+        self.store = store
+        for call in self.calls:
+            self.before, self.after = self.after, call.then(self.after)
+            self.may |= set(self.after.entries)
+            with self.interrupter.during(call.name):
+                await self._make(call.name, partial(call.make, store, self.before, self.told))
+                # what it left to the threads comes back as well
+                await anyio.sleep(_PATIENCE_SECONDS / 1000)
+            if self.interrupter.hit_during is not None:
+                self.must = set(self.before.entries) & set(self.after.entries)
+                await self._go_on(store)
+                break
+            self.before = self.after
+            self.must = set(self.after.entries)
+            self.expected = self.after.entries
+        with self.interrupter.during("close"):
+            await self._make("close", lambda: self.opening.__aexit__(None, None, None))
+            await anyio.sleep(_PATIENCE_SECONDS / 1000)
+        if self.interrupter.hit_during == "close":
+            await self._make("closing again", store.aclose)
+        if len(self.told) > 1:
+            self.problem("wrong", f"the callback was called {len(self.told)} times")
+
+    async def _go_on(self, store: RaftLogStorage) -> None:
+        """More appends, and what is read meanwhile."""
+        self.expected = None
+        # what was interrupted may still have its turn: a cancelled call does
+        await self._make("flush", store.flush)
+        live = await self._make("read", lambda: store.try_get_log_entries(0))
+        if live is not None:
+            is_one = tuple(live) in (self.before.entries, self.after.entries)
+            if not is_one and not self._is_poisoned():
+                self.problem("wrong", f"reads {_text(live)}, which is neither before nor after")
+        state = await self._make("state", store.get_log_state)
+        if state is None:
+            return
+        index = state.last_log_id.index + 1
+        current = list(live or ())
+        for number, size in ((1, 64), (4, 2000), (1, 64)):
+            batch = [Entry(9, index + k, b"9" * size) for k in range(number)]
+            self.may |= set(batch)
+            if await self._make("append", partial(self._append, store, batch)) is None:
+                return
+            index += number
+            current += batch
+            self.must = set(current) if live is not None else self.must | set(batch)
+        live = await self._make("read", lambda: store.try_get_log_entries(0))
+        if live is not None and live != current and not self._is_poisoned():
+            self.problem("wrong", f"reads {_text(live)} after appending to {_text(current)}")
+        self.expected = tuple(current) if live == current else None
+
+    async def _append(self, store: RaftLogStorage, batch: list[Entry]) -> bool:
+        await store.append(batch)
+        await store.flush()
+        return True
+
+    def _is_poisoned(self) -> bool:
+        try:
+            return self.store is None or self.store.statistics().is_poisoned
+        except WalError:
+            return True
+
+    async def _make(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
+        """The call's result, in a task of its own; None where it failed or does not answer."""
+        done = anyio.Event()
+        results: list[Any] = []
+        name = name if name not in self.waits else f"{name}, again"
+        self.waits[name] = True
+
+        async def run() -> None:
+            try:
+                results.append(await call())
+            except (WalError, OSError, *INJECTED):
+                self.expected = None
+            except anyio.get_cancelled_exc_class():
+                raise
+            except BaseException as error:
+                self.expected = None
+                self.problem("untyped", f"{name} raised {error!r}"[:200])
+            self.waits[name] = False
+            done.set()
+
+        self.tasks.start_soon(run)
+        with anyio.move_on_after(_PATIENCE_SECONDS):
+            await done.wait()
+        return results[0] if results else None
+
+    def reopen(self) -> None:
+        """Opens it again and judges what is there."""
+        try:
+            entries, frontier, vote = self._look()
+        except WalLockedError:
+            self.problem("locked", "the store is gone, its lock is not")
+            return
+        except BaseException as error:
+            self.problem("wrong", f"opening again: {error!r}"[:250])
+            return
+        if self.expected is not None and entries != self.expected:
+            was = _text(self.expected)
+            self.problem("wrong", f"opened with {_text(entries)} instead of {was}")
+        if missing := self.must - set(entries):
+            self.problem("wrong", f"lost: {_text(sorted(missing, key=lambda e: e.index))}")
+        if strange := set(entries) - self.may:
+            self.problem("wrong", f"never written: {_text(sorted(strange))}")
+        if frontier not in (self.before.frontier, self.after.frontier):
+            self.problem("wrong", f"frontier {frontier}")
+        if vote not in (self.before.vote, self.after.vote):
+            self.problem("wrong", f"vote {vote}")
+
+    def _look(self) -> tuple[tuple[Entry, ...], LogId | None, Vote | None]:
+        found: list[Any] = []
+
+        async def look() -> None:
+            async with RaftLogStorage.open(
+                self.directory, segment_size=8192, check_integrity=True, environment=turns
+            ) as store:
+                found.append(tuple(await store.try_get_log_entries(0)))
+                found.append((await store.get_log_state()).last_purged_log_id)
+                found.append(await store.read_vote())
+
+        turns = Turns()
+        try:
+            loops.run("asyncio", look, turns)
+        finally:
+            turns.drop_threads()
+        return found[0], found[1], found[2]
+
+
+def _text(entries: Any) -> str:
+    return "[" + " ".join(f"{e.index}/{e.term}" for e in entries) + "]"
+
+
+_files: dict[str, bytes] = {}
+
+
+def run(
+    scene: Scene, calls: Sequence[Call], interrupter: Interrupter
+) -> list[tuple[str, str]]:
+    """Runs the calls; says what must not be, by kind: wrong, hang, untyped, locked."""
+    if not _files:
+        _files.update(_beginning())
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    directory = tempfile.mkdtemp(dir=parent)
+    for name, content in _files.items():
+        with open(os.path.join(directory, name), "wb") as file:
+            file.write(content)
+    history = _History(scene, calls, directory, interrupter)
+    was_enabled = gc.isenabled()
+    gc.disable()  # finalizers come when the last reference goes, the same every time
+    try:
+        with loops.silence(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                with limit_seconds(_LIMIT_SECONDS):
+                    loops.run(scene.backend, history.main, history.turns)
+            except (Deadlock, Spinning) as hang:
+                history.expected = None
+                history.problem("hang", f"the run does not end: {type(hang).__name__}")
+            except (loops.DIED, *INJECTED):
+                history.expected = None
+            except Exception as error:
+                history.problem("untyped", f"the run ended with {_innermost(error)!r}"[:200])
+            finally:
+                sys.settrace(None)
+            _drop(history)
+            history.reopen()
+    finally:
+        shutil.rmtree(directory)
+        if was_enabled:
+            gc.enable()
+    return history.problems
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _drop(history: _History) -> None:
+    """Nobody has the store any more."""
+    history.store = None
+    history.__dict__.pop("opening", None)
+    history.__dict__.pop("tasks", None)
+    turns = history.turns
+    turns.moved()
+    if turns.threads:
+        gc.collect()
+        turns.moved()

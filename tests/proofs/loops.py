@@ -1,0 +1,115 @@
+"""Runs an async function to its end, on asyncio and on trio, in lockstep and in virtual time.
+
+A run is the same every time it is made, and one that hangs ends with :class:`Deadlock` at once:
+where no task can go on and no thread either, time jumps to the next deadline.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import trio
+import trio._core._run
+
+from .turns import Deadlock, OrderedLoop, Turns
+
+__all__ = ["BACKENDS", "DIED", "run", "run_asyncio", "silence"]
+
+BACKENDS = ("asyncio", "trio")
+
+#: what ends a whole run of trio: an exception that left a callback
+DIED = trio.TrioInternalError
+
+
+def run(backend: str, main: Callable[[], Awaitable[Any]], turns: Turns) -> None:
+    """Raises Deadlock, or DIED under trio."""
+    if backend == "asyncio":
+        run_asyncio(OrderedLoop(turns), main)
+    else:
+        _run_trio(main, turns)
+
+
+def run_asyncio(loop: OrderedLoop, main: Callable[[], Awaitable[Any]]) -> None:
+    """An interrupt that leaves the loop ends what the loop did, and the loop is run again: as
+    who pressed Ctrl-C at a prompt goes on.
+    """
+
+    async def wrapped() -> None:
+        await main()
+
+    loop.set_exception_handler(lambda _loop, _context: None)
+    task = loop.create_task(wrapped(), name="main")
+    task.add_done_callback(lambda _task: loop.stop())
+    try:
+        while not task.done():
+            try:
+                loop.run_forever()
+            except KeyboardInterrupt:
+                continue
+        task.result()
+    finally:
+        loop.close()
+
+
+class _Clock(trio.abc.Clock, trio.abc.Instrument):
+    """Time stands still while there is anything to do, and then jumps."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._is_idle = False
+
+    def start_clock(self) -> None:
+        pass
+
+    def current_time(self) -> float:
+        return self._turns.now
+
+    def task_scheduled(self, task: Any) -> None:
+        self._is_idle = False
+
+    def deadline_to_sleep_time(self, deadline: float) -> float:
+        # A thread may have woken trio by its pipe: only when a look at that brought nothing is
+        # there nothing to do.
+        if not self._is_idle:
+            self._is_idle = True
+            return 0
+        waiting = [each.deadline for each in self._turns.threads if each.deadline is not None]
+        if waiting and min(waiting) <= deadline:
+            self._turns.pass_time()
+            self._is_idle = False
+        elif deadline == math.inf:
+            raise Deadlock
+        else:
+            self._turns.now = max(self._turns.now, deadline)
+        return 0
+
+
+def _run_trio(main: Callable[[], Awaitable[Any]], turns: Turns) -> None:
+    clock = _Clock(turns)
+    # trio draws by lot which of two tasks goes first
+    trio._core._run._r.seed(0)
+    try:
+        trio.run(main, clock=clock, instruments=[clock])
+    except DIED as died:
+        if isinstance(died.__cause__, Deadlock):
+            raise died.__cause__ from None
+        raise
+
+
+@contextmanager
+def silence() -> Iterator[list[BaseException | None]]:
+    """Keeps what Python would print of abandoned runs; gives the errors of finalizers."""
+    errors: list[BaseException | None] = []
+    hook, level = sys.unraisablehook, logging.root.manager.disable
+    sys.unraisablehook = lambda unraisable: errors.append(unraisable.exc_value)
+    logging.disable(logging.CRITICAL)
+    try:
+        yield errors
+    finally:
+        sys.unraisablehook = hook
+        logging.disable(level)
