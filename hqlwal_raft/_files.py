@@ -674,8 +674,8 @@ def _make_directories(environment: Environment, path: str) -> list[str]:
         except OSError as error:
             raise noted(error, path, "making the directory") from None
         if not stat.S_ISDIR(status.st_mode):
-            error = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
-            raise noted(error, path, "making the directory")
+            no_directory = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
+            raise noted(no_directory, path, "making the directory")
         break
     changed = []
     for each in reversed(missing):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import enum
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -169,7 +168,8 @@ def examine(
     Raises OSError where files cannot be read.
     """
     if directory is not None:
-        return _report(directory, _looked(directory, deep=deep, progress=progress), deep=deep)
+        lock = LockReport(is_held=True, pid=directory.environment.getpid())
+        return _report(directory, *_looked(directory, deep=deep, progress=progress), lock)
     path = os.path.abspath(os.fspath(path))
     opened = Directory(environment or Environment(), path)
     try:
@@ -197,18 +197,14 @@ def _examine_unlocked(
         suspicions = again
     if not lock.is_held:
         lock = _probe_lock(directory)
-    report = _report(directory, seen, deep=deep, lock=lock)
     sound = {finding for finding, _ in confirmed}
-    findings = report.judgement.findings
+    findings = seen[1].findings
     for place, finding in enumerate(findings):
-        if finding.kind.is_obstacle:
-            is_settled = finding in sound
-        else:
-            is_settled = not lock.is_held or finding.kind is FindingKind.UNCHECKED
+        is_settled = finding in sound if finding.kind.is_obstacle else not lock.is_held
         if not is_settled:
             message = f"{finding.message} (the store is in use)"
             findings[place] = replace(finding, kind=FindingKind.IN_USE, message=message)
-    return report
+    return _report(directory, *seen, lock)
 
 
 def _looked(
@@ -252,13 +248,8 @@ def _suspicions(seen: Look, judgement: Judgement) -> set[tuple[Finding, object]]
 
 
 def _report(
-    directory: Directory,
-    looked: tuple[Look, Judgement],
-    *,
-    deep: bool,
-    lock: LockReport | None = None,
+    directory: Directory, seen: Look, judgement: Judgement, lock: LockReport
 ) -> DirectoryReport:
-    seen, judgement = looked
     unchecked = [s for s in judgement.kept if not s.is_scanned]
     if unchecked:
         message = (
@@ -282,7 +273,7 @@ def _report(
         directory.path,
         seen.meta,
         seen.segments,
-        lock or LockReport(is_held=True, pid=directory.environment.getpid()),
+        lock,
         judgement,
         [directory.path_of(name) for name in seen.leftovers],
         [directory.path_of(name) for name in seen.broken],
