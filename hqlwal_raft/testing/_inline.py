@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from .._environment import Environment, Loop
-from .._worker import Done, Worker
+from .._threads import Done, Worker
 
 __all__ = ["InlineThreads", "InlineWorker"]
 

@@ -142,6 +142,24 @@ class KernelFiles(KernelNames):
             node.resize(length)
         self._point("written", description.path)
 
+    def lseek(self, descriptor: int, offset: int, whence: int, /) -> int:
+        """Only SEEK_DATA and SEEK_HOLE: a page of zeros counts as a hole."""
+        with self._lock:
+            node = self._opened(descriptor).node
+            if not isinstance(node, FileNode) or whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+                fail(errno.EINVAL)
+            data = node.data
+            if not 0 <= offset < data.size:
+                fail(errno.ENXIO)
+            for page in range(offset // self.page_bytes, len(data.pages)):
+                content = data.pages[page]
+                is_data = content is not None and bool(content.strip(b"\0"))
+                if is_data == (whence == os.SEEK_DATA):
+                    return max(offset, page * self.page_bytes)
+            if whence == os.SEEK_DATA:
+                fail(errno.ENXIO)
+            return int(data.size)
+
     def posix_fadvise(self, descriptor: int, offset: int, length: int, advice: int, /) -> None:
         with self._lock:
             node = self._opened(descriptor).node

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from .._environment import Environment, Loop, Map, Queue
-from .._worker import Worker
+from .._threads import Worker
 
 __all__ = ["PassingEnvironment"]
 
@@ -67,6 +67,9 @@ class PassingEnvironment(Environment):
     def pread(self, descriptor: int, length: int, offset: int, /) -> bytes:
         data: bytes = self._on_file("pread", descriptor, length, offset)
         return data
+
+    def lseek(self, descriptor: int, offset: int, whence: int, /) -> int:
+        return int(self._on_file("lseek", descriptor, offset, whence))
 
     def preadv(
         self, descriptor: int, buffers: Sequence[Any], offset: int, flags: int = 0, /

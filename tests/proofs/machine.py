@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 import anyio.lowlevel
 
 from hqlwal_raft._environment import Loop
-from hqlwal_raft._worker import Worker
+from hqlwal_raft._threads import Worker
 from hqlwal_raft.testing._kernel import Image, MemoryKernel, Snapshot
 from hqlwal_raft.testing._kernel_images import Variants
 from hqlwal_raft.testing._kernel_pages import Content, apply
