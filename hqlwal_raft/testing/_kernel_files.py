@@ -148,7 +148,7 @@ class KernelFiles(KernelNames):
             node = self._opened(descriptor).node
             if not isinstance(node, FileNode) or whence not in (os.SEEK_DATA, os.SEEK_HOLE):
                 fail(errno.EINVAL)
-            data = node.data
+            data = node.data()
             if not 0 <= offset < data.size:
                 fail(errno.ENXIO)
             for page in range(offset // self.page_bytes, len(data.pages)):
@@ -158,7 +158,7 @@ class KernelFiles(KernelNames):
                     return max(offset, page * self.page_bytes)
             if whence == os.SEEK_DATA:
                 fail(errno.ENXIO)
-            return int(data.size)
+            return data.size
 
     def posix_fadvise(self, descriptor: int, offset: int, length: int, advice: int, /) -> None:
         with self._lock:
