@@ -776,7 +776,7 @@ class Committer:
             # Another attempt after the next commit; what is to be unlinked goes to the back.
             self._may_seal = False
             log.to_unlink.rotate(-1)
-            logger.warning("%s: housekeeping failed: %s", log.directory.path, error)
+            logger.warning("%s: housekeeping failed: %s", log.directory.path, describe(error))
             if len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
                 self._refuse(self._queue.popleft(), error)
             return
@@ -811,7 +811,7 @@ class Committer:
             "%s: the log takes no more writes: %s. What was acknowledged is safe; close the "
             "store, check the disk, then reopen it",
             self.log.directory.path,
-            error or type(error).__name__,
+            describe(error),
         )
         self._answer_all(poisoned(error))
 
@@ -859,9 +859,14 @@ def _torn() -> WalError:
 
 def poisoned(cause: BaseException) -> WalPoisonedError:
     error = WalPoisonedError(
-        f"the log takes no more writes, since one failed "
-        f"({str(cause) or type(cause).__name__}). What was acknowledged before is safe; close the "
-        "store, check the disk, then reopen it"
+        f"the log takes no more writes, since one failed ({describe(cause)}). What was "
+        "acknowledged before is safe; close the store, check the disk, then reopen it"
     )
     error.__cause__ = cause
     return error
+
+
+def describe(error: BaseException) -> str:
+    """What happened, to which file: an OSError has its path in a note."""
+    notes = getattr(error, "__notes__", ())
+    return ", ".join([str(error) or type(error).__name__, *notes])

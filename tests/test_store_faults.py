@@ -51,7 +51,7 @@ def assert_poisoned(error: object, number: int) -> None:
     assert isinstance(error, WalPoisonedError), error
     assert isinstance(error.__cause__, OSError)
     assert error.__cause__.errno == number
-    assert "open it again" in str(error)
+    assert "reopen it" in str(error)
 
 
 async def close_poisoned(store: RaftLogStorage) -> None:
