@@ -238,7 +238,10 @@ class Files:
         parent = os.path.dirname(path)
         if self.is_directory(path):
             # its maker may have been killed, or told of an error, before the name was durable
-            with contextlib.suppress(PermissionError):  # then it was made by somebody else
+            with (
+                contextlib.suppress(PermissionError),  # then it was made by somebody else
+                _noting(path, "making durable the name of"),
+            ):
                 self.sync_directory(parent)
             return
         with _noting(path, "making the directory"):
