@@ -81,6 +81,17 @@ def test_an_image_written_to_a_real_directory_shows_the_same(tmp_path: Path) -> 
         real.close()
 
 
+def test_the_name_of_a_directory_is_durable_though_its_maker_was_killed() -> None:
+    disk = MemoryKernel()
+    Files(disk).make_directory("/node")
+    disk.mkdir("/node/log", 0o700)  # and then the process was killed
+    core = Core(disk, 8192, directory="/node/log")
+    core.append([Entry(1, 1, b"x")])
+    core.sync()
+    for image in disk.snapshot().images(random.Random(1), 20):
+        assert [entry.index for entry in Core(image, 8192).view().entries] == [1]
+
+
 # --- the disk itself ---------------------------------------------------------------------
 
 

@@ -102,6 +102,25 @@ async def test_a_directory_without_permission_is_refused(tmp_path: Path, call: s
 
 
 @on_both_backends
+async def test_a_directory_is_used_though_the_one_above_it_cannot_be_read(tmp_path: Path) -> None:
+    await fill(tmp_path)
+    environment = FailingEnvironment()
+    environment.fail("open", errno.EACCES, where=lambda path: path == str(tmp_path.parent))
+    assert await opened(tmp_path, environment=environment)
+    assert environment.failed == 1
+
+
+@on_both_backends
+async def test_a_lock_file_that_cannot_be_removed_keeps_nobody_out(tmp_path: Path) -> None:
+    environment = FailingEnvironment()
+    environment.fail("unlink", errno.EROFS, where=lambda path: path.endswith("lock.hql"))
+    with pytest.raises(OSError) as caught:
+        await opened(tmp_path, environment=environment)
+    assert caught.value.errno == errno.EROFS
+    assert await opened(tmp_path) == []
+
+
+@on_both_backends
 async def test_where_no_lock_can_be_had_nothing_but_an_empty_lock_file_is_left(
     tmp_path: Path,
 ) -> None:

@@ -363,7 +363,7 @@ async def test_an_open_that_fails_leaves_a_store_that_opens(
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(1, 31, size=900))
     files = FailingEnvironment()
-    files.fail(call, number)
+    files.fail(call, number, where=lambda path: path.startswith(str(tmp_path)))
 
     async def use() -> None:
         async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE):

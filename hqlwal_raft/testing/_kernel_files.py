@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ._kernel_names import KernelNames
-from ._kernel_pages import Directory, Fifo, FileNode
+from ._kernel_pages import Directory, Fifo, FileNode, Node
 from ._kernel_tree import Description, NeverReturns, fail
 
 __all__ = ["KernelFiles", "MemoryMap"]
@@ -37,7 +37,7 @@ class KernelFiles(KernelNames):
         if length < 0:
             fail(errno.EINVAL)
         with self._lock:
-            return self._to_read(descriptor, offset).read(offset, length)
+            return self._require_file(self._to_read(descriptor, offset)).read(offset, length)
 
     def preadv(
         self, descriptor: int, buffers: Sequence[Any], offset: int, flags: int = 0, /
@@ -46,10 +46,13 @@ class KernelFiles(KernelNames):
             node = self._to_read(descriptor, offset)
             if len(buffers) > MOST_BUFFERS:
                 fail(errno.EINVAL)
+            views = [memoryview(buffer).cast("B") for buffer in buffers]
+            length = sum(map(len, views))
+            if not length:
+                return 0  # from a directory, too
             if flags & ~(os.RWF_NOWAIT | os.RWF_HIPRI):
                 fail(errno.EOPNOTSUPP)
-            views = [memoryview(buffer).cast("B") for buffer in buffers]
-            data = node.read(offset, sum(map(len, views)))
+            data = self._require_file(node).read(offset, length)
         count = 0
         for view in views:
             part = data[count : count + len(view)]
@@ -101,11 +104,9 @@ class KernelFiles(KernelNames):
 
     def posix_fallocate(self, descriptor: int, offset: int, length: int, /) -> None:
         with self._lock:
-            if descriptor not in self._descriptors:
-                fail(errno.EBADF)
+            description = self._opened(descriptor)
             if offset < 0 or length <= 0:
                 fail(errno.EINVAL)
-            description = self._opened(descriptor)
             if not description.is_writable:
                 fail(errno.EBADF)
             node = description.node
@@ -236,6 +237,8 @@ class KernelFiles(KernelNames):
             self._require_free_descriptor(None)
             if description.is_path_only:
                 fail(errno.EBADF)
+            if not length and not isinstance(node, FileNode):
+                fail(errno.EINVAL)
             if not (description.is_readable and description.is_writable):
                 fail(errno.EACCES)
             if not isinstance(node, FileNode):
@@ -252,7 +255,7 @@ class KernelFiles(KernelNames):
             fail(errno.EBADF)
         return description
 
-    def _to_read(self, descriptor: int, offset: int) -> FileNode:
+    def _to_read(self, descriptor: int, offset: int) -> Node:
         if offset < 0:
             fail(errno.EINVAL)
         description = self._opened(descriptor)
@@ -260,9 +263,12 @@ class KernelFiles(KernelNames):
             fail(errno.ESPIPE)
         if not description.is_readable:
             fail(errno.EBADF)
-        if not isinstance(description.node, FileNode):
-            fail(errno.EISDIR)
         return description.node
+
+    def _require_file(self, node: Node) -> FileNode:
+        if not isinstance(node, FileNode):
+            fail(errno.EISDIR)
+        return node
 
     def _write(self, descriptor: int, data: bytes, offset: int) -> int:
         with self._lock:

@@ -3,7 +3,7 @@
 For the kernel only. Makes no system call's decisions: they stand in the modules above.
 
 Not modelled: permissions (everything belongs to the caller, who is no root, and ``open`` asks
-nobody), mounts, timestamps, and a working directory other than the root.
+nobody), mounts, timestamps, positions in open files, and a working directory other than ``/``.
 """
 
 from __future__ import annotations

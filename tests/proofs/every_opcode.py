@@ -123,6 +123,7 @@ def _where(code: CodeType, offset: int, nth: int) -> str:
     name = code.co_filename.removeprefix(_PACKAGE)
     return f"{name}:{line} {code.co_qualname} +{offset} ({nth})"
 
+
 # --- what is called from outside -----------------------------------------------------------
 
 

@@ -55,6 +55,7 @@ class Scene:
     def __str__(self) -> str:
         return f"{self.backend},{self.policy},{self.cache_bytes}"
 
+
 class Interrupter(Protocol):
     """Interrupts once, or not at all."""
 
@@ -172,6 +173,7 @@ def _beginning() -> dict[str, bytes]:
             with open(os.path.join(directory, name), "rb") as file:
                 result[name] = file.read()
         return result
+
 
 # --- one run -----------------------------------------------------------------------------
 
@@ -357,9 +359,7 @@ def _text(entries: Any) -> str:
 _files: dict[str, bytes] = {}
 
 
-def run(
-    scene: Scene, calls: Sequence[Call], interrupter: Interrupter
-) -> list[tuple[str, str]]:
+def run(scene: Scene, calls: Sequence[Call], interrupter: Interrupter) -> list[tuple[str, str]]:
     """Runs the calls; says what must not be, by kind: wrong, hang, untyped, locked."""
     if not _files:
         _files.update(_beginning())

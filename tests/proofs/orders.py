@@ -10,13 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 
 from .turns import Thing
 
-__all__ = ["ORDERS", "Chosen", "Demotions", "Departures", "Drawn", "choices", "departures"]
+__all__ = [
+    "ORDERS",
+    "Chooser",
+    "Chosen",
+    "Demotions",
+    "Departures",
+    "Drawn",
+    "Spins",
+    "choices",
+    "departures",
+]
 
 #: how things are ranked that nobody demoted yet: by kind, then as they came to be
 ORDERS: dict[str, Sequence[str]] = {
-    "loop": ("calls", "task", "thread"),
-    "threads": ("thread", "calls", "task"),
-    "tasks": ("task", "thread", "calls"),
+    "loop": ("calls", "task", "thread", "read"),
+    "threads": ("thread", "read", "calls", "task"),
+    "readers": ("read", "task", "calls", "thread"),
 }
 #: past these a history is taken for one that spins
 MOST_STEPS = 5000
@@ -30,7 +40,7 @@ class Spins(BaseException):
     """A history that does not end."""
 
 
-class _Chooser:
+class Chooser:
     def __init__(self) -> None:
         #: at each choice, how many could go
         self.widths: list[int] = []
@@ -50,7 +60,7 @@ class _Chooser:
         raise NotImplementedError
 
 
-class Demotions(_Chooser):
+class Demotions(Chooser):
     """The highest in rank goes until it waits; it departs from that at the given places."""
 
     def __init__(self, order: str, departures_: Departures = ()) -> None:
@@ -82,7 +92,7 @@ class Demotions(_Chooser):
         return first
 
 
-class Chosen(_Chooser):
+class Chosen(Chooser):
     """Takes the given choices, then always the first."""
 
     def __init__(self, taken: Sequence[int] = ()) -> None:
@@ -96,7 +106,7 @@ class Chosen(_Chooser):
         return things[self.taken[place]]
 
 
-class Drawn(_Chooser):
+class Drawn(Chooser):
     """By lot: for an even seed each choice, for an odd one the ranks, with some demotions."""
 
     def __init__(self, seed: int) -> None:
@@ -118,13 +128,15 @@ class Drawn(_Chooser):
 
 
 def departures(
-    run: Callable[[Departures], Demotions], at_most: int
+    run: Callable[[Departures], Demotions], at_most: int, stride: int
 ) -> Iterator[tuple[Departures, Demotions]]:
-    """Runs every order with at most so many departures, those with fewer first."""
+    """Runs every order with fewer departures and every ``stride``-th with ``at_most``; those with
+    fewer first.
+    """
     level: list[Departures] = [()]
     for depth in range(at_most + 1):
         following: list[Departures] = []
-        for each in level:
+        for each in level[::stride] if depth == at_most else level:
             chooser = run(each)
             yield each, chooser
             if depth == at_most:
@@ -132,9 +144,7 @@ def departures(
             first = each[-1][0] + 1 if each else 0
             for place in range(first, len(chooser.widths)):
                 following.append((*each, (place, "-")))
-                following += [
-                    (*each, (place, str(n))) for n in range(chooser.cancellations[place])
-                ]
+                following += [(*each, (place, str(n))) for n in range(chooser.cancellations[place])]
         level = following
 
 

@@ -29,7 +29,30 @@ __all__ = ["CALLS", "Chooser", "Deadlock", "OrderedLoop", "SteppedThread", "Thin
 T = TypeVar("T")
 
 #: where a thread stops
-CALLS = ["open", "close", "pread", "preadv", "pwrite", "pwritev", "fdatasync", "fsync", "posix_fallocate", "ftruncate", "posix_fadvise", "fstat", "flock", "ioctl", "mmap", "stat", "access", "listdir", "mkdir", "rename", "link", "unlink"]
+CALLS = [
+    "open",
+    "close",
+    "pread",
+    "preadv",
+    "pwrite",
+    "pwritev",
+    "fdatasync",
+    "fsync",
+    "posix_fallocate",
+    "ftruncate",
+    "posix_fadvise",
+    "fstat",
+    "flock",
+    "ioctl",
+    "mmap",
+    "stat",
+    "access",
+    "listdir",
+    "mkdir",
+    "rename",
+    "link",
+    "unlink",
+]
 
 
 class Deadlock(BaseException):
@@ -148,6 +171,7 @@ class Turns(Environment):
         self.now = 1000.0
         self.threads: list[SteppedThread] = []
         self._rng = random.Random(1)
+        self._reads = 0
         for name in CALLS:
             setattr(self, name, partial(self._call, name, getattr(self, name)))
 
@@ -186,20 +210,20 @@ class Turns(Environment):
 
     # --- the environment's ---------------------------------------------------------------
 
-    def monotonic(self) -> float:  # type: ignore[override]
+    def monotonic(self) -> float:
         return self.now
 
-    def perf_counter(self) -> float:  # type: ignore[override]
+    def perf_counter(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:  # type: ignore[override]
+    def sleep(self, seconds: float) -> None:
         pass  # it lets other threads run, and these do when they are told
 
     def getrandbits(self, bits: int) -> int:
         return self._rng.getrandbits(bits)
 
     def start_thread(self, run: Callable[[], None], name: str) -> None:
-        thread = SteppedThread(name, run)  # of the same name may be some: reads
+        thread = SteppedThread(name, run)
         self.threads.append(thread)
         self.moved()
 
@@ -224,7 +248,8 @@ class Turns(Environment):
                 errors.append(error)
             loop.post(event.set)
 
-        self.start_thread(run, "thread read")
+        self._reads += 1
+        self.start_thread(run, f"read {self._reads}")
         await event.wait()
         if errors:
             raise errors.pop()
@@ -260,7 +285,7 @@ class OrderedLoop(asyncio.BaseEventLoop):
         self._turns = turns
         #: other things that may be chosen: cancellations
         self.others: Callable[[], list[Thing]] = list
-        #: what was run, by name
+        #: what went where there was a chooser; of a thread also the call that it stood before
         self.steps: list[str] = []
 
     def time(self) -> float:
@@ -304,7 +329,8 @@ class OrderedLoop(asyncio.BaseEventLoop):
             things = self._things()
             if things:
                 thing = chooser(things)
-                self.steps.append(thing.name)
+                at = f" ({thing.at})" if isinstance(thing, SteppedThread) else ""
+                self.steps.append(thing.name + at)
                 thing.go()
                 return
         self._pass_time()
