@@ -54,6 +54,7 @@ __all__ = [
     "VERSION",
     "MetaState",
     "SegmentHeader",
+    "broken_name",
     "pack_committed",
     "pack_lock",
     "pack_slot",
@@ -90,6 +91,13 @@ def segment_number(name: str) -> int | None:
     """The number in a segment's file name; None where the name is no segment's."""
     match = _SEGMENT_NAME.fullmatch(name)
     return int(match[1]) if match else None
+
+
+def broken_name(name: str) -> str | None:
+    """The segment's name in the name of what healing set aside; None where it is no such."""
+    base, found, count = name.partition(BROKEN_SUFFIX)
+    is_numbered = not count or (count[0] == "." and count[1:].isdecimal())
+    return base if found and is_numbered and segment_number(base) is not None else None
 
 
 # --- segment header ----------------------------------------------------------------------

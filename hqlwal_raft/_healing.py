@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ._files import Directory, File, IrregularFileError
-from ._format import BROKEN_SUFFIX, DATA_START, SegmentHeader
+from ._format import BROKEN_SUFFIX, DATA_START, SegmentHeader, broken_name
 from ._judge import Judgement, SegmentReport
 from ._plans import Copy, SetAside, Step, Sync, SyncDirectory, Write, Zero
 
@@ -101,7 +101,7 @@ def _free_name(name: str, names: set[str]) -> str:
 def _copy_of(directory: Directory, file: File, names: set[str]) -> str | None:
     """The copy that an earlier healing made before it was cut off, if it did."""
     for name in sorted(names):
-        if not name.startswith(file.name + BROKEN_SUFFIX):
+        if broken_name(name) != file.name:
             continue
         try:
             copy = directory.open_file(name)

@@ -15,7 +15,6 @@ from crc32c import crc32c
 
 from ._files import Directory, File, IrregularFileError
 from ._format import (
-    BROKEN_SUFFIX,
     COMMITTED_OFFSETS,
     DATA_START,
     ENTRY_HEAD,
@@ -31,6 +30,7 @@ from ._format import (
     SLOT_OFFSETS,
     TEMPORARY_SUFFIX,
     SegmentHeader,
+    broken_name,
     segment_number,
     unpack_committed,
     unpack_slot,
@@ -81,7 +81,7 @@ def look(directory: Directory, *, deep: bool, progress: Progress | None = None) 
             _check_regular(directory, name, result)
         elif name == LOCK_NAME:
             _check_regular(directory, name, result)
-        elif _is_broken(name):
+        elif broken_name(name) is not None:
             result.broken.append(name)
     if result.meta is None and META_NAME in result.names:
         result.is_torn = True
@@ -91,13 +91,7 @@ def look(directory: Directory, *, deep: bool, progress: Progress | None = None) 
 
 
 def _is_ours(name: str) -> bool:
-    return name == META_NAME or segment_number(name) is not None or _is_broken(name)
-
-
-def _is_broken(name: str) -> bool:
-    base, found, count = name.partition(BROKEN_SUFFIX)
-    is_numbered = not count or (count[0] == "." and count[1:].isdigit())
-    return bool(found) and is_numbered and segment_number(base) is not None
+    return name == META_NAME or segment_number(name) is not None or broken_name(name) is not None
 
 
 def _check_regular(directory: Directory, name: str, result: Look) -> None:

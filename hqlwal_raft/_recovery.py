@@ -215,7 +215,7 @@ class _Opening:
         if is_healed:
             steps, aside = heal_steps(self.directory, judgement, kept, prepared)
             self.steps += steps
-            if judgement.aside and not kept:
+            if not kept and not prepared and meta.state.first_segment:
                 self._name_no_segment(meta)
         self._put_in_order(kept, prepared)
         self._restore_committed(report, meta)
