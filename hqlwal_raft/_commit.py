@@ -402,7 +402,7 @@ class Committer:
             if need.room is not None:
                 begin = partial(_operations.make_room, log, need.room)
             else:
-                begin = partial(_operations.name_first, log, need.name)  # type: ignore[assignment]
+                begin = partial(_operations.name_first, log, need.name)
             self._lay_on(_Operation(self.new_answer(), begin, is_quiet=False), is_need=True)
         return False
 

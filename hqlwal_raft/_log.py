@@ -331,27 +331,41 @@ class Log:
         if tail is None:
             return self._append_across(entries, index)
         end = tail.end
-        is_settled = self._is_settled
+        is_buffered = self._is_buffered
+        if is_buffered:
+            is_settled = self.appended_entries == self.durable_entries
+        else:
+            is_settled = not self._unwritten
+        limit = self.options.max_entry_size
         if len(entries) == 1:
-            limit = self.options.max_entry_size
             data = encode_one(entries[0], index, tail.salt, limit, is_settled=is_settled)
             parts, offsets, stop = [data], [end], end + len(data)
         else:
             parts, offsets, stop = encode(
-                entries,
-                index,
-                tail.salt,
-                end,
-                self.options.max_entry_size,
-                is_settled=is_settled,
+                entries, index, tail.salt, end, limit, is_settled=is_settled
             )
         if stop > tail.length:
             return self._append_across(entries, index)
-        if self._is_buffered:
+        if is_buffered:
             self._write_now(tail, end, parts, stop - end)
+        # As _add_to and _added do it, for the path that most appends take.
+        count = len(offsets)
+        next_index = index + count
         self.is_changing = True
-        self._add_to(tail, parts, offsets, stop)
-        self._added(entries, index, stop - end)
+        if is_buffered:
+            if not self._dirty or self._dirty[-1] is not tail:
+                self._dirty.append(tail)
+            self.written_next = next_index
+        elif self._unwritten and self._unwritten[-1].segment is tail:
+            self._unwritten[-1].parts.extend(parts)
+        else:
+            self._unwritten.append(_Unwritten(tail, end, parts, is_first=False))
+        tail.offsets.extend(offsets)  # type: ignore[union-attr]  # the tail is loaded
+        tail.end = stop
+        tail.next_id = self._next_index = next_index
+        self.appended_entries += count
+        self.appended_bytes += stop - end
+        self.recent.add(entries, stop - end, self.written_next)
         self.is_changing = False
         return None
 
@@ -390,8 +404,8 @@ class Log:
     def _write_now(self, segment: Segment, offset: int, parts: list[bytes], size: int) -> None:
         """Puts records into the page cache: an append that returned survives kill -9."""
         file = segment.file
-        assert file is not None
         data = parts[0] if len(parts) == 1 else b"".join(parts)
+        assert file is not None
         if size < _THROUGH_THE_MAP_BYTES and self._dirty and self._dirty[-1] is segment:
             file.store(offset, data)
         else:
