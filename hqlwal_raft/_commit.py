@@ -70,22 +70,20 @@ class Answer:
         self.error: BaseException | None = None
         self.is_awaited = False
         #: called one by one, each by its own turn of the loop, with None or the error
-        self.callbacks: list[Callable[[BaseException | None], object]] = []
+        self.callbacks: deque[Callable[[BaseException | None], object]] = deque()
 
     def give(self, loop: Loop, value: Any, error: BaseException | None) -> None:
         """Answers. May be called again after an interrupt: nobody is answered twice."""
         self.value, self.error = value, error
         self._event.set()
-        if self.callbacks:
-            loop.soon(partial(self._call_next, loop))
+        # All at once: those of a later group, and who closed, must come after the last of them.
+        for _ in self.callbacks:
+            loop.soon(self._call_next)
 
-    def _call_next(self, loop: Loop) -> None:
+    def _call_next(self) -> None:
         """Calls one callback of the user's: what it raises stops nothing here."""
-        if not self.callbacks:
-            return
-        if len(self.callbacks) > 1:
-            loop.soon(partial(self._call_next, loop))
-        call_back(self.callbacks.pop(0), _own(self.error))
+        if self.callbacks:
+            call_back(self.callbacks.popleft(), _own(self.error))
 
     async def wait(self) -> Any:
         """The value, or raises the error. Being cancelled only ends the waiting."""
