@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LOCK_EX",
     "LOCK_NB",
+    "LOCK_SH",
     "LOCK_UN",
     "Empty",
     "Environment",
@@ -39,7 +40,8 @@ __all__ = [
     "Queue",
 ]
 
-LOCK_EX, LOCK_NB, LOCK_UN = fcntl.LOCK_EX, fcntl.LOCK_NB, fcntl.LOCK_UN
+LOCK_EX, LOCK_NB, LOCK_SH = fcntl.LOCK_EX, fcntl.LOCK_NB, fcntl.LOCK_SH
+LOCK_UN = fcntl.LOCK_UN
 #: what the ``get`` of a queue raises when its time is over
 Empty = queue.Empty
 

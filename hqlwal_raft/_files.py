@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from ._environment import Environment, Map
+from ._environment import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, Environment, Map
 from ._format import LOCK_BYTES, LOCK_NAME, TEMPORARY_SUFFIX, pack_lock, unpack_lock
 
 __all__ = ["Directory", "File", "IrregularFileError", "LockedError", "TornWriteError"]
@@ -533,13 +532,13 @@ class Directory:
         """
         with _noting(self.path, "locking"):
             try:
-                self.environment.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.environment.flock(self._descriptor, LOCK_EX | LOCK_NB)
             except BlockingIOError:
                 raise LockedError(self._holder()) from None
         try:
             self._lock_file()
         except BaseException:
-            self.environment.flock(self._descriptor, fcntl.LOCK_UN)
+            self.environment.flock(self._descriptor, LOCK_UN)
             raise
 
     def _lock_file(self) -> None:
@@ -562,7 +561,7 @@ class Directory:
                 if not stat.S_ISREG(self.environment.fstat(descriptor).st_mode):
                     raise IrregularFileError(errno.EINVAL, "this is no regular file", path)
                 self.lock_before = self.environment.pread(descriptor, 4096, 0) if has_file else None
-                self.environment.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.environment.flock(descriptor, LOCK_EX | LOCK_NB)
             except BaseException as error:
                 self.environment.close(descriptor)
                 if isinstance(error, BlockingIOError):
@@ -616,7 +615,7 @@ class Directory:
             if descriptor >= 0:
                 # An flock belongs to the open file, which a child forked meanwhile has too.
                 with contextlib.suppress(OSError):
-                    self.environment.flock(descriptor, fcntl.LOCK_UN)
+                    self.environment.flock(descriptor, LOCK_UN)
                 self.environment.close(descriptor)
 
     def forget_in_child(self) -> None:
@@ -653,10 +652,10 @@ Environment().call_in_forked_child(_forget_in_child)
 def _is_lockable(environment: Environment, descriptor: int) -> bool:
     try:
         # shared, for an instant, so that two who ask do not take each other for a holder
-        environment.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        environment.flock(descriptor, LOCK_SH | LOCK_NB)
     except OSError as error:
         return error.errno not in (errno.EAGAIN, errno.EACCES)
-    environment.flock(descriptor, fcntl.LOCK_UN)
+    environment.flock(descriptor, LOCK_UN)
     return True
 
 
