@@ -566,6 +566,9 @@ class Directory:
                 self.environment.close(descriptor)
                 if isinstance(error, BlockingIOError):
                     raise LockedError(self._holder()) from None
+                if not has_file:  # nobody else can have made it meanwhile: the directory is ours
+                    with contextlib.suppress(OSError):
+                        self.unlink(LOCK_NAME)
                 raise
         self._lock_descriptor = descriptor
 
