@@ -89,6 +89,15 @@ class Answer:
         """The value, or raises the error. Being cancelled only ends the waiting."""
         self.is_awaited = True
         await self._event.wait()
+        return self.result()
+
+    @property
+    def event(self) -> Any:
+        """What :meth:`wait` waits for; a loop's own."""
+        return self._event
+
+    def result(self) -> Any:
+        """The value, or raises the error; once it was given."""
         if self.error is not None:
             raise _own(self.error)  # type: ignore[misc]
         return self.value
@@ -295,6 +304,8 @@ class Committer:
                 self.new_answer(), partial(_operations.close, self.log), is_quiet=True
             )
             self._was_poisoned = self.phase is Phase.POISONED
+            if self.phase is Phase.CLOSED:  # it was abandoned
+                closing.answer.give(self._loop, None, None)
         # From here on as often as somebody closes, after an interrupt say.
         if self.phase is Phase.CLOSED or self._operation is closing:
             return closing.answer
@@ -332,6 +343,14 @@ class Committer:
         self._queue.append(call)
         self._advance()
         return call.answer
+
+    def durable_answer(self, index: int) -> Answer | None:
+        """The answer of the commit that makes an entry of the log durable; None where it is."""
+        last = self.log.last_durable_log_id
+        if last is not None and index <= last.index:
+            return None
+        self.check_writable()
+        return self._committing if index < self.log.in_flight_next else self._next_group()
 
     def check_writable(self) -> None:
         """Raises where nothing is written any more."""

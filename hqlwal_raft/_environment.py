@@ -14,6 +14,7 @@ They may be called from any thread. It must not know what a file means.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import fcntl
 import mmap
 import os
@@ -35,6 +36,7 @@ __all__ = [
     "Empty",
     "Environment",
     "Event",
+    "Lock",
     "Loop",
     "Map",
     "Queue",
@@ -67,6 +69,15 @@ class Queue(Protocol[T]):
 
     def put(self, item: T, /) -> None: ...
     def get(self, block: bool = True, timeout: float | None = None) -> T: ...  # noqa: FBT001, FBT002
+
+
+class Lock(Protocol):
+    """What is used of :class:`threading.Lock`."""
+
+    def acquire(self) -> bool: ...
+    def release(self) -> None: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *arguments: object) -> None: ...
 
 
 class Loop(NamedTuple):
@@ -185,6 +196,17 @@ class Environment:
 
     def queue(self) -> Queue[Any]:
         return queue.SimpleQueue()
+
+    lock: Callable[[], Lock] = staticmethod(threading.Lock)  # type: ignore[assignment]
+    get_ident: Callable[[], int] = staticmethod(threading.get_ident)
+
+    def is_main_thread(self) -> bool:
+        """Whether signals' handlers run in the calling thread."""
+        return threading.current_thread() is threading.main_thread()
+
+    def call_at_exit(self, call: Callable[[], None]) -> None:
+        """Has ``call`` called when the interpreter ends."""
+        atexit.register(call)
 
     def start_worker(self, name: str, loop: Loop) -> Worker:
         """A thread that runs jobs in order and reports each to the loop."""

@@ -521,6 +521,12 @@ class Log:
     def is_committing(self) -> bool:
         return self._in_flight is not None
 
+    @property
+    def in_flight_next(self) -> int:
+        """The entries below it are durable once the commit under way is."""
+        commit = self._in_flight
+        return 0 if commit is None else commit.next_index or 0
+
     def save_committed(self, log_id: LogId | None) -> None:
         """Has the next commit save the hint; a buffered log puts it into the page cache now."""
         if self._is_buffered:

@@ -46,12 +46,23 @@ CHUNK_BYTES = 256 << 10
 class Core:
     """What a store and its readers share."""
 
-    __slots__ = ("__weakref__", "committer", "is_closed", "log", "path", "pid", "why_closed")
+    __slots__ = (
+        "__weakref__",
+        "abandon",
+        "committer",
+        "is_closed",
+        "log",
+        "path",
+        "pid",
+        "why_closed",
+    )
 
     def __init__(self, path: str, log: Log, committer: Committer) -> None:
         self.path = path
         self.log = log
         self.committer = committer
+        #: what is called where it is dropped unclosed, in whatever thread; must not hold it
+        self.abandon: Callable[[], None] = committer.abandon
         self.is_closed = False
         self.why_closed = ""
         self.pid = log.directory.environment.getpid()
@@ -78,7 +89,7 @@ class Core:
             return  # a forked child has neither the threads nor the lock
         warnings.warn(f"{self.path} was never closed", ResourceWarning, stacklevel=1, source=self)
         with contextlib.suppress(Exception):
-            self.committer.abandon()
+            self.abandon()
 
 
 open_cores: weakref.WeakSet[Core] = weakref.WeakSet()

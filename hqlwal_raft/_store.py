@@ -29,7 +29,7 @@ from ._threads import Worker
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from .protocols import AppendCallback
 
-__all__ = ["Opening", "RaftLogReader", "RaftLogStorage"]
+__all__ = ["Opening", "RaftLogReader", "RaftLogStorage", "check_log_id", "statistics_of"]
 
 _SEGMENT_SIZE_MINIMUM = 8192
 _SIZE_MAXIMUM = (1 << 32) - 1
@@ -282,7 +282,7 @@ class RaftLogStorage(RaftLogReader):
         segments removed, not with the entries.
         """
         self._core.check_open()
-        _check_log_id(log_id)
+        check_log_id(log_id)
         await self._run(partial(_operations.purge, self._core.log, log_id), is_quiet=True)
 
     async def save_vote(self, vote: Vote) -> None:
@@ -298,7 +298,7 @@ class RaftLogStorage(RaftLogReader):
         """Saves the committed log id, without a sync: a crash can bring an older one back."""
         self._core.check_open()
         if log_id is not None:
-            _check_log_id(log_id)
+            check_log_id(log_id)
         await self._core.committer.save_committed(log_id).wait()
 
     async def read_committed(self) -> LogId | None:
@@ -334,33 +334,8 @@ class RaftLogStorage(RaftLogReader):
 
         Raises WalClosedError after closing.
         """
-        core = self._core
-        core.check_open()
-        log, committer = core.log, core.committer
-        latencies = sorted(committer.sync_seconds)
-        cached_entries, cached_bytes = len(log.recent), log.recent.bytes
-        return StorageStatistics(
-            segments=len(log.segments),
-            segment_bytes=log.segment_bytes,
-            entries=log.count,
-            appends=committer.appends,
-            appended_entries=log.appended_entries,
-            appended_bytes=log.appended_bytes,
-            syncs=committer.syncs,
-            entries_per_sync=log.durable_entries / committer.syncs if committer.syncs else 0.0,
-            sync_last_seconds=committer.sync_seconds[-1] if latencies else 0.0,
-            sync_p50_seconds=_quantile(latencies, 0.50),
-            sync_p99_seconds=_quantile(latencies, 0.99),
-            sync_max_seconds=committer.sync_max_seconds,
-            queue_depth=committer.queue_depth,
-            unsynced_bytes=log.unsynced_bytes,
-            last_log_id=log.last_log_id,
-            last_durable_log_id=log.last_durable_log_id,
-            last_purged_log_id=log.last_purged_log_id,
-            cached_entries=cached_entries,
-            cached_bytes=cached_bytes,
-            is_poisoned=committer.poison is not None,
-        )
+        self._core.check_open()
+        return statistics_of(self._core)
 
     async def _run(self, begin: Callable[[], Work[Any]], *, is_quiet: bool = False) -> None:
         await self._core.committer.run(begin, is_quiet=is_quiet).wait()
@@ -369,7 +344,36 @@ class RaftLogStorage(RaftLogReader):
 # --- helpers -----------------------------------------------------------------------------
 
 
-def _check_log_id(log_id: LogId) -> None:
+def statistics_of(core: Core) -> StorageStatistics:
+    """What the store of a log has done, and how it stands; for the owner."""
+    log, committer = core.log, core.committer
+    latencies = sorted(committer.sync_seconds)
+    cached_entries, cached_bytes = len(log.recent), log.recent.bytes
+    return StorageStatistics(
+        segments=len(log.segments),
+        segment_bytes=log.segment_bytes,
+        entries=log.count,
+        appends=committer.appends,
+        appended_entries=log.appended_entries,
+        appended_bytes=log.appended_bytes,
+        syncs=committer.syncs,
+        entries_per_sync=log.durable_entries / committer.syncs if committer.syncs else 0.0,
+        sync_last_seconds=committer.sync_seconds[-1] if latencies else 0.0,
+        sync_p50_seconds=_quantile(latencies, 0.50),
+        sync_p99_seconds=_quantile(latencies, 0.99),
+        sync_max_seconds=committer.sync_max_seconds,
+        queue_depth=committer.queue_depth,
+        unsynced_bytes=log.unsynced_bytes,
+        last_log_id=log.last_log_id,
+        last_durable_log_id=log.last_durable_log_id,
+        last_purged_log_id=log.last_purged_log_id,
+        cached_entries=cached_entries,
+        cached_bytes=cached_bytes,
+        is_poisoned=committer.poison is not None,
+    )
+
+
+def check_log_id(log_id: LogId) -> None:
     if not all(0 <= n <= U64_MAX for n in (log_id.term, log_id.index, log_id.node_id)):
         raise ValueError(f"{log_id} must be made of numbers from 0 to 2**64 - 1")
 

@@ -12,6 +12,7 @@ __all__ = [
     "LeaderChangedError",
     "LogGapError",
     "LogRangeError",
+    "LogTruncatedError",
     "UnknownVersionError",
     "WalClosedError",
     "WalCopyError",
@@ -64,6 +65,10 @@ class LogGapError(WalError, ValueError):
 
 class LogRangeError(WalError, ValueError):
     """The index lies at or below the purge frontier, where the log no longer reaches."""
+
+
+class LogTruncatedError(WalError):
+    """The log does not hold that entry any more: a truncation removed it."""
 
 
 class LeaderChangedError(WalError):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from .._environment import Environment, Loop, Map, Queue
+from .._environment import Environment, Lock, Loop, Map, Queue
 from .._threads import Worker
 
 __all__ = ["PassingEnvironment"]
@@ -203,6 +203,18 @@ class PassingEnvironment(Environment):
 
     def queue(self) -> Queue[Any]:
         return self.environment.queue()
+
+    def lock(self) -> Lock:
+        return self.environment.lock()
+
+    def get_ident(self) -> int:
+        return self.environment.get_ident()
+
+    def is_main_thread(self) -> bool:
+        return self.environment.is_main_thread()
+
+    def call_at_exit(self, call: Callable[[], None]) -> None:
+        self.environment.call_at_exit(call)
 
     def start_worker(self, name: str, loop: Loop) -> Worker:
         return self.environment.start_worker(name, loop)

@@ -1,0 +1,352 @@
+"""A lock in the place of the event loop: whoever holds it is the owner of the log.
+
+A :class:`Lane` is what a committer takes for its loop and for its disk thread. A change of
+threads costs a good part of what a sync does, so a thread that has to wait carries out the
+lane's jobs itself (the leader); the others that wait (the followers) wait each on a lock of its
+own. Where nobody waits the disk thread does it. It knows answers, jobs and threads; it must not
+know what a log is.
+
+- *Jobs are carried out one at a time, in the order in which they were submitted*, whoever does
+  it: ``_is_busy`` says that one is under way. So two plans never run beside each other, and the
+  directory's lock goes only after the last of them.
+- *Who carried out a job applies its outcome itself*: an outcome is never handed to a thread that
+  would need the lock which one that is awake may hold (on the interpreter's own lock that costs
+  5 ms each time).
+- *Nobody waits, or carries out a job, with the lock held*, and no code of a user's runs under it.
+- *What the committer puts off (``soon``) runs right before the lock is given back*: never in the
+  middle of a change, always before anybody else is the owner.
+- *The main thread never takes the lock.* A signal's handler may raise in it between any two
+  instructions, or call the store itself: its calls are made by stand-ins, and it waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ._commit import Answer
+from ._environment import Environment, Lock, Loop, Queue
+from ._threads import Done, Worker
+
+__all__ = ["Lane", "StandIns"]
+
+logger = logging.getLogger("hqlwal_raft")
+
+_Job = tuple[Callable[[], Any], Done]
+
+
+class _Waiter:
+    """A thread that waits: on a lock that it took once already, until somebody frees it."""
+
+    __slots__ = ("job", "lock")
+
+    def __init__(self, lock: Lock) -> None:
+        self.lock = lock
+        lock.acquire()
+        #: what it is woken up for, if it is not for its answer
+        self.job: _Job | None = None
+
+
+class _Event:
+    """An answer's event. Set by the owner."""
+
+    __slots__ = ("_lane", "is_set", "waiters")
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self.is_set = False
+        self.waiters: list[_Waiter] = []
+
+    def set(self) -> None:
+        self.is_set = True
+        for waiter in self.waiters:
+            self._lane.wake(waiter)
+
+    async def wait(self) -> None:
+        raise NotImplementedError("a blocking store's answers are waited for by its lane")
+
+
+class Lane(Worker):
+    """See the module."""
+
+    def __init__(self, name: str, environment: Environment) -> None:
+        self.lock = environment.lock()
+        self._environment = environment
+        # All of it belongs to whoever holds the lock.
+        self._soon: deque[Callable[[], Any]] = deque()
+        self._left: deque[_Job] = deque()
+        self._is_busy = False
+        self._is_stopped = False
+        #: threads that wait for an answer or a job, in their order
+        self._waiters: dict[_Waiter, None] = {}
+        self.loop = Loop(self.post, self._soon.append, partial(_Event, self))
+        self._worker = environment.start_worker(name, self.loop)
+
+    # --- for the owner (a committer) -------------------------------------------------------
+
+    def submit(self, job: Callable[[], Any], done: Done) -> None:
+        """Has a job carried out, once the lock is given back."""
+        self._left.append((job, done))
+
+    def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
+        self._worker.set_alarm(seconds, ring)
+
+    def stop(self) -> None:
+        """Ends the disk thread when the jobs before are done."""
+        self._is_stopped = True
+
+    def wake(self, waiter: _Waiter) -> None:
+        # One that is no longer among them was woken up for a job, and looks at its answer then.
+        if waiter in self._waiters:
+            del self._waiters[waiter]
+            waiter.lock.release()
+
+    # --- for every thread but the main one -------------------------------------------------
+
+    def post(self, call: Callable[[], Any]) -> None:
+        """Makes a call as the owner, and waits for nothing."""
+        with self.lock:
+            try:
+                call()
+            except BaseException:  # as an event loop does it: the thread goes on
+                logger.exception("a call by the threads of a log failed")
+            self._run_soon()
+            self._pass_on()
+
+    def call(self, begin: Callable[[], Any]) -> Any:
+        """Makes a call as the owner; where it gives an Answer, waits for that: its value."""
+        with self.lock:
+            try:
+                result = begin()
+            except BaseException:
+                self._run_soon()
+                self._pass_on()
+                raise
+            self._run_soon()
+            if result.__class__ is not Answer:
+                self._pass_on()
+                return result
+            waiter = _Waiter(self._environment.lock())
+            job = self._next_job(result, waiter)
+        is_answered = result.event.is_set  # stays so, and needs no lock
+        while job is not None or not is_answered:
+            if job is not None:
+                job = self._carry_out(job, result, waiter)
+            else:
+                waiter.lock.acquire()
+                job, waiter.job = waiter.job, None
+            is_answered = result.event.is_set
+        return result.result()
+
+    def wait(self, answer: Answer) -> Any:
+        """Waits for an answer: its value, or raises its error."""
+        return self.call(lambda: answer)
+
+    def _carry_out(self, job: _Job, answer: Answer, waiter: _Waiter) -> _Job | None:
+        """Carries out a job, applies the outcome, and gives the next job, if it is ours."""
+        value, failure = None, None
+        try:
+            value = job[0]()
+        except BaseException as error:
+            failure = error
+        with self.lock:
+            try:
+                self._carried(job[1], value, failure)
+            except BaseException:
+                logger.exception("a call by the threads of a log failed")
+            self._run_soon()
+            return self._next_job(answer, waiter)
+
+    # --- with the lock held ----------------------------------------------------------------
+
+    def _run_soon(self) -> None:
+        while self._soon:
+            try:
+                self._soon.popleft()()
+            except BaseException:
+                logger.exception("a call by the threads of a log failed")
+
+    def _carried(self, done: Done, value: Any, error: BaseException | None) -> None:
+        self._is_busy = False
+        done(value, error)
+
+    def _next_job(self, answer: Answer, waiter: _Waiter) -> _Job | None:
+        """The next job, for a thread that still waits for its answer; if there is none it is
+        to wait on its lock. What it leaves is passed on.
+        """
+        if answer.event.is_set:
+            self._pass_on()
+            return None
+        if self._left and not self._is_busy:
+            self._is_busy = True
+            return self._left.popleft()
+        if waiter not in answer.event.waiters:
+            answer.event.waiters.append(waiter)
+        self._waiters[waiter] = None
+        return None
+
+    def _pass_on(self) -> None:
+        """Gives the next job to a thread that waits, else to the disk thread."""
+        if self._is_busy:
+            return
+        if self._left:
+            self._is_busy = True
+            job = self._left.popleft()
+            if self._waiters:
+                waiter = next(iter(self._waiters))
+                waiter.job = job
+                self.wake(waiter)
+            else:
+                self._worker.submit(job[0], partial(self._carried, job[1]))
+        elif self._is_stopped:
+            self._is_stopped = False
+            self._worker.stop()
+
+
+# --- the main thread ------------------------------------------------------------------------
+
+
+class _Beginning:
+    """The part of a call that must keep its place in the order of the main thread's calls.
+
+    One that was interrupted may not have come to it when the next one is made: so whichever
+    stand-in is the first to be the owner makes all that are left.
+    """
+
+    __slots__ = ("_begin", "_error", "_left", "_value")
+
+    def __init__(self, left: deque[_Beginning], begin: Callable[[], Any]) -> None:
+        self._left = left
+        self._begin = begin
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def __call__(self) -> Any:
+        left = self._left
+        while left:
+            left.popleft()._make()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _make(self) -> None:
+        try:
+            self._value = self._begin()
+        except BaseException as error:
+            self._error = error
+
+
+class _Made:
+    """A call that is made for the main thread."""
+
+    __slots__ = ("_lock", "error", "is_answered", "value")
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        lock.acquire()
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.is_answered = False
+
+    def give(self, value: Any, error: BaseException | None) -> None:
+        """The first answer counts: one that is abandoned may still come to its end."""
+        if not self.is_answered:
+            self.value, self.error, self.is_answered = value, error, True
+            with contextlib.suppress(RuntimeError):  # two at the same time
+                self._lock.release()
+
+    def wait(self) -> Any:
+        self._lock.acquire()
+        error, self.error = self.error, None
+        if error is None:
+            return self.value
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
+
+
+class StandIns:
+    """Threads that make the calls of the main thread, and whatever must not wait for a lock.
+
+    A handler that raises ends the waiting of the main thread, and a disk may never answer: so
+    there are as many of them as there are calls under way.
+    """
+
+    def __init__(self, lane: Lane, environment: Environment) -> None:
+        self._lane = lane
+        self._environment = environment
+        self._idle: list[Queue[Callable[[], Any] | None]] = []
+        self._all: list[Queue[Callable[[], Any] | None]] = []
+        self._beginnings: deque[_Beginning] = deque()
+        self._under_way: set[_Made] = set()
+        self._is_stopped = False
+
+    def call(self, begin: Callable[[], Any], finish: Callable[[Any], Any] | None = None) -> Any:
+        """As ``finish(lane.call(begin))``, in another thread. For the main thread."""
+        beginning = self.in_order(begin)
+
+        def make() -> Any:
+            result = self._lane.call(beginning)
+            return result if finish is None else finish(result)
+
+        return self.run(make)
+
+    def in_order(self, begin: Callable[[], Any]) -> Callable[[], Any]:
+        """A call for the owner that keeps its place among those of the main thread."""
+        beginning = _Beginning(self._beginnings, begin)
+        self._beginnings.append(beginning)
+        return beginning
+
+    def run(self, make: Callable[[], Any]) -> Any:
+        """Makes a call in another thread. For the main thread."""
+        made = _Made(self._environment.lock())
+
+        def run() -> None:
+            try:
+                value = make()
+            except BaseException as error:
+                made.give(None, error)
+            else:
+                made.give(value, None)
+            self._under_way.discard(made)
+
+        self._under_way.add(made)
+        self.submit(run)
+        return made.wait()
+
+    def submit(self, call: Callable[[], Any]) -> None:
+        """Makes a call in another thread, and waits for nothing: right in ``__del__`` as well."""
+        try:
+            calls = self._idle.pop()
+        except IndexError:
+            calls = self._environment.queue()
+            self._all.append(calls)
+            self._environment.start_thread(partial(self._run, calls), "hqlwal-calls")
+        calls.put(call)
+
+    def answer_all(self, error: BaseException) -> None:
+        """Answers the main thread, whatever its calls are waiting for."""
+        for made in list(self._under_way):
+            made.give(None, error)
+
+    def stop(self) -> None:
+        """Ends the threads when what they make is made."""
+        self._is_stopped = True
+        for calls in list(self._all):
+            calls.put(None)
+
+    def _run(self, calls: Queue[Callable[[], Any] | None]) -> None:
+        while (call := calls.get()) is not None:
+            try:
+                call()
+            except BaseException:
+                logger.exception("a call by the threads of a log failed")
+            del call
+            if self._is_stopped:
+                return
+            self._idle.append(calls)

@@ -1,0 +1,556 @@
+"""The same store for threads: :class:`BlockingRaftLogStorage`, with plain calls for awaits.
+
+Any thread may call, and as many as like at once: appends that wait at the same time share one
+sync. A thread that has to wait for the disk carries out the disk's work itself; for the main
+thread, in which a signal's handler may raise at any instant, another thread does it (``_lane``
+says how). What the store is, ``RaftLogStorage`` says; here stands only what differs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import weakref
+from collections.abc import Callable, Generator, Iterable
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from . import _operations
+from ._commit import Answer, call_back
+from ._environment import Environment, Queue
+from ._format import validate_vote
+from ._lane import Lane, StandIns
+from ._log import Work, drive
+from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Core, Reading, find_leaders, overtaken, read
+from ._records import NotPlainError, plain
+from ._store import Opening, check_log_id, statistics_of
+from ._types import Entry, LogId, LogState, LogSync, StorageStatistics, Vote
+from .errors import LogRangeError, LogTruncatedError, WalClosedError
+from .protocols import AppendCallback
+
+__all__ = ["BlockingRaftLogReader", "BlockingRaftLogStorage"]
+
+logger = logging.getLogger("hqlwal_raft")
+
+
+class BlockingRaftLogReader:
+    """The reading half of a store; may be used by any thread, as long as the store is open.
+
+    As :class:`hqlwal_raft.RaftLogReader`.
+    """
+
+    __slots__ = ("_core", "_is_main_thread", "_lane", "_stand_ins")
+
+    def __init__(self, core: Core, lane: Lane, stand_ins: StandIns) -> None:
+        self._core = core
+        self._lane = lane
+        self._stand_ins = stand_ins
+        self._is_main_thread = core.log.directory.environment.is_main_thread
+
+    def try_get_log_entries(self, start: int, stop: int | None = None) -> list[Entry]:
+        """Every entry that the log holds in ``[start, stop)``; to its end where stop is None."""
+        found: list[Entry] = self._call(partial(self._read_now, start, stop), self._read)
+        return found
+
+    def limited_get_log_entries(
+        self, start: int, stop: int | None = None, max_bytes: int = 1 << 20
+    ) -> list[Entry]:
+        """The first entries of ``[start, stop)``, with ``max_bytes`` of payload at the most."""
+        reading = read(self._core, start, stop, max_bytes)
+        found: list[Entry] = self._call(lambda: reading, self._read)
+        return found
+
+    def try_get_log_entry(self, index: int) -> Entry | None:
+        """The entry; None where the log does not hold it."""
+        found = self.try_get_log_entries(index, index + 1)
+        return found[0] if found else None
+
+    def log_id_at(self, index: int) -> LogId | None:
+        """The entry's log id; None where the log does not hold it."""
+        entry = self.try_get_log_entry(index)
+        return None if entry is None else entry.log_id
+
+    def entries_stream(self, start: int, stop: int | None = None) -> Generator[Entry]:
+        """The entries of ``[start, stop)`` one by one, in bounded memory."""
+        core, log = self._core, self._core.log
+        position: int | None = None  # the entry to come, once one was given
+        while True:
+            chunk = self.limited_get_log_entries(
+                start if position is None else position, stop, CHUNK_BYTES
+            )
+            # Plain attributes, read without the lock: each alone is true for the moment.
+            epoch = log.epoch
+            if position is not None and log.first_index > position:
+                raise overtaken(position, log.first_index)
+            for entry in chunk:
+                position = entry[1] + 1
+                yield entry
+                # anything may have happened while the one who reads was busy
+                if log.epoch != epoch:
+                    break
+                if core.is_closed:
+                    core.check_open()
+                if log.first_index > position:
+                    raise overtaken(position, log.first_index)
+            if not chunk:
+                return
+
+    def leader_bounded_stream(
+        self, vote: Vote, start: int, stop: int | None = None
+    ) -> Generator[Entry]:
+        """``entries_stream`` for as long as the saved vote equals ``vote``, a committed one."""
+        core = self._core
+        core.check_leader(vote)
+        for entry in self.entries_stream(start, stop):
+            core.check_leader(vote)
+            yield entry
+        core.check_leader(vote)
+
+    def get_key_log_ids(self) -> list[LogId]:
+        """The first entry's log id, the first of each leader's, and the last; no repeats."""
+        reading = find_leaders(self._core)
+        found: list[LogId] = self._call(lambda: reading, self._read)
+        return found
+
+    def get_log_state(self) -> LogState:
+        """Both ends of the log; the last is the purge frontier where the log is empty."""
+        state: LogState = self._call(lambda: self._core.log.state)
+        return state
+
+    def read_vote(self) -> Vote | None:
+        """The vote that was saved last."""
+        vote: Vote | None = self._call(lambda: self._core.log.meta.state.vote)
+        return vote
+
+    # --- how calls are made ----------------------------------------------------------------
+
+    def _call(self, begin: Callable[[], Any], finish: Callable[[Any], Any] | None = None) -> Any:
+        """Calls ``begin`` as the owner, waits if it gives an Answer, and calls ``finish`` with
+        what came of it.
+        """
+        core = self._core
+        if core.is_closed:
+            # Before any lock: in a forked child another thread may have held it for ever.
+            core.check_open()
+        if self._is_main_thread():
+            return self._stand_ins.call(begin, finish)
+        result = self._lane.call(begin)
+        return result if finish is None else finish(result)
+
+    def _read_now(self, start: int, stop: int | None) -> list[Entry] | Reading[list[Entry]]:
+        """The short ways of ``_reading.read``, for what is in memory; else that."""
+        log = self._core.log
+        first, end = log.clip(start, stop)
+        if first >= end:
+            return []
+        entries = log.recent.read(first, end)
+        if entries is not None:
+            return entries
+        if end <= (log.recent.first_index or end) and log.cut_from is None:
+            extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)
+            if extent is not None and (entries := extent.read_cached()) is not None:
+                return entries
+        return read(self._core, start, stop, None)
+
+    def _read(self, reading: list[Entry] | Reading[Any]) -> Any:
+        """Runs a read: its jobs in this thread, the rest of it as the owner, step by step."""
+        if isinstance(reading, list):
+            return reading
+        lane, step = self._lane, partial(next, reading)
+        try:
+            while True:
+                (request,) = lane.call(partial(_in_tuple, step))
+                try:
+                    result = None
+                    if isinstance(request, Answer):
+                        lane.wait(request)
+                    elif not isinstance(request, int):
+                        result = request()
+                except Exception as error:
+                    step = partial(reading.throw, error)
+                else:
+                    step = partial(reading.send, result)
+        except StopIteration as end:
+            return end.value
+        finally:
+            reading.close()
+
+
+class BlockingRaftLogStorage(BlockingRaftLogReader):
+    """A durable Raft log for threads; see :meth:`open`. As :class:`hqlwal_raft.RaftLogStorage`.
+
+    Any thread may call any method. A signal's handler that raises while the main thread waits
+    in one ends the waiting and nothing else: the call is made all the same. At the interpreter's
+    end stores that are still open are closed. A forked child is refused with WalClosedError.
+    """
+
+    __slots__ = ("__weakref__", "_callbacks", "_entries_wait")
+
+    def __init__(self, core: Core, lane: Lane, stand_ins: StandIns, *, entries_wait: bool) -> None:
+        super().__init__(core, lane, stand_ins)
+        self._entries_wait = entries_wait
+        self._callbacks = _Callbacks(core.log.directory.environment)
+        abandon = partial(_end, lane, core.committer.abandon, self._callbacks, stand_ins)
+        # in a garbage collection, which may happen in a thread that holds the lock
+        core.abandon = partial(stand_ins.submit, partial(abandon, is_waiting=False))
+        _open_stores.add(self)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        sync: LogSync | str = Opening.sync,
+        segment_size: int = Opening.segment_size,
+        max_entry_size: int = Opening.max_entry_size,
+        auto_heal: bool = Opening.auto_heal,
+        check_integrity: bool | None = Opening.check_integrity,
+        max_unsynced_bytes: int = Opening.max_unsynced_bytes,
+        cache_bytes: int = Opening.cache_bytes,
+        environment: Environment | None = Opening.environment,
+    ) -> BlockingRaftLogStorage:
+        """Opens the log in the directory ``path``: for ``with``, or until :meth:`close`.
+
+        The options are those of :meth:`hqlwal_raft.RaftLogStorage.open`, which says what they
+        mean, and what is raised.
+        """
+        opening = Opening(
+            sync=sync,
+            segment_size=segment_size,
+            max_entry_size=max_entry_size,
+            auto_heal=auto_heal,
+            check_integrity=check_integrity,
+            max_unsynced_bytes=max_unsynced_bytes,
+            cache_bytes=cache_bytes,
+            environment=environment,
+        )
+        return cls.open_with(opening, path)
+
+    @classmethod
+    def open_with(cls, opening: Opening, path: str | os.PathLike[str]) -> BlockingRaftLogStorage:
+        """As :meth:`open`, with options that were checked already."""
+        path = os.path.abspath(os.fspath(path))
+        environment = opening.ground
+        lane = Lane("hqlwal-disk", environment)
+        stand_ins = StandIns(lane, environment)
+        interruptions: list[BaseException] = []
+
+        def open_here() -> BlockingRaftLogStorage:
+            try:
+                store = cls._open_here(opening, path, lane, stand_ins)
+            except BaseException:
+                lane.post(lane.stop)
+                stand_ins.stop()
+                raise
+            if interruptions:  # nobody waits for it any more
+                store.close()
+            return store
+
+        if not environment.is_main_thread():
+            return open_here()
+        try:
+            opened: BlockingRaftLogStorage = stand_ins.run(open_here)
+        except BaseException as error:
+            interruptions.append(error)
+            raise
+        return opened
+
+    @classmethod
+    def _open_here(
+        cls, opening: Opening, path: str, lane: Lane, stand_ins: StandIns
+    ) -> BlockingRaftLogStorage:
+        log = opening.open_log(path)
+        try:
+            core = lane.call(partial(opening.start, path, log, lane, lane.loop))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                drive(_operations.close(log), log)
+                log.directory.say_clean()
+            log.release()
+            log.directory.close()
+            raise
+        entries_wait = opening.policy == LogSync.IMMEDIATE
+        return cls(core, lane, stand_ins, entries_wait=entries_wait)
+
+    # --- writing ---------------------------------------------------------------------------
+
+    def append(
+        self,
+        entries: Iterable[Entry],
+        callback: AppendCallback | None = None,
+        *,
+        wait: bool = True,
+    ) -> LogId | None:
+        """Appends entries with consecutive indexes, the first being the last index + 1.
+
+        Returns the last one's log id, None where there is none: as soon as the sync policy says,
+        as :meth:`hqlwal_raft.RaftLogStorage.append` has it; without ``wait``, or with a callback,
+        as soon as the entries are readable (:meth:`wait_durable` waits for them). The callback is
+        called exactly once, one callback after the other, by a thread of the store's; it may
+        call the store.
+        """
+        batch = entries if type(entries) is list else list(entries)
+        if not batch:
+            self._core.check_open()
+            if callback is not None:
+                callback(None)
+            return None
+        waits = wait and callback is None and self._entries_wait
+        if callback is not None:
+            callback = partial(self._callbacks.submit, callback)
+        finish = self._wait if waits else None
+        try:
+            self._call(partial(self._append, batch, callback, waits=waits), finish)
+        except NotPlainError:
+            batch = [plain(entry) for entry in batch]
+            self._call(partial(self._append, batch, callback, waits=waits), finish)
+        return batch[-1].log_id
+
+    def _append(
+        self, batch: list[Entry], callback: AppendCallback | None, *, waits: bool
+    ) -> Answer | None:
+        """As the owner. What it gives is waited for once, so it gives no more than is wanted."""
+        committer = self._core.committer
+        group = committer.append_now(batch, callback)
+        if group is None:
+            # it waits for its place in the order: from here on the batch is ours
+            return committer.append_later([plain(entry) for entry in batch], callback).answer
+        return group if waits else None
+
+    def _wait(self, group: Answer | None) -> None:
+        """The second waiting of an append that had to queue: for its commit."""
+        if group is not None:
+            self._lane.wait(group)
+
+    def truncate(self, log_id: LogId) -> None:
+        """Removes ``[log_id.index, ∞)``; durable on return. Past the end nothing happens."""
+        self._run(partial(_operations.truncate, self._core.log, log_id.index), is_quiet=True)
+
+    def truncate_after(self, log_id: LogId | None) -> None:
+        """Keeps the entries up to and including ``log_id``, None of them for None."""
+        if log_id is not None:
+            begin = partial(_operations.truncate, self._core.log, log_id.index + 1)
+            self._run(begin, is_quiet=True)
+        else:
+            self._run(partial(_operations.truncate_all, self._core.log), is_quiet=True)
+
+    def purge(self, log_id: LogId) -> None:
+        """Removes ``[.., log_id.index]``; durable on return, and the space is free."""
+        self._core.check_open()
+        check_log_id(log_id)
+        self._run(partial(_operations.purge, self._core.log, log_id), is_quiet=True)
+
+    def save_vote(self, vote: Vote) -> None:
+        """Saves the vote; durable on return, as is everything that was called before."""
+        self._core.check_open()
+        validate_vote(vote)
+        self._run(partial(_operations.save_vote, self._core.log, vote))
+
+    def save_committed(self, log_id: LogId | None) -> None:
+        """Saves the committed log id, without a sync: a crash can bring an older one back."""
+        self._core.check_open()
+        if log_id is not None:
+            check_log_id(log_id)
+        self._call(partial(self._core.committer.save_committed, log_id))
+
+    def read_committed(self) -> LogId | None:
+        """The committed log id saved last; after a crash possibly an older one."""
+        committed: LogId | None = self._call(lambda: self._core.log.meta.committed)
+        return committed
+
+    def flush(self) -> None:
+        """Everything that was accepted before is durable on return."""
+        self._call(self._core.committer.flush)
+
+    def wait_durable(self, log_id: LogId) -> None:
+        """Returns once that very entry is durable; asks for no sync of its own.
+
+        Raises LogTruncatedError where another entry has its index, LogRangeError where the log
+        does not reach so far, and as :meth:`append` would.
+        """
+        if self._call(partial(self._begin_waiting, log_id)) is _UNKNOWN:
+            found = self.log_id_at(log_id.index)
+            if found is not None and found != log_id:
+                raise _truncated(log_id, found)
+
+    def _begin_waiting(self, log_id: LogId) -> Any:
+        log, committer, index = self._core.log, self._core.committer, log_id.index
+        if log.next_index is None or index >= log.next_index:
+            committer.check_writable()  # poison took it
+            raise LogRangeError(f"the log has no entry {index}: it ends with {log.last_log_id}")
+        if index < log.first_index:
+            return None  # purged: durable before it was
+        recent = log.recent.read(index, index + 1)
+        if recent and recent[0].log_id != log_id:
+            raise _truncated(log_id, recent[0].log_id)
+        answer = committer.durable_answer(index)
+        return _UNKNOWN if answer is None and not recent else answer
+
+    @property
+    def poison(self) -> BaseException | None:
+        """Why nothing is written any more; None while all is well. Needs no lock."""
+        return self._core.committer.poison
+
+    def get_log_reader(self) -> BlockingRaftLogReader:
+        """A reader, for those who only read; it lives as long as the store is open."""
+        self._core.check_open()
+        return BlockingRaftLogReader(self._core, self._lane, self._stand_ins)
+
+    def statistics(self) -> StorageStatistics:
+        """What the store has done since it was opened, and how it stands now."""
+        found: StorageStatistics = self._call(partial(statistics_of, self._core))
+        return found
+
+    def _run(self, begin: Callable[[], Work[Any]], *, is_quiet: bool = False) -> None:
+        self._call(partial(self._core.committer.run, begin, is_quiet=is_quiet))
+
+    def answer_in_forked_child(self) -> None:
+        """Answers the main thread, which waits for a thread that is not in this process."""
+        self._stand_ins.answer_all(WalClosedError(self._core.why_closed))
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed or abandoned, or is another process's, which forked this one."""
+        return self._core.is_closed
+
+    def close(self) -> None:
+        """Makes durable what was accepted and closes the log. Idempotent.
+
+        Calls that still wait for their place in the order get WalClosedError; those that were
+        accepted get their answer. Callbacks have been called on return, unless one of them
+        closes it. Raises WalPoisonedError where the last sync failed, unless an earlier one had.
+        """
+        core = self._core
+        self._end(f"{core.path} was closed", core.committer.close, is_waiting=True)
+
+    def abandon(self) -> None:
+        """Answers every caller at once with WalClosedError, and lets go without waiting for a
+        disk that does not answer: what is not durable may be lost, as after a kill.
+
+        The directory's lock goes when the disk answers. A thread that is just carrying out the
+        disk's work for all others is answered then, too; the main thread never is that one.
+        """
+        core = self._core
+        self._end(f"{core.path} was abandoned", core.committer.abandon, is_waiting=False)
+        self._stand_ins.answer_all(WalClosedError(core.why_closed))
+
+    def _end(self, why: str, begin: Callable[[], Any], *, is_waiting: bool) -> None:
+        core = self._core
+        if core.pid != core.log.directory.environment.getpid():
+            return  # a forked child has neither the threads nor the lock
+        core.close(why)
+        if self._is_main_thread():
+            begin = self._stand_ins.in_order(begin)
+        end = partial(_end, self._lane, begin, self._callbacks, self._stand_ins)
+        if self._is_main_thread():
+            self._stand_ins.run(partial(end, is_waiting=is_waiting))
+        else:
+            end(is_waiting=is_waiting)
+
+
+class _Callbacks:
+    """Calls the callbacks of appends, one after the other, in a thread of its own.
+
+    Not in a thread that happens to carry out the disk's work: that one may hold what the
+    callback waits for.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._calls: Queue[Callable[[], Any] | None] | None = None
+        self._thread = 0
+        self._is_stopped = False
+
+    def submit(self, callback: AppendCallback, error: BaseException | None) -> None:
+        """Has one called. As the owner."""
+        calls = self._calls
+        if calls is None:
+            calls = self._calls = self._environment.queue()
+            self._environment.start_thread(partial(self._run, calls), "hqlwal-callbacks")
+        calls.put(partial(call_back, callback, error))
+        if self._is_stopped:
+            calls.put(None)
+
+    def stop(self, *, is_waiting: bool) -> None:
+        """Ends the thread once those that it was given are called. Not as the owner."""
+        calls, self._calls, self._is_stopped = self._calls, None, True
+        if calls is None:
+            return
+        if is_waiting and self._environment.get_ident() != self._thread:
+            called = self._environment.lock()
+            called.acquire()
+            calls.put(called.release)
+            called.acquire()
+        calls.put(None)
+
+    def _run(self, calls: Queue[Callable[[], Any] | None]) -> None:
+        self._thread = self._environment.get_ident()
+        while (call := calls.get()) is not None:
+            try:
+                call()
+            except BaseException:  # KeyboardInterrupt and SystemExit have no meaning here
+                logger.exception("the callback of an append raised")
+            del call
+
+
+_UNKNOWN = object()
+
+
+def _in_tuple(step: Callable[[], Any]) -> tuple[Any]:
+    return (step(),)  # which is no Answer, and so is not waited for
+
+
+def _truncated(log_id: LogId, found: LogId) -> LogTruncatedError:
+    return LogTruncatedError(f"{log_id} is not in the log any more, which has {found} there")
+
+
+def _end(
+    lane: Lane,
+    begin: Callable[[], Any],
+    callbacks: _Callbacks,
+    stand_ins: StandIns,
+    *,
+    is_waiting: bool,
+) -> None:
+    """Ends a store. Must not hold it: also called for one that was dropped unclosed."""
+    try:
+        lane.call(begin)
+    finally:
+        callbacks.stop(is_waiting=is_waiting)
+        stand_ins.stop()
+
+
+# --- the end of the process, and forked children ------------------------------------------
+
+_open_stores: weakref.WeakSet[BlockingRaftLogStorage] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for store in list(_open_stores):
+        with contextlib.suppress(Exception):
+            store.close()
+
+
+def _answer_in_forked_child() -> None:
+    # A handler that forked in the middle of a call: in the child nobody else will answer it.
+    for store in list(_open_stores):
+        store.answer_in_forked_child()
+
+
+Environment().call_at_exit(_close_all)
+Environment().call_in_forked_child(_answer_in_forked_child)
