@@ -49,8 +49,8 @@ format: $(VENV)/.lint  ## mends style and format where that can be done
 bench: $(VENV)/.bench  ## measures the store against its peers; ARGS=--quick for a minute's worth
 	$(BIN)/python benchmarks/store.py $(ARGS)
 
-torture: $(VENV)/.test  ## power cuts and kills for as long as you like; ARGS="--seconds 600"
-	$(BIN)/python -m tests.torture $(ARGS)
+torture: $(VENV)/.test  ## every loop of the proofs whole, then random histories; ARGS="--seconds 600"
+	$(BIN)/python -m tests.proofs $(ARGS)
 
 clean:  ## removes the virtual environments and what the tools leave behind
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build

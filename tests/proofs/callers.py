@@ -23,9 +23,8 @@ from hqlwal_raft.errors import LogRangeError
 from tests.torture.ledger import NEVER, Ledger, Node, View, Violation
 
 from . import loops
-from .machine import Spinning, limit_seconds
-from .orders import Chooser, Spins
-from .turns import CALLS, Deadlock, OrderedLoop, Thing, Turns
+from .orders import Chooser
+from .turns import CALLS, Deadlock, OrderedLoop, Spins, Thing, Turns
 
 __all__ = ["History", "Judged", "Op", "judge"]
 
@@ -379,21 +378,20 @@ def judge(history: History, chooser: Chooser) -> Judged:
         with loops.silence(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                with limit_seconds(_LIMIT_SECONDS):
+                with loops.limit_seconds(_LIMIT_SECONDS):
                     loops.run_asyncio(run.loop, run.main)
-            except (Deadlock, Spinning):
+            except (Deadlock, Spins):
                 waiting = ", ".join(run.waiting) or "closing"
                 run.problem("answer", f"nothing moves any more, and these wait: {waiting}")
-            except Spins:
-                run.problem("answer", "it does not end")
             except WalError as error:
                 if not history.failing_sync:
                     run.problem("error", f"closing raised {error!r}")
             except Exception as error:
                 run.problem("error", f"closing raised {error!r}")
             run.system.drop_threads()
-            shutil.copytree(directory, f"{directory}-copy")
-            run.directory = f"{directory}-copy"  # a store that hangs keeps its lock
+            if run.waiting or run.problems:  # a store that hangs keeps its lock
+                shutil.copytree(directory, f"{directory}-copy")
+                run.directory = f"{directory}-copy"
             run.reopen()
             problems, steps = run.problems, run.loop.steps
             if problems:

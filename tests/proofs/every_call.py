@@ -13,7 +13,6 @@ import copy
 import errno
 import functools
 import gc
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,17 +25,25 @@ from hqlwal_raft import WalError, WalLockedError
 from hqlwal_raft.testing._kernel import Image
 from tests.torture.ledger import Ledger, View, Violation
 
-from . import loops
 from .faulty import Call, Fault, FaultyEnvironment, faults_of
-from .machine import Machine, Spinning, limit_seconds, oldest
+from .machine import Machine, Spinning, oldest
+from .machine import play as run_on
 from .store import DIRECTORY, Player, Problem, look, opened
 from .turns import Deadlock
 
-__all__ = ["HISTORIES", "Finding", "History", "calls_of", "cases", "full_disks", "play", "run"]
+__all__ = [
+    "HISTORIES",
+    "Finding",
+    "History",
+    "calls_of",
+    "cases",
+    "full_disks",
+    "judge_disk",
+    "play",
+    "run",
+]
 
 _LOCK_PATH = f"{DIRECTORY}/lock.hql"
-#: of the processor; one play takes some thousandths
-_LIMIT_SECONDS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +254,7 @@ def _start(history: History) -> _Start:
             await player.play(history.before)
             tasks.cancel_scope.cancel()
 
-    _run(machine, main)
+    run_on("asyncio", machine, main)
     assert player is not None
     assert not player.problems, player.problems
     ledger = player.ledger
@@ -267,14 +274,8 @@ def _view(machine: Machine, history: History, *, is_healing: bool = False) -> Vi
         async with opened(machine, auto_heal=is_healing) as store:
             views.append(await look(store))
 
-    _run(machine, main)
+    run_on("asyncio", machine, main)
     return views[0]
-
-
-def _run(machine: Machine, main: Callable[[], Any]) -> None:
-    with loops.silence(), warnings.catch_warnings(), limit_seconds(_LIMIT_SECONDS):
-        warnings.simplefilter("ignore")
-        loops.run("asyncio", main, machine)
 
 
 def calls_of(history: History) -> Played:
@@ -293,7 +294,9 @@ def play(history: History, fault: Fault | None) -> Played:
     played = Played(environment.calls, [], [])
     ledger = copy.deepcopy(start.ledger)
     try:
-        _run(machine, lambda: _live(history, environment, machine, ledger, start, played))
+        run_on(
+            "asyncio", machine, lambda: _live(history, environment, machine, ledger, start, played)
+        )
     except Deadlock:
         played.problems.append(Problem("hang", played.operation, "waits for ever at the end"))
     except Spinning:
@@ -348,7 +351,12 @@ async def _live(
             await player.round("close")
         environment.is_quiet = True
         player.judge_end()
-        await _judge_disk(player, machine, history, is_interrupted=bool(fault and fault.interrupt))
+        await judge_disk(
+            player,
+            machine,
+            is_healing=bool(history.options.get("auto_heal")),
+            is_interrupted=bool(fault and fault.interrupt),
+        )
         tasks.cancel_scope.cancel()
 
 
@@ -371,7 +379,7 @@ async def _open(
                 await player.begin()
             except Violation as violation:
                 player.problem("lost", "open", violation)
-            except (WalError, OSError) as failure:
+            except Exception as failure:
                 player.problem("refused", "open", f"and then reading: {failure!r}")
             return
         if attempt == 1:
@@ -389,8 +397,8 @@ def _without_lock(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {path: data for path, data in files.items() if path != _LOCK_PATH}
 
 
-async def _judge_disk(
-    player: Player, machine: Machine, history: History, *, is_interrupted: bool
+async def judge_disk(
+    player: Player, machine: Machine, *, is_healing: bool = False, is_interrupted: bool = False
 ) -> None:
     """What is there at the end: descriptors, the lock, the log."""
     player.store = None
@@ -400,7 +408,6 @@ async def _judge_disk(
     if machine.open_descriptors and not is_interrupted:
         player.problem("descriptor", "the end", f"left open: {machine.open_descriptors}")
     ledger = player.ledger
-    is_healing = bool(history.options.get("auto_heal"))
     is_exact = player.is_closed_cleanly and not player.has_unknown
     images = _images(machine)
     if is_interrupted:
@@ -457,7 +464,7 @@ async def _reopen(player: Player, machine: Machine, story: str, *, is_healing: b
     except WalLockedError as error:
         player.problem("lock", story, repr(error))
         return None
-    except (WalError, OSError, AssertionError) as error:
+    except Exception as error:
         player.problem("refused", story, repr(error))
         return None
     for problem in follower.problems:
@@ -516,7 +523,7 @@ def full_disks() -> list[Problem]:
                 machine.capacity_bytes = 0
             try:
                 _view(machine, history)
-            except (OSError, WalError) as error:
+            except Exception as error:
                 story = f"no free {what}: {history.name}"
                 problems.append(Problem("full", story, repr(error)))
     return problems

@@ -22,8 +22,7 @@ import anyio
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, WalError, WalLockedError
 
 from . import loops
-from .machine import Spinning, limit_seconds
-from .turns import Deadlock, Turns
+from .turns import Deadlock, Spins, Turns
 
 __all__ = ["CALLS", "INJECTED", "Call", "Interrupter", "Scene", "run"]
 
@@ -375,9 +374,9 @@ def run(scene: Scene, calls: Sequence[Call], interrupter: Interrupter) -> list[t
         with loops.silence(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                with limit_seconds(_LIMIT_SECONDS):
+                with loops.limit_seconds(_LIMIT_SECONDS):
                     loops.run(scene.backend, history.main, history.turns)
-            except (Deadlock, Spinning) as hang:
+            except (Deadlock, Spins) as hang:
                 history.expected = None
                 history.problem("hang", f"the run does not end: {type(hang).__name__}")
             except (loops.DIED, *INJECTED):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,9 @@ from typing import Any
 import trio
 import trio._core._run
 
-from .turns import Deadlock, OrderedLoop, Turns
+from .turns import Deadlock, OrderedLoop, Spins, Turns
 
-__all__ = ["BACKENDS", "DIED", "run", "run_asyncio", "silence"]
+__all__ = ["BACKENDS", "DIED", "limit_seconds", "run", "run_asyncio", "silence"]
 
 BACKENDS = ("asyncio", "trio")
 
@@ -99,6 +100,22 @@ def _run_trio(main: Callable[[], Awaitable[Any]], turns: Turns) -> None:
         if isinstance(died.__cause__, Deadlock):
             raise died.__cause__ from None
         raise
+
+
+@contextmanager
+def limit_seconds(seconds: float) -> Iterator[None]:
+    """Raises Spins in the main thread once so much time of the processor is used up."""
+
+    def ring(_number: int, _frame: Any) -> None:
+        raise Spins
+
+    before = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 @contextmanager

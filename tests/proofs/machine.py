@@ -7,8 +7,10 @@ times. It must not know what the store does.
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -21,9 +23,10 @@ from hqlwal_raft.testing._kernel import Image, MemoryKernel, Snapshot
 from hqlwal_raft.testing._kernel_images import Variants
 from hqlwal_raft.testing._kernel_pages import Content, apply
 
+from . import loops
 from .turns import SteppedThread, Turns
 
-__all__ = ["Machine", "Spinning", "limit_seconds", "oldest"]
+__all__ = ["Inline", "Machine", "Spinning", "oldest", "play", "without_frames"]
 
 T = TypeVar("T")
 
@@ -33,7 +36,7 @@ class Spinning(BaseException):
 
 
 @contextmanager
-def limit_seconds(seconds: float) -> Iterator[None]:
+def _limit_seconds(seconds: float) -> Iterator[None]:
     """Raises Spinning in the main thread once so much time of the processor is used up."""
 
     def ring(_number: int, _frame: Any) -> None:
@@ -46,6 +49,46 @@ def limit_seconds(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """An error kept for long must not keep alive what its frames hold: files, above all."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        if each.__context__ is not None:
+            each.__context__.__traceback__ = None
+        if isinstance(each, BaseExceptionGroup):
+            for inner in each.exceptions:
+                without_frames(inner)
+        each = each.__cause__ or each.__context__
+    return error
+
+
+def play(
+    backend: str, machine: Inline, main: Callable[[], Awaitable[Any]], seconds: float = 20
+) -> None:
+    """Runs ``main`` on an event loop; the same every time, and silently.
+
+    Raises Spinning after so many seconds of the processor, Deadlock, or what the loop died of.
+    """
+    failure: BaseException | None = None
+    was_enabled = gc.isenabled()
+    gc.disable()  # finalizers come when the last reference goes, not at any call of the kernel
+    try:
+        with loops.silence(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                with _limit_seconds(seconds):
+                    loops.run(backend, main, machine)
+            except BaseException as error:
+                failure = without_frames(error)
+                gc.collect()  # what was abandoned complains here, not in the next test
+    finally:
+        if was_enabled:
+            gc.enable()
+    if failure is not None:
+        raise failure
 
 
 class _Alarm:
@@ -71,14 +114,33 @@ class _Alarm:
 class _InlineWorker:
     """A worker without a thread; its jobs are done in the order in which they come."""
 
-    def __init__(self, name: str, loop: Loop, machine: Machine) -> None:
+    def __init__(self, name: str, loop: Loop, machine: Inline) -> None:
         self._name = name
         self._loop = loop
         self._machine = machine
+        self._jobs: list[Callable[[], None]] = []
 
     def submit(
         self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], Any]
     ) -> None:
+        if not self._machine.delay:
+            self._do(job, done)
+            return
+        self._jobs.append(lambda: self._do(job, done))
+        if len(self._jobs) == 1:
+            self._hop(self._machine.delay)
+
+    def _hop(self, steps: int) -> None:
+        """Lets the loop take so many steps, then does the next job."""
+        if steps:
+            self._loop.post(lambda: self._hop(steps - 1))
+            return
+        self._jobs[0]()
+        del self._jobs[0]
+        if self._jobs:
+            self._hop(self._machine.delay)
+
+    def _do(self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], Any]) -> None:
         result, failure = None, None
         self._machine.jobs += 1
         try:
@@ -98,23 +160,15 @@ class _InlineWorker:
         pass
 
 
-class Machine(Turns, MemoryKernel):  # type: ignore[misc]  # both have a chance of their own
-    """See the module."""
+class Inline(Turns):
+    """To be mixed in before an environment that has the files: it has no threads."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        # of each life its own: no two lives draw the same salts
-        self._rng = random.Random(self.seed)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         #: how many jobs of other threads are being done
         self.jobs = 0
-
-    @property
-    def open_descriptors(self) -> list[str]:
-        return [description.path for description in self._descriptors.values()]
-
-    @property
-    def inodes(self) -> int:
-        return len(self._nodes)
+        #: how many steps of the loop a job waits before it is done
+        self.delay = 0
 
     def start_worker(self, name: str, loop: Loop) -> Worker:
         return cast("Worker", _InlineWorker(name, loop, self))
@@ -123,7 +177,8 @@ class Machine(Turns, MemoryKernel):  # type: ignore[misc]  # both have a chance 
         return self._run_here(job)
 
     async def _run_here(self, job: Callable[[], T]) -> T:
-        await anyio.lowlevel.checkpoint()  # as anyio's does
+        for _ in range(1 + self.delay):  # one, as anyio's does
+            await anyio.lowlevel.checkpoint()
         self.jobs += 1
         try:
             result = job()
@@ -131,6 +186,23 @@ class Machine(Turns, MemoryKernel):  # type: ignore[misc]  # both have a chance 
             self.jobs -= 1
         await anyio.lowlevel.cancel_shielded_checkpoint()
         return result
+
+
+class Machine(Inline, MemoryKernel):  # type: ignore[misc]  # both have a chance of their own
+    """See the module."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # of each life its own: no two lives draw the same salts
+        self._rng = random.Random(self.seed)
+
+    @property
+    def open_descriptors(self) -> list[str]:
+        return [description.path for description in self._descriptors.values()]
+
+    @property
+    def inodes(self) -> int:
+        return len(self._nodes)
 
 
 def oldest(snapshot: Snapshot[Machine], *, has_new_names: bool) -> Image:

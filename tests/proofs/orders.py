@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from .turns import Thing
+from .turns import Spins, Thing
 
 __all__ = [
     "ORDERS",
@@ -17,7 +17,6 @@ __all__ = [
     "Demotions",
     "Departures",
     "Drawn",
-    "Spins",
     "choices",
     "departures",
 ]
@@ -34,10 +33,6 @@ MOST_STEPS = 5000
 #: where the order departs from the rank: (place among the choices, what): ``"-"`` demotes the
 #: thing whose turn it is below all others, a number delivers that cancellation
 Departures = tuple[tuple[int, str], ...]
-
-
-class Spins(BaseException):
-    """A history that does not end."""
 
 
 class Chooser:

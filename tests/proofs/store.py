@@ -8,7 +8,7 @@ acknowledged in a ledger, and collects as ``Problem`` what a caller must never m
 The operations: ``open``, ``close``, ``append 300*3 9000`` (payload sizes), ``append! 300`` (with a
 callback), ``truncate N`` (the last N; ``all``), ``after N`` (truncate_after all but the last N;
 ``none``), ``purge N`` (the first N; ``all``; ``+N`` beyond the end), ``vote``, ``committed``,
-``flush``, ``read``, ``limited BYTES``, ``stream``, ``leader``, ``keys``, ``state``, ``reader``.
+``flush``, ``aclose``, ``read``, ``limited BYTES``, ``stream``, ``leader``, ``keys``, ``state``, ``reader``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ from hqlwal_raft import (
 from hqlwal_raft._environment import Environment
 from tests.torture.ledger import Ledger, View, Violation
 
-__all__ = ["DIRECTORY", "Answer", "Player", "Problem", "look", "opened"]
+from .machine import without_frames
+
+__all__ = ["DIRECTORY", "Answer", "Player", "Problem", "WasCancelled", "look", "opened"]
 
 DIRECTORY = "/node/log"
 SEGMENT_SIZE = 8192
@@ -44,6 +46,10 @@ SEGMENT_SIZE = 8192
 _PATIENCE_SECONDS = 5.0
 #: what may come out of a call that was interrupted
 _INTERRUPTS = (KeyboardInterrupt, MemoryError)
+
+
+class WasCancelled(Exception):
+    """In the place of a result: what waited for the call was cancelled."""
 
 
 class Problem(NamedTuple):
@@ -83,19 +89,14 @@ class Answer:
         )
 
     @property
-    def is_poisoned(self) -> bool:
-        return isinstance(self.error, WalPoisonedError | WalClosedError)
-
-
-def _without_frames(error: BaseException) -> BaseException:
-    """An error kept for long must not keep alive what its frames hold: files, above all."""
-    each: BaseException | None = error
-    while each is not None:
-        each.__traceback__ = None
-        if each.__context__ is not None:
-            each.__context__.__traceback__ = None
-        each = each.__cause__ or each.__context__
-    return error
+    def is_refused(self) -> bool:
+        """Whether the operation must have changed nothing. A cancelled one is carried out."""
+        return (
+            self.error is not None
+            and not isinstance(self.error, WalPoisonedError)
+            and not self.is_unknown
+            and not isinstance(self.error, WasCancelled)
+        )
 
 
 def opened(
@@ -177,7 +178,7 @@ class Player:
                 answer.is_answered = True
                 raise
             except BaseException as error:
-                answer.error = _without_frames(error)
+                answer.error = without_frames(error)
             answer.is_answered = True
             if all(each.is_answered for each in answers):
                 everything.set()
@@ -193,9 +194,12 @@ class Player:
 
     async def _settle(self) -> None:
         called = self._called
+        is_opening = bool(called) and called[0].operation == "open"
+        if not is_opening and any(isinstance(a.error, WasCancelled) for a in called):
+            await anyio.sleep(_PATIENCE_SECONDS)  # what goes on without a waiter comes to its end
         for answer in reversed(called):
             self._judge(answer)
-            if answer.error is not None and not answer.is_poisoned and not answer.is_unknown:
+            if answer.is_refused:
                 try:
                     answer.undo()
                 except Violation as violation:
@@ -208,7 +212,7 @@ class Player:
                     self.problem("wrong", answer.operation, wrong)
         is_unknown = any(answer.is_unknown for answer in called)
         self.has_unknown |= is_unknown
-        if called and called[0].operation == "open":
+        if is_opening:
             return  # what it shows is judged by who asked for it
         if self.store is not None and not self._sees_poison():
             await self._compare(called, is_unknown=is_unknown)
@@ -270,7 +274,7 @@ class Player:
             self._adopt(view)
         except Violation as violation:
             self.problem("half", where, violation)
-        except (WalError, OSError, MemoryError, KeyError) as error:
+        except Exception as error:
             if not self._sees_poison():
                 self.problem("half", where, f"looking at it: {error!r}")
         finally:
@@ -298,7 +302,9 @@ class Player:
                 continue
             times = len(answer.calls)
             allowed: tuple[int, ...] = (0, 1) if answer.is_unknown else (0,)
-            if answer.is_answered and answer.error is None:
+            if answer.is_answered and (
+                answer.error is None or isinstance(answer.error, WasCancelled)
+            ):
                 allowed = (1,)
             if times not in allowed:
                 self.problem("callback", answer.operation, f"called {times} times")
@@ -340,6 +346,11 @@ class Player:
         except BaseException:
             self.is_poisoned = True
             raise
+
+    def _aclose(self, answer: Answer) -> Awaitable[None]:
+        """Without leaving the block of ``open``, which ``close`` does."""
+        assert self.store is not None
+        return self.store.aclose()
 
     def _entries(self, words: tuple[str, ...]) -> list[Entry]:
         last = self.ledger.last
@@ -480,7 +491,9 @@ class Player:
         entries = [node.entry for node in self.ledger.live]
         answer.check = lambda value: (
             None
-            if value == entries[: len(value)] and bool(value) == bool(entries)
+            if (value == entries[: len(value)] and bool(value) == bool(entries))
+            or len(self._called) > 1
+            or self.is_poisoned
             else f"read {_text(value)} of {_text(entries)}"
         )
         return self.store.limited_get_log_entries(0, None, int(word))
@@ -502,7 +515,11 @@ class Player:
         assert self.store is not None
         # each entry has a leader of its own
         ids = [node.entry.log_id for node in self.ledger.live]
-        answer.check = lambda value: None if value == ids else f"{value} instead of {ids}"
+        answer.check = lambda value: (
+            None
+            if value == ids or len(self._called) > 1 or self.is_poisoned
+            else f"{value} instead of {ids}"
+        )
         return self.store.get_key_log_ids()
 
     def _state(self, answer: Answer) -> Awaitable[Any]:

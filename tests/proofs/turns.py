@@ -24,7 +24,16 @@ import anyio.lowlevel
 
 from hqlwal_raft._environment import Environment, Loop, Queue
 
-__all__ = ["CALLS", "Chooser", "Deadlock", "OrderedLoop", "SteppedThread", "Thing", "Turns"]
+__all__ = [
+    "CALLS",
+    "Chooser",
+    "Deadlock",
+    "OrderedLoop",
+    "Spins",
+    "SteppedThread",
+    "Thing",
+    "Turns",
+]
 
 T = TypeVar("T")
 
@@ -57,6 +66,10 @@ CALLS = [
 
 class Deadlock(BaseException):
     """Somebody waits, and nothing can move any more."""
+
+
+class Spins(BaseException):
+    """Something runs and never ends."""
 
 
 class _Dropped(BaseException):

@@ -1,0 +1,263 @@
+"""Histories as words over a small alphabet, and what each letter lets a crash leave.
+
+A history is written as letters with blanks between them, and means the same in every run:
+
+=========  ==================================================================================
+``A2``     appends two entries and syncs; ``a2`` leaves them unsynced
+``F-1``    appends an entry whose record fills an empty segment but for one byte (any number)
+``G+1``    appends an entry whose record is one byte longer than a common one (any number)
+``O``      appends an entry that is larger than a segment
+``S``      syncs
+``T4``     truncates from entry 4 on
+``P4``     purges up to 4
+``V``      saves a new vote
+``C``      saves the last log id as committed
+``Hseal``  one step of housekeeping that the engine would do at some later time
+``R``      closes and opens again
+``K``      the process dies and is started again; what it wrote is in the kernel's memory
+=========  ==================================================================================
+
+A segment has room for three common records. A page is shorter than a record, so that a header and
+records lie on different pages and every record straddles two.
+
+It knows no disk: what a log should be is kept here in three numbers and a list of entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from hqlwal_raft import Entry, LogId, Vote
+from hqlwal_raft.testing import MemoryKernel
+
+from .core import HEADER_BYTES, RECORD_OVERHEAD_BYTES, Core, View
+
+__all__ = ["PAGE_BYTES", "SEGMENT_BYTES", "Allowed", "Expected", "Life", "Model", "letters"]
+
+PAGE_BYTES = 64
+RECORD_BYTES = 72
+ROOM_BYTES = 3 * RECORD_BYTES
+SEGMENT_BYTES = HEADER_BYTES + ROOM_BYTES
+#: of what is appended after a recovery: no history gets there by itself
+LATER_TERM = 15
+#: the letters that append; the small ones do not sync
+APPENDS = "AaFfGgOo"
+
+
+class Allowed(NamedTuple):
+    """A log that may be found: the first ``at_least`` entries or more, in order, to the end."""
+
+    frontier: LogId | None
+    entries: tuple[Entry, ...]
+    at_least: int
+
+
+class Expected(NamedTuple):
+    """All that a crash at some moment may leave."""
+
+    logs: tuple[Allowed, ...]
+    votes: tuple[Vote | None, ...]
+    committed: frozenset[LogId | None]
+
+    def problem(self, view: View) -> str | None:
+        """What is wrong with what a store shows; the first words name the kind."""
+        if view.vote not in self.votes:
+            return f"the vote is wrong: {view.vote} instead of {self.votes[-1]}"
+        last = view.entries[-1].log_id if view.entries else view.frontier
+        if view.last != last:
+            return f"the last log id is wrong: {view.last} where the entries end with {last}"
+        if view.committed not in self.committed:
+            return f"the committed log id is wrong: {view.committed} was never saved"
+        if view.committed and (last is None or view.committed.index > last.index):
+            return f"the committed log id is wrong: {view.committed} is beyond {last}"
+        worst = f"the frontier is wrong: {view.frontier} is not {self.logs[-1].frontier}"
+        count = len(view.entries)
+        for frontier, entries, at_least in self.logs:
+            if view.frontier != frontier:
+                continue
+            if view.entries != entries[:count]:
+                worst = f"entries that do not belong there: the log ends with {last}"
+            elif count < at_least:
+                ids = [entry.index for entry in entries[count:at_least]]
+                return f"acknowledged entries are lost: {ids}"
+            else:
+                return None
+        return worst
+
+
+class Model:
+    """What a log should hold while a history goes on, kept outside of the store."""
+
+    def __init__(self) -> None:
+        self.log: list[Entry] = []
+        #: how many of them are durable
+        self.durable = 0
+        self.frontier: LogId | None = None
+        self.vote: Vote | None = None
+        self.votes = 0
+        #: all that were ever saved: as a hint it may go back
+        self.committed: frozenset[LogId | None] = frozenset((None,))
+        self.term = 1
+
+    @classmethod
+    def of(cls, view: View) -> Model:
+        """The model of a log that an open showed: a node builds on it, so all of it is durable."""
+        model = cls()
+        model.log = list(view.entries)
+        model.durable = len(model.log)
+        model.frontier, model.vote, model.term = view.frontier, view.vote, LATER_TERM
+        model.committed |= {view.committed}
+        return model
+
+    @property
+    def frontier_index(self) -> int:
+        return self.frontier.index if self.frontier else 0
+
+    @property
+    def last_index(self) -> int:
+        return self.log[-1].index if self.log else self.frontier_index
+
+    @property
+    def last(self) -> LogId | None:
+        return self.log[-1].log_id if self.log else self.frontier
+
+    @property
+    def next_vote(self) -> Vote:
+        return Vote(self.votes + 1, 7, self.votes % 2 == 1)
+
+    @property
+    def state(self) -> object:
+        """Equal for two histories that expect the same of all that follows."""
+        log, votes = tuple(self.log), (self.vote, self.votes)
+        return log, self.durable, self.frontier, votes, self.committed, self.term
+
+    @property
+    def exactly(self) -> Expected:
+        """What the store itself must show now, and a reopened one."""
+        return self._expected(len(self.log))
+
+    @property
+    def at_least(self) -> Expected:
+        """What a crash may leave while nothing is going on."""
+        return self._expected(self.durable)
+
+    def _expected(self, durable: int) -> Expected:
+        entries = tuple(self.log)
+        return Expected((Allowed(self.frontier, entries, durable),), (self.vote,), self.committed)
+
+    def entries(self, letter: str) -> list[Entry]:
+        """The entries that a letter appends."""
+        kind, number = letter[0].upper(), letter[1:]
+        if kind == "A":
+            sizes = [RECORD_BYTES] * int(number)
+        elif kind == "F":
+            sizes = [ROOM_BYTES + int(number)]
+        elif kind == "G":
+            sizes = [RECORD_BYTES + int(number)]
+        else:
+            sizes = [ROOM_BYTES + 2 * RECORD_BYTES]
+        index = self.last_index + 1
+        return [
+            Entry(
+                self.term, i, bytes((16 * self.term + i & 0xFF,)) * (size - RECORD_OVERHEAD_BYTES)
+            )
+            for i, size in enumerate(sizes, index)
+        ]
+
+    def purged_to(self, index: int) -> LogId:
+        found = next((entry.log_id for entry in self.log if entry.index == index), None)
+        return found or LogId(self.term, index)
+
+    def within(self, letter: str, *, is_power_cut: bool = True) -> Expected:
+        """What a crash within the letter may leave.
+
+        Where only the process died, all that was readable before must still be there.
+        """
+        durable = self.durable if is_power_cut else len(self.log)
+        now = self._expected(durable)
+        kind = letter[0]
+        if kind in APPENDS:
+            added = (*self.log, *self.entries(letter))
+            return now._replace(logs=(Allowed(self.frontier, added, durable),))
+        if kind == "T":
+            kept = sum(entry.index < int(letter[1:]) for entry in self.log)
+            allowed = Allowed(self.frontier, tuple(self.log), min(durable, kept))
+            return now._replace(logs=(allowed,))
+        if kind == "P":
+            log_id = self.purged_to(int(letter[1:]))
+            rest = tuple(entry for entry in self.log if entry.index > log_id.index)
+            gone = len(self.log) - len(rest)
+            allowed = Allowed(log_id, rest, max(durable - gone, 0))
+            return now._replace(logs=(*now.logs, allowed))
+        if kind == "V":
+            return now._replace(votes=(self.vote, self.next_vote))
+        if kind == "C":
+            return now._replace(committed=now.committed | {self.last})
+        return now
+
+    def acknowledge(self, letter: str) -> None:
+        """The call has returned."""
+        kind = letter[0]
+        if kind in APPENDS:
+            self.log += self.entries(letter)
+        elif kind == "T":
+            self.log = [entry for entry in self.log if entry.index < int(letter[1:])]
+            self.term += 1
+        elif kind == "P":
+            self.frontier = self.purged_to(int(letter[1:]))
+            self.log = [entry for entry in self.log if entry.index > self.frontier.index]
+        elif kind == "V":
+            self.vote = self.next_vote
+            self.votes += 1
+        elif kind == "C":
+            self.committed |= {self.last}
+        # a truncation, a purge, an end and an opening make durable what was written before
+        if kind in "AFGOTPSRK":
+            self.durable = len(self.log)
+
+
+class Life:
+    """A store and what it should hold. ``kernel`` is the memory in which it lives."""
+
+    def __init__(self, kernel: MemoryKernel, model: Model | None = None) -> None:
+        self.kernel = kernel
+        self.core = Core(kernel, SEGMENT_BYTES)
+        self.model = model or Model()
+
+    def perform(self, letter: str) -> None:
+        """Has the store do what the letter says; the model is the caller's business."""
+        core, model, kind = self.core, self.model, letter[0]
+        if kind in APPENDS:
+            core.append(model.entries(letter), sync=kind.isupper())
+        elif kind == "T":
+            core.truncate(int(letter[1:]))
+        elif kind == "P":
+            core.purge(model.purged_to(int(letter[1:])))
+        elif kind == "V":
+            core.save_vote(model.next_vote)
+        elif kind == "C":
+            core.save_committed(model.last)
+        elif kind == "H":
+            core.housekeeping(letter[1:])
+        elif kind == "S":
+            core.sync()
+        else:
+            (core.close if kind == "R" else core.abandon)()
+            self.core = Core(self.kernel, SEGMENT_BYTES)
+
+
+def letters(life: Life, families: Sequence[str]) -> Iterator[str]:
+    """The letters that may come next. ``T``, ``P``, ``H`` stand for every one that makes sense."""
+    model = life.model
+    last = model.last_index
+    for family in families:
+        if family == "T":
+            yield from (f"T{entry.index}" for entry in model.log)
+        elif family == "P":
+            ends = [*range(model.frontier_index + 1, last + 2), last + 3]
+            yield from (f"P{index}" for index in ends)
+        elif family == "H":
+            yield from (f"H{name}" for name in life.core.due())
+        elif family != "S" or model.durable < len(model.log):
+            yield family
