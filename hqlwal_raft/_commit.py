@@ -491,7 +491,7 @@ class Committer:
         if not self._is_crowded:
             self._commit()
         elif not self._is_sync_coming:
-            self._loop.soon(self._commit_now)
+            (self._loop.gather or self._loop.soon)(self._commit_now)
             self._is_sync_coming = True
 
     def _commit_now(self) -> None:

@@ -88,6 +88,8 @@ class Loop(NamedTuple):
     #: has a callable called on the loop, from the loop, after what is ready to run now
     soon: Callable[[Callable[[], Any]], Any]
     event: Callable[[], Event]
+    #: the same as ``soon``, where that is not after all who are about to ask for something too
+    gather: Callable[[Callable[[], Any]], Any] | None = None
 
 
 class Environment:

@@ -16,12 +16,11 @@ know what a log is.
 - *What the committer puts off (``soon``) runs right before the lock is given back*: never in the
   middle of a change, always before anybody else is the owner.
 - *The main thread never takes the lock.* A signal's handler may raise in it between any two
-  instructions, or call the store itself: its calls are made by stand-ins, and it waits.
+  instructions, or call the store itself: others make its calls (``_stand_ins``), and it waits.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -29,10 +28,10 @@ from functools import partial
 from typing import Any
 
 from ._commit import Answer
-from ._environment import Environment, Lock, Loop, Queue
+from ._environment import Environment, Lock, Loop
 from ._threads import Done, Worker
 
-__all__ = ["Lane", "StandIns"]
+__all__ = ["Lane"]
 
 logger = logging.getLogger("hqlwal_raft")
 
@@ -83,7 +82,7 @@ class Lane(Worker):
         self._is_stopped = False
         #: threads that wait for an answer or a job, in their order
         self._waiters: dict[_Waiter, None] = {}
-        self.loop = Loop(self.post, self._soon.append, partial(_Event, self))
+        self.loop = Loop(self.post, self._soon.append, partial(_Event, self), self._gather)
         self._worker = environment.start_worker(name, self.loop)
 
     # --- for the owner (a committer) -------------------------------------------------------
@@ -98,6 +97,13 @@ class Lane(Worker):
     def stop(self) -> None:
         """Ends the disk thread when the jobs before are done."""
         self._is_stopped = True
+
+    def _gather(self, call: Callable[[], Any]) -> None:
+        """Makes the call when threads that were just answered had a chance to ask again: they
+        all came with one sync, and are to share the next one as well.
+        """
+        # Not longer than the interpreter takes to go round: on a fast disk a nap costs a sync.
+        self.submit(partial(self._environment.sleep, 0.0), lambda _value, _error: call())
 
     def wake(self, waiter: _Waiter) -> None:
         # One that is no longer among them was woken up for a job, and looks at its answer then.
@@ -205,148 +211,3 @@ class Lane(Worker):
         elif self._is_stopped:
             self._is_stopped = False
             self._worker.stop()
-
-
-# --- the main thread ------------------------------------------------------------------------
-
-
-class _Beginning:
-    """The part of a call that must keep its place in the order of the main thread's calls.
-
-    One that was interrupted may not have come to it when the next one is made: so whichever
-    stand-in is the first to be the owner makes all that are left.
-    """
-
-    __slots__ = ("_begin", "_error", "_left", "_value")
-
-    def __init__(self, left: deque[_Beginning], begin: Callable[[], Any]) -> None:
-        self._left = left
-        self._begin = begin
-        self._value: Any = None
-        self._error: BaseException | None = None
-
-    def __call__(self) -> Any:
-        left = self._left
-        while left:
-            left.popleft()._make()
-        if self._error is not None:
-            raise self._error
-        return self._value
-
-    def _make(self) -> None:
-        try:
-            self._value = self._begin()
-        except BaseException as error:
-            self._error = error
-
-
-class _Made:
-    """A call that is made for the main thread."""
-
-    __slots__ = ("_lock", "error", "is_answered", "value")
-
-    def __init__(self, lock: Lock) -> None:
-        self._lock = lock
-        lock.acquire()
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.is_answered = False
-
-    def give(self, value: Any, error: BaseException | None) -> None:
-        """The first answer counts: one that is abandoned may still come to its end."""
-        if not self.is_answered:
-            self.value, self.error, self.is_answered = value, error, True
-            with contextlib.suppress(RuntimeError):  # two at the same time
-                self._lock.release()
-
-    def wait(self) -> Any:
-        self._lock.acquire()
-        error, self.error = self.error, None
-        if error is None:
-            return self.value
-        try:
-            raise error
-        finally:
-            del error  # its traceback holds this frame
-
-
-class StandIns:
-    """Threads that make the calls of the main thread, and whatever must not wait for a lock.
-
-    A handler that raises ends the waiting of the main thread, and a disk may never answer: so
-    there are as many of them as there are calls under way.
-    """
-
-    def __init__(self, lane: Lane, environment: Environment) -> None:
-        self._lane = lane
-        self._environment = environment
-        self._idle: list[Queue[Callable[[], Any] | None]] = []
-        self._all: list[Queue[Callable[[], Any] | None]] = []
-        self._beginnings: deque[_Beginning] = deque()
-        self._under_way: set[_Made] = set()
-        self._is_stopped = False
-
-    def call(self, begin: Callable[[], Any], finish: Callable[[Any], Any] | None = None) -> Any:
-        """As ``finish(lane.call(begin))``, in another thread. For the main thread."""
-        beginning = self.in_order(begin)
-
-        def make() -> Any:
-            result = self._lane.call(beginning)
-            return result if finish is None else finish(result)
-
-        return self.run(make)
-
-    def in_order(self, begin: Callable[[], Any]) -> Callable[[], Any]:
-        """A call for the owner that keeps its place among those of the main thread."""
-        beginning = _Beginning(self._beginnings, begin)
-        self._beginnings.append(beginning)
-        return beginning
-
-    def run(self, make: Callable[[], Any]) -> Any:
-        """Makes a call in another thread. For the main thread."""
-        made = _Made(self._environment.lock())
-
-        def run() -> None:
-            try:
-                value = make()
-            except BaseException as error:
-                made.give(None, error)
-            else:
-                made.give(value, None)
-            self._under_way.discard(made)
-
-        self._under_way.add(made)
-        self.submit(run)
-        return made.wait()
-
-    def submit(self, call: Callable[[], Any]) -> None:
-        """Makes a call in another thread, and waits for nothing: right in ``__del__`` as well."""
-        try:
-            calls = self._idle.pop()
-        except IndexError:
-            calls = self._environment.queue()
-            self._all.append(calls)
-            self._environment.start_thread(partial(self._run, calls), "hqlwal-calls")
-        calls.put(call)
-
-    def answer_all(self, error: BaseException) -> None:
-        """Answers the main thread, whatever its calls are waiting for."""
-        for made in list(self._under_way):
-            made.give(None, error)
-
-    def stop(self) -> None:
-        """Ends the threads when what they make is made."""
-        self._is_stopped = True
-        for calls in list(self._all):
-            calls.put(None)
-
-    def _run(self, calls: Queue[Callable[[], Any] | None]) -> None:
-        while (call := calls.get()) is not None:
-            try:
-                call()
-            except BaseException:
-                logger.exception("a call by the threads of a log failed")
-            del call
-            if self._is_stopped:
-                return
-            self._idle.append(calls)

@@ -9,173 +9,29 @@ says how). What the store is, ``RaftLogStorage`` says; here stands only what dif
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import weakref
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from . import _operations
-from ._commit import Answer, call_back
-from ._environment import Environment, Queue
+from ._blocking_reader import BlockingRaftLogReader
+from ._commit import Answer
+from ._environment import Environment
 from ._format import validate_vote
-from ._lane import Lane, StandIns
+from ._lane import Lane
 from ._log import Work, drive
-from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Core, Reading, find_leaders, overtaken, read
+from ._reading import Core
 from ._records import NotPlainError, plain
+from ._stand_ins import Callbacks, StandIns
 from ._store import Opening, check_log_id, statistics_of
-from ._types import Entry, LogId, LogState, LogSync, StorageStatistics, Vote
+from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from .errors import LogRangeError, LogTruncatedError, WalClosedError
 from .protocols import AppendCallback
 
 __all__ = ["BlockingRaftLogReader", "BlockingRaftLogStorage"]
-
-logger = logging.getLogger("hqlwal_raft")
-
-
-class BlockingRaftLogReader:
-    """The reading half of a store; may be used by any thread, as long as the store is open.
-
-    As :class:`hqlwal_raft.RaftLogReader`.
-    """
-
-    __slots__ = ("_core", "_is_main_thread", "_lane", "_stand_ins")
-
-    def __init__(self, core: Core, lane: Lane, stand_ins: StandIns) -> None:
-        self._core = core
-        self._lane = lane
-        self._stand_ins = stand_ins
-        self._is_main_thread = core.log.directory.environment.is_main_thread
-
-    def try_get_log_entries(self, start: int, stop: int | None = None) -> list[Entry]:
-        """Every entry that the log holds in ``[start, stop)``; to its end where stop is None."""
-        found: list[Entry] = self._call(partial(self._read_now, start, stop), self._read)
-        return found
-
-    def limited_get_log_entries(
-        self, start: int, stop: int | None = None, max_bytes: int = 1 << 20
-    ) -> list[Entry]:
-        """The first entries of ``[start, stop)``, with ``max_bytes`` of payload at the most."""
-        reading = read(self._core, start, stop, max_bytes)
-        found: list[Entry] = self._call(lambda: reading, self._read)
-        return found
-
-    def try_get_log_entry(self, index: int) -> Entry | None:
-        """The entry; None where the log does not hold it."""
-        found = self.try_get_log_entries(index, index + 1)
-        return found[0] if found else None
-
-    def log_id_at(self, index: int) -> LogId | None:
-        """The entry's log id; None where the log does not hold it."""
-        entry = self.try_get_log_entry(index)
-        return None if entry is None else entry.log_id
-
-    def entries_stream(self, start: int, stop: int | None = None) -> Generator[Entry]:
-        """The entries of ``[start, stop)`` one by one, in bounded memory."""
-        core, log = self._core, self._core.log
-        position: int | None = None  # the entry to come, once one was given
-        while True:
-            chunk = self.limited_get_log_entries(
-                start if position is None else position, stop, CHUNK_BYTES
-            )
-            # Plain attributes, read without the lock: each alone is true for the moment.
-            epoch = log.epoch
-            if position is not None and log.first_index > position:
-                raise overtaken(position, log.first_index)
-            for entry in chunk:
-                position = entry[1] + 1
-                yield entry
-                # anything may have happened while the one who reads was busy
-                if log.epoch != epoch:
-                    break
-                if core.is_closed:
-                    core.check_open()
-                if log.first_index > position:
-                    raise overtaken(position, log.first_index)
-            if not chunk:
-                return
-
-    def leader_bounded_stream(
-        self, vote: Vote, start: int, stop: int | None = None
-    ) -> Generator[Entry]:
-        """``entries_stream`` for as long as the saved vote equals ``vote``, a committed one."""
-        core = self._core
-        core.check_leader(vote)
-        for entry in self.entries_stream(start, stop):
-            core.check_leader(vote)
-            yield entry
-        core.check_leader(vote)
-
-    def get_key_log_ids(self) -> list[LogId]:
-        """The first entry's log id, the first of each leader's, and the last; no repeats."""
-        reading = find_leaders(self._core)
-        found: list[LogId] = self._call(lambda: reading, self._read)
-        return found
-
-    def get_log_state(self) -> LogState:
-        """Both ends of the log; the last is the purge frontier where the log is empty."""
-        state: LogState = self._call(lambda: self._core.log.state)
-        return state
-
-    def read_vote(self) -> Vote | None:
-        """The vote that was saved last."""
-        vote: Vote | None = self._call(lambda: self._core.log.meta.state.vote)
-        return vote
-
-    # --- how calls are made ----------------------------------------------------------------
-
-    def _call(self, begin: Callable[[], Any], finish: Callable[[Any], Any] | None = None) -> Any:
-        """Calls ``begin`` as the owner, waits if it gives an Answer, and calls ``finish`` with
-        what came of it.
-        """
-        core = self._core
-        if core.is_closed:
-            # Before any lock: in a forked child another thread may have held it for ever.
-            core.check_open()
-        if self._is_main_thread():
-            return self._stand_ins.call(begin, finish)
-        result = self._lane.call(begin)
-        return result if finish is None else finish(result)
-
-    def _read_now(self, start: int, stop: int | None) -> list[Entry] | Reading[list[Entry]]:
-        """The short ways of ``_reading.read``, for what is in memory; else that."""
-        log = self._core.log
-        first, end = log.clip(start, stop)
-        if first >= end:
-            return []
-        entries = log.recent.read(first, end)
-        if entries is not None:
-            return entries
-        if end <= (log.recent.first_index or end) and log.cut_from is None:
-            extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)
-            if extent is not None and (entries := extent.read_cached()) is not None:
-                return entries
-        return read(self._core, start, stop, None)
-
-    def _read(self, reading: list[Entry] | Reading[Any]) -> Any:
-        """Runs a read: its jobs in this thread, the rest of it as the owner, step by step."""
-        if isinstance(reading, list):
-            return reading
-        lane, step = self._lane, partial(next, reading)
-        try:
-            while True:
-                (request,) = lane.call(partial(_in_tuple, step))
-                try:
-                    result = None
-                    if isinstance(request, Answer):
-                        lane.wait(request)
-                    elif not isinstance(request, int):
-                        result = request()
-                except Exception as error:
-                    step = partial(reading.throw, error)
-                else:
-                    step = partial(reading.send, result)
-        except StopIteration as end:
-            return end.value
-        finally:
-            reading.close()
 
 
 class BlockingRaftLogStorage(BlockingRaftLogReader):
@@ -191,8 +47,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     def __init__(self, core: Core, lane: Lane, stand_ins: StandIns, *, entries_wait: bool) -> None:
         super().__init__(core, lane, stand_ins)
         self._entries_wait = entries_wait
-        self._callbacks = _Callbacks(core.log.directory.environment)
-        abandon = partial(_end, lane, core.committer.abandon, self._callbacks, stand_ins)
+        self._callbacks = Callbacks(core.log.directory.environment)
+        abandon = partial(_let_go, lane, core.committer.abandon, self._callbacks, stand_ins)
         # in a garbage collection, which may happen in a thread that holds the lock
         core.abandon = partial(stand_ins.submit, partial(abandon, is_waiting=False))
         _open_stores.add(self)
@@ -456,73 +312,24 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         core.close(why)
         if self._is_main_thread():
             begin = self._stand_ins.in_order(begin)
-        end = partial(_end, self._lane, begin, self._callbacks, self._stand_ins)
+        end = partial(_let_go, self._lane, begin, self._callbacks, self._stand_ins)
         if self._is_main_thread():
             self._stand_ins.run(partial(end, is_waiting=is_waiting))
         else:
             end(is_waiting=is_waiting)
 
 
-class _Callbacks:
-    """Calls the callbacks of appends, one after the other, in a thread of its own.
-
-    Not in a thread that happens to carry out the disk's work: that one may hold what the
-    callback waits for.
-    """
-
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-        self._calls: Queue[Callable[[], Any] | None] | None = None
-        self._thread = 0
-        self._is_stopped = False
-
-    def submit(self, callback: AppendCallback, error: BaseException | None) -> None:
-        """Has one called. As the owner."""
-        calls = self._calls
-        if calls is None:
-            calls = self._calls = self._environment.queue()
-            self._environment.start_thread(partial(self._run, calls), "hqlwal-callbacks")
-        calls.put(partial(call_back, callback, error))
-        if self._is_stopped:
-            calls.put(None)
-
-    def stop(self, *, is_waiting: bool) -> None:
-        """Ends the thread once those that it was given are called. Not as the owner."""
-        calls, self._calls, self._is_stopped = self._calls, None, True
-        if calls is None:
-            return
-        if is_waiting and self._environment.get_ident() != self._thread:
-            called = self._environment.lock()
-            called.acquire()
-            calls.put(called.release)
-            called.acquire()
-        calls.put(None)
-
-    def _run(self, calls: Queue[Callable[[], Any] | None]) -> None:
-        self._thread = self._environment.get_ident()
-        while (call := calls.get()) is not None:
-            try:
-                call()
-            except BaseException:  # KeyboardInterrupt and SystemExit have no meaning here
-                logger.exception("the callback of an append raised")
-            del call
-
-
 _UNKNOWN = object()
-
-
-def _in_tuple(step: Callable[[], Any]) -> tuple[Any]:
-    return (step(),)  # which is no Answer, and so is not waited for
 
 
 def _truncated(log_id: LogId, found: LogId) -> LogTruncatedError:
     return LogTruncatedError(f"{log_id} is not in the log any more, which has {found} there")
 
 
-def _end(
+def _let_go(
     lane: Lane,
     begin: Callable[[], Any],
-    callbacks: _Callbacks,
+    callbacks: Callbacks,
     stand_ins: StandIns,
     *,
     is_waiting: bool,

@@ -1,0 +1,165 @@
+"""The reading half of the blocking face: ``BlockingRaftLogReader``, and how its calls are made.
+
+For every thread; see ``_lane`` for who is the owner, and ``_reading`` for how a log is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any
+
+from ._commit import Answer
+from ._lane import Lane
+from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Core, Reading, find_leaders, overtaken, read
+from ._stand_ins import StandIns
+from ._types import Entry, LogId, LogState, Vote
+
+__all__ = ["BlockingRaftLogReader"]
+
+
+class BlockingRaftLogReader:
+    """The reading half of a store; may be used by any thread, as long as the store is open.
+
+    As :class:`hqlwal_raft.RaftLogReader`.
+    """
+
+    __slots__ = ("_core", "_is_main_thread", "_lane", "_stand_ins")
+
+    def __init__(self, core: Core, lane: Lane, stand_ins: StandIns) -> None:
+        self._core = core
+        self._lane = lane
+        self._stand_ins = stand_ins
+        self._is_main_thread = core.log.directory.environment.is_main_thread
+
+    def try_get_log_entries(self, start: int, stop: int | None = None) -> list[Entry]:
+        """Every entry that the log holds in ``[start, stop)``; to its end where stop is None."""
+        found: list[Entry] = self._call(partial(self._read_now, start, stop), self._read)
+        return found
+
+    def limited_get_log_entries(
+        self, start: int, stop: int | None = None, max_bytes: int = 1 << 20
+    ) -> list[Entry]:
+        """The first entries of ``[start, stop)``, with ``max_bytes`` of payload at the most."""
+        reading = read(self._core, start, stop, max_bytes)
+        found: list[Entry] = self._call(lambda: reading, self._read)
+        return found
+
+    def try_get_log_entry(self, index: int) -> Entry | None:
+        """The entry; None where the log does not hold it."""
+        found = self.try_get_log_entries(index, index + 1)
+        return found[0] if found else None
+
+    def log_id_at(self, index: int) -> LogId | None:
+        """The entry's log id; None where the log does not hold it."""
+        entry = self.try_get_log_entry(index)
+        return None if entry is None else entry.log_id
+
+    def entries_stream(self, start: int, stop: int | None = None) -> Generator[Entry]:
+        """The entries of ``[start, stop)`` one by one, in bounded memory."""
+        core, log = self._core, self._core.log
+        position: int | None = None  # the entry to come, once one was given
+        while True:
+            chunk = self.limited_get_log_entries(
+                start if position is None else position, stop, CHUNK_BYTES
+            )
+            # Plain attributes, read without the lock: each alone is true for the moment.
+            epoch = log.epoch
+            if position is not None and log.first_index > position:
+                raise overtaken(position, log.first_index)
+            for entry in chunk:
+                position = entry[1] + 1
+                yield entry
+                # anything may have happened while the one who reads was busy
+                if log.epoch != epoch:
+                    break
+                if core.is_closed:
+                    core.check_open()
+                if log.first_index > position:
+                    raise overtaken(position, log.first_index)
+            if not chunk:
+                return
+
+    def leader_bounded_stream(
+        self, vote: Vote, start: int, stop: int | None = None
+    ) -> Generator[Entry]:
+        """``entries_stream`` for as long as the saved vote equals ``vote``, a committed one."""
+        core = self._core
+        core.check_leader(vote)
+        for entry in self.entries_stream(start, stop):
+            core.check_leader(vote)
+            yield entry
+        core.check_leader(vote)
+
+    def get_key_log_ids(self) -> list[LogId]:
+        """The first entry's log id, the first of each leader's, and the last; no repeats."""
+        reading = find_leaders(self._core)
+        found: list[LogId] = self._call(lambda: reading, self._read)
+        return found
+
+    def get_log_state(self) -> LogState:
+        """Both ends of the log; the last is the purge frontier where the log is empty."""
+        state: LogState = self._call(lambda: self._core.log.state)
+        return state
+
+    def read_vote(self) -> Vote | None:
+        """The vote that was saved last."""
+        vote: Vote | None = self._call(lambda: self._core.log.meta.state.vote)
+        return vote
+
+    # --- how calls are made ----------------------------------------------------------------
+
+    def _call(self, begin: Callable[[], Any], finish: Callable[[Any], Any] | None = None) -> Any:
+        """Calls ``begin`` as the owner, waits if it gives an Answer, and calls ``finish`` with
+        what came of it.
+        """
+        core = self._core
+        if core.is_closed:
+            # Before any lock: in a forked child another thread may have held it for ever.
+            core.check_open()
+        if self._is_main_thread():
+            return self._stand_ins.call(begin, finish)
+        result = self._lane.call(begin)
+        return result if finish is None else finish(result)
+
+    def _read_now(self, start: int, stop: int | None) -> list[Entry] | Reading[list[Entry]]:
+        """The short ways of ``_reading.read``, for what is in memory; else that."""
+        log = self._core.log
+        first, end = log.clip(start, stop)
+        if first >= end:
+            return []
+        entries = log.recent.read(first, end)
+        if entries is not None:
+            return entries
+        if end <= (log.recent.first_index or end) and log.cut_from is None:
+            extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)
+            if extent is not None and (entries := extent.read_cached()) is not None:
+                return entries
+        return read(self._core, start, stop, None)
+
+    def _read(self, reading: list[Entry] | Reading[Any]) -> Any:
+        """Runs a read: its jobs in this thread, the rest of it as the owner, step by step."""
+        if isinstance(reading, list):
+            return reading
+        lane, step = self._lane, partial(next, reading)
+        try:
+            while True:
+                (request,) = lane.call(partial(_in_tuple, step))
+                try:
+                    result = None
+                    if isinstance(request, Answer):
+                        lane.wait(request)
+                    elif not isinstance(request, int):
+                        result = request()
+                except Exception as error:
+                    step = partial(reading.throw, error)
+                else:
+                    step = partial(reading.send, result)
+        except StopIteration as end:
+            return end.value
+        finally:
+            reading.close()
+
+
+def _in_tuple(step: Callable[[], Any]) -> tuple[Any]:
+    return (step(),)  # which is no Answer, and so is not waited for

@@ -1,0 +1,213 @@
+"""Threads that make calls for others: for the main thread, and for those who gave a callback.
+
+Signals' handlers run in the main thread: one may raise between any two instructions, or call the
+store itself in the middle of a call. So the main thread never is the owner of a blocking store;
+a stand-in makes its call, and a handler that raises ends its waiting and nothing else.
+
+It must not know what is called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ._commit import call_back
+from ._environment import Environment, Lock, Queue
+from ._lane import Lane
+from .protocols import AppendCallback
+
+__all__ = ["Callbacks", "StandIns"]
+
+logger = logging.getLogger("hqlwal_raft")
+
+
+class _Beginning:
+    """The part of a call that must keep its place in the order of the main thread's calls.
+
+    One that was interrupted may not have come to it when the next one is made: so whichever
+    stand-in is the first to be the owner makes all that are left.
+    """
+
+    __slots__ = ("_begin", "_error", "_left", "_value")
+
+    def __init__(self, left: deque[_Beginning], begin: Callable[[], Any]) -> None:
+        self._left = left
+        self._begin = begin
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def __call__(self) -> Any:
+        left = self._left
+        while left:
+            left.popleft()._make()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+    def _make(self) -> None:
+        try:
+            self._value = self._begin()
+        except BaseException as error:
+            self._error = error
+
+
+class _Made:
+    """A call that is made for the main thread."""
+
+    __slots__ = ("_lock", "error", "is_answered", "value")
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        lock.acquire()
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.is_answered = False
+
+    def give(self, value: Any, error: BaseException | None) -> None:
+        """The first answer counts: one that is abandoned may still come to its end."""
+        if not self.is_answered:
+            self.value, self.error, self.is_answered = value, error, True
+            with contextlib.suppress(RuntimeError):  # two at the same time
+                self._lock.release()
+
+    def wait(self) -> Any:
+        self._lock.acquire()
+        error, self.error = self.error, None
+        if error is None:
+            return self.value
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame
+
+
+class StandIns:
+    """Threads that make the calls of the main thread, and whatever must not wait for a lock.
+
+    A handler that raises ends the waiting of the main thread, and a disk may never answer: so
+    there are as many of them as there are calls under way.
+    """
+
+    def __init__(self, lane: Lane, environment: Environment) -> None:
+        self._lane = lane
+        self._environment = environment
+        self._idle: list[Queue[Callable[[], Any] | None]] = []
+        self._all: list[Queue[Callable[[], Any] | None]] = []
+        self._beginnings: deque[_Beginning] = deque()
+        self._under_way: set[_Made] = set()
+        self._is_stopped = False
+
+    def call(self, begin: Callable[[], Any], finish: Callable[[Any], Any] | None = None) -> Any:
+        """As ``finish(lane.call(begin))``, in another thread. For the main thread."""
+        beginning = self.in_order(begin)
+
+        def make() -> Any:
+            result = self._lane.call(beginning)
+            return result if finish is None else finish(result)
+
+        return self.run(make)
+
+    def in_order(self, begin: Callable[[], Any]) -> Callable[[], Any]:
+        """A call for the owner that keeps its place among those of the main thread."""
+        beginning = _Beginning(self._beginnings, begin)
+        self._beginnings.append(beginning)
+        return beginning
+
+    def run(self, make: Callable[[], Any]) -> Any:
+        """Makes a call in another thread. For the main thread."""
+        made = _Made(self._environment.lock())
+
+        def run() -> None:
+            try:
+                value = make()
+            except BaseException as error:
+                made.give(None, error)
+            else:
+                made.give(value, None)
+            self._under_way.discard(made)
+
+        self._under_way.add(made)
+        self.submit(run)
+        return made.wait()
+
+    def submit(self, call: Callable[[], Any]) -> None:
+        """Makes a call in another thread, and waits for nothing: right in ``__del__`` as well."""
+        try:
+            calls = self._idle.pop()
+        except IndexError:
+            calls = self._environment.queue()
+            self._all.append(calls)
+            self._environment.start_thread(partial(self._run, calls), "hqlwal-calls")
+        calls.put(call)
+
+    def answer_all(self, error: BaseException) -> None:
+        """Answers the main thread, whatever its calls are waiting for."""
+        for made in list(self._under_way):
+            made.give(None, error)
+
+    def stop(self) -> None:
+        """Ends the threads when what they make is made."""
+        self._is_stopped = True
+        for calls in list(self._all):
+            calls.put(None)
+
+    def _run(self, calls: Queue[Callable[[], Any] | None]) -> None:
+        while (call := calls.get()) is not None:
+            try:
+                call()
+            except BaseException:
+                logger.exception("a call by the threads of a log failed")
+            del call
+            if self._is_stopped:
+                return
+            self._idle.append(calls)
+
+
+class Callbacks:
+    """Calls the callbacks of appends, one after the other, in a thread of its own.
+
+    Not in a thread that happens to carry out the disk's work: that one may hold what the
+    callback waits for.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._calls: Queue[Callable[[], Any] | None] | None = None
+        self._thread = 0
+        self._is_stopped = False
+
+    def submit(self, callback: AppendCallback, error: BaseException | None) -> None:
+        """Has one called. As the owner."""
+        calls = self._calls
+        if calls is None:
+            calls = self._calls = self._environment.queue()
+            self._environment.start_thread(partial(self._run, calls), "hqlwal-callbacks")
+        calls.put(partial(call_back, callback, error))
+        if self._is_stopped:
+            calls.put(None)
+
+    def stop(self, *, is_waiting: bool) -> None:
+        """Ends the thread once those that it was given are called. Not as the owner."""
+        calls, self._calls, self._is_stopped = self._calls, None, True
+        if calls is None:
+            return
+        if is_waiting and self._environment.get_ident() != self._thread:
+            called = self._environment.lock()
+            called.acquire()
+            calls.put(called.release)
+            called.acquire()
+        calls.put(None)
+
+    def _run(self, calls: Queue[Callable[[], Any] | None]) -> None:
+        self._thread = self._environment.get_ident()
+        while (call := calls.get()) is not None:
+            try:
+                call()
+            except BaseException:  # KeyboardInterrupt and SystemExit have no meaning here
+                logger.exception("the callback of an append raised")
+            del call
