@@ -219,6 +219,8 @@ class _Opening:
                 self._name_no_segment(meta)
         self._put_in_order(kept, prepared)
         self._restore_committed(report, meta)
+        # As of segments: it may come from a sparse copy, or have been cut behind its first slot.
+        self.steps.append(Allocate(meta.file, META_BYTES, is_optional=True))
         values = self._carry_out()
         _say(report, aside, is_healed=is_healed)
         for target in kept[:-1]:
