@@ -10,15 +10,17 @@ mark at idle) is never done by a call here on its own but offered by ``due`` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hqlwal_raft import Entry, LogId, Vote
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._files import Files
+from hqlwal_raft import _operations
 from hqlwal_raft._format import DATA_START, LOCK_NAME, META_NAME, RECORD_OVERHEAD_BYTES
-from hqlwal_raft._log import Lacking, Log, Options, drive
-from hqlwal_raft._recovery import open_log
+from hqlwal_raft._log import Log, Need, Options, Work, drive
+from hqlwal_raft._plans import carry_out
+from hqlwal_raft._recovery import recover
+from hqlwal_raft._segment import Segment
 from hqlwal_raft._types import FindingKind
 from hqlwal_raft.audit import examine
 
@@ -64,30 +66,42 @@ class Core:
         *,
         check_integrity: bool = False,
         auto_heal: bool = False,
+        is_buffered: bool = False,
     ) -> None:
         # without a cache, so that what is shown was read from the disk
-        options = Options(segment_size=segment_size, cache_bytes=0)
-        self._log: Log
-        self._log, self._lock = open_log(
-            Files(environment),
+        options = Options(segment_size=segment_size, cache_bytes=0, is_buffered=is_buffered)
+        recovered = recover(
+            environment,
             DIRECTORY,
-            options,
             is_healing=auto_heal,
             is_checking_everything=check_integrity,
         )
-        #: what purges left to be unlinked, with the frontier that each was for
-        self._chores: list[tuple[int, Callable[[], None]]] = []
+        self._log = Log(
+            recovered.directory,
+            options,
+            recovered.meta,
+            list(recovered.segments),
+            list(recovered.prepared),
+            recovered.last_log_id,
+        )
 
     def view(self) -> View:
-        """Everything the store shows, read from the disk."""
+        """Everything the store shows, read from the disk; what is not written from memory."""
         log = self._log
         position, stop = log.clip(0, None)
         entries: list[Entry] = []
         while position < stop:
-            pieces = log.reads.pieces(position, stop, 1 << 20, 1 << 30)
-            for piece in pieces:
-                log.reads.load(piece.segment)
-            some = log.reads.read(pieces)
+            recent = log.recent.read(position, stop)
+            if recent is not None:
+                entries += recent
+                break
+            end = min(stop, log.recent.first_index or stop)
+            found = log.reads.extents(position, end, 1 << 20, 1 << 30)
+            if isinstance(found, Segment):
+                step = found.load_step()
+                found.loaded(*step.carry_out(log.directory))
+                continue
+            some = [entry for extent in found for entry in extent.read()]
             entries += some
             position += len(some)
         state = log.state
@@ -103,16 +117,19 @@ class Core:
         """What the engine remembers, comparable: with the disk it decides what comes next."""
         log = self._log
 
-        def facts(segments: Sequence[object]) -> tuple[object, ...]:
-            names = ("number", "first_id", "next_id", "end", "is_sealed", "is_dirty")
-            more = ("durable_end", "durable_next_id", "length", "salt")
+        def facts(segments: Sequence[Segment]) -> tuple[object, ...]:
+            names = ("number", "first_id", "next_id", "end", "is_sealed", "header", "salt")
+            more = ("durable_end", "durable_next_id", "length", "has_room")
             return tuple(tuple(getattr(s, n) for n in names + more) for s in segments)
 
         return (
             facts(log.segments),
             facts(log.prepared),
-            tuple(s.number for s in log._dirty),
-            tuple(frontier for frontier, _ in self._chores),
+            tuple(part.segment.number for part in log._unwritten),
+            tuple(segment.number for segment in log._dirty),
+            tuple(log.to_unlink),
+            tuple(segment.number for segment in log.to_seal),
+            tuple(log.stale),
             log.meta.state,
             log.meta.committed,
             log.next_index,
@@ -124,63 +141,93 @@ class Core:
 
     def append(self, entries: Sequence[Entry], *, sync: bool) -> None:
         """Not ``sync``: readable, and durable after the next sync."""
-        while (lacking := self._log.append(entries)) is not None:
-            self._prepare(lacking)
+        while (need := self._log.append(entries)) is not None:
+            self._meet(need)
         if sync:
             self.sync()
 
-    def _prepare(self, lacking: Lacking | None = None) -> None:
-        drive(self._log.prepare(lacking))
+    def _meet(self, need: Need) -> None:
+        log = self._log
+        if need.is_seal:
+            self.sync()
+            self._run(_operations.seal(log))
+        elif need.lengths:
+            self._run(_operations.prepare(log, need))
+        elif need.room is not None:
+            self._run(_operations.make_room(log, need.room))
+        else:
+            self._run(_operations.name_first(log, need.name))
+
+    def _run(self, work: Work[None] | None) -> None:
+        assert work is not None
+        drive(work, self._log)
 
     def sync(self) -> None:
-        if self._log.is_dirty:
-            drive(self._log.sync())
+        log = self._log
+        plan = log.begin_commit(log.directory.environment.monotonic())
+        if plan is not None:
+            outcome = carry_out(log.directory, plan)
+            if outcome.error is not None:
+                raise outcome.error
+            log.committed(outcome)
 
     def truncate(self, index: int) -> None:
         self.sync()
-        drive(self._log.truncate(index))
+        self._run(_operations.truncate(self._log, index))
 
     def purge(self, log_id: LogId) -> None:
         self.sync()
-        chore = drive(self._log.purge(log_id))
-        if getattr(chore, "args", ()):
-            self._chores.append((log_id.index, chore))
+        self._run(_operations.purge(self._log, log_id))
 
     def save_vote(self, vote: Vote) -> None:
-        drive(self._log.save_vote(vote))
+        self.sync()
+        self._run(_operations.save_vote(self._log, vote))
 
     def save_committed(self, log_id: LogId | None) -> None:
         """A hint: durable at some later time."""
-        self._log.meta.save_committed(log_id)
+        self._log.save_committed(log_id)
+        self.sync()
 
     # --- what may come late ----------------------------------------------------------------
 
     def due(self) -> list[str]:
         """The steps of housekeeping that the engine could do now."""
+        log = self._log
         names = []
-        if self._chores:
+        if log.to_unlink:
             names.append("unlink")
-        if not self._log.prepared:
+        if not log.prepared:
             names.append("prepare")
+        if _operations.seal(log) is not None:
+            names.append("seal")
+        if log.is_clean and _operations.mark(log, 0.0) is not None:
+            names.append("mark")
         return names
 
     def housekeeping(self, name: str) -> None:
         """One of the steps that are due."""
-        if name == "unlink":
-            self._chores.pop(0)[1]()
-        else:
-            self._prepare()
+        log = self._log
+        work = {
+            "unlink": lambda: _operations.unlink(log),
+            "prepare": lambda: _operations.prepare(log),
+            "seal": lambda: _operations.seal(log),
+            "mark": lambda: _operations.mark(log, log.directory.environment.monotonic()),
+        }
+        self._run(work[name]())
 
     # --- the end ---------------------------------------------------------------------------
 
     def close(self) -> None:
-        while self._chores:
+        log = self._log
+        while log.to_unlink:
             self.housekeeping("unlink")
         self.sync()
-        drive(self._log.close())
-        self._lock.release(remove=True)
+        self._run(_operations.close(log))
+        log.release()
+        log.directory.say_clean()
+        log.directory.close()
 
     def abandon(self) -> None:
         """Lets go without writing anything, as a process that dies."""
-        self._log.abandon()
-        self._lock.release(remove=False)
+        self._log.release()
+        self._log.directory.close()
