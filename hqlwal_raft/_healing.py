@@ -6,7 +6,8 @@ leaves damage that heals to the same log, or the healed log:
 
 1. The segment that loses records is copied first: later steps remove what proves its damage.
 2. What goes is renamed oldest first: until the last one is gone, a number is missing.
-3. Then the segment that stays last is cut as a truncation cuts: mark and cut, synced, zeroed.
+3. Then the segment that stays last is cut as a truncation cuts: mark and cut, synced; what
+   lies behind is zeroed later, as any torn tail is.
 4. Where none stays, ``meta.hql`` says so last: until then the first segment is missing.
 """
 
@@ -15,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ._files import Directory, File, IrregularFileError
+from ._findings import Judgement, SegmentReport
 from ._format import BROKEN_SUFFIX, DATA_START, SegmentHeader, broken_name
-from ._judge import Judgement, SegmentReport
-from ._plans import Copy, SetAside, Step, Sync, SyncDirectory, Write, Zero
+from ._plans import Copy, SetAside, Step, Sync, SyncDirectory, Write
 
 __all__ = ["Target", "heal_steps"]
 
@@ -73,9 +74,8 @@ def heal_steps(
 
 
 def _cut_steps(target: Target) -> list[Step]:
-    """Makes a segment the log's last: open, its mark at the end, zeros behind."""
-    report, file = target.report, target.file
-    assert file is not None
+    """Makes a segment the log's last: open, its mark at the end, and nothing counts behind."""
+    report = target.report
     length = min(target.header.length, report.size)
     header = replace(
         target.header,
@@ -85,7 +85,7 @@ def _cut_steps(target: Target) -> list[Step]:
         length=length,
         cut=report.end if report.end < length else 0,
     )
-    return [*target.header_steps(header), Zero(file, report.end, length), Sync(file)]
+    return [*target.header_steps(header)]
 
 
 def _free_name(name: str, names: set[str]) -> str:
@@ -115,9 +115,7 @@ def _copy_of(directory: Directory, file: File, names: set[str]) -> str | None:
 
 
 def _is_same(copy: File, file: File) -> bool:
-    """Whether both hold the same records; headers change, salts do not."""
-    if copy.read(32, 4) != file.read(32, 4):
-        return False
+    """Whether both hold the same records; headers change."""
     for first, last in file.data_regions(DATA_START, file.size):
         for offset in range(first, last, _PIECE_BYTES):
             length = min(_PIECE_BYTES, last - offset)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from crc32c import crc32c
 
 from ._files import Directory, File, IrregularFileError
+from ._findings import MetaReport, SegmentReport, version_finding
 from ._format import (
     COMMITTED_OFFSETS,
     DATA_START,
@@ -35,7 +36,6 @@ from ._format import (
     unpack_committed,
     unpack_slot,
 )
-from ._judge import MetaReport, SegmentReport, version_finding
 from ._records import candidates, scan
 from ._types import Finding, FindingKind, LogId
 
@@ -325,7 +325,7 @@ def _look_behind(
         if header.is_sealed or want is None or segment.settled_behind is not None:
             return
         for place, index, _, marked in candidates(data, want + 1, want + room):
-            if place >= PIECE_BYTES or offset + place >= stop:
+            if offset + place >= stop:
                 break
             length = RECORD_HEAD_BYTES + (marked & LENGTH_MASK)
             is_possible = marked & SETTLED and offset + place + length <= limit
@@ -350,8 +350,6 @@ def find_valid(
     """The first valid record at or behind ``start``, settled or not: offset, id, bytes."""
     for offset, data in _written(file, start, file.size):
         for place, index, _, marked in candidates(data, first_id, last_id):
-            if place >= PIECE_BYTES:
-                break
             length = RECORD_HEAD_BYTES + (marked & LENGTH_MASK)
             if offset + place + length <= file.size and _is_valid(
                 file, offset + place, data[place:], salt, length

@@ -18,6 +18,7 @@ from typing import Any
 
 from ._environment import Environment
 from ._files import Directory, File, Identity, IrregularFileError, LockedError
+from ._findings import SegmentReport
 from ._format import (
     DATA_START,
     META_BYTES,
@@ -29,7 +30,6 @@ from ._format import (
     segment_number,
 )
 from ._healing import Target, heal_steps
-from ._judge import SegmentReport
 from ._meta import Meta
 from ._plans import (
     Allocate,
@@ -44,10 +44,11 @@ from ._plans import (
     Zero,
     carry_out,
 )
+from ._refusals import refuse
 from ._segment import Segment
 from ._types import Finding, FindingKind, LogId
 from .audit import DirectoryReport, examine
-from .errors import CorruptionError, UnknownVersionError, WalCopyError, WalLockedError
+from .errors import WalLockedError
 
 __all__ = ["Recovered", "recover"]
 
@@ -56,15 +57,6 @@ logger = logging.getLogger("hqlwal_raft")
 # Who only asks whether the lock is held (``audit``) holds it for an instant itself.
 _LOCK_TRIES = 3
 _LOCK_PAUSE_SECONDS = 0.01
-
-_ADVICE = (
-    "Nothing was changed. Restore the node from its cluster (a fresh directory and a snapshot), "
-    "or open with auto_heal=True if the cluster is sure to send the lost entries again"
-)
-_ADVICE_META = (
-    "Nothing was changed. Without its vote the node could vote twice in a term: give it a fresh "
-    "directory and let it join as a new node"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +96,7 @@ def recover(
             directory.say_held()
             _reload(directory)
             report = examine(path, deep=is_checking_everything, directory=directory)
-            _refuse(report, is_healing=is_healing)
+            refuse(report, is_healing=is_healing)
             return opening.apply(report)
         except BaseException:
             if not opening.has_changed:
@@ -151,41 +143,6 @@ def _reload(directory: Directory) -> None:
         if name in segments[-1:] or not isinstance(header, SegmentHeader) or not header.is_sealed:
             file.reload()
         file.close()
-
-
-def _refuse(report: DirectoryReport, *, is_healing: bool) -> None:
-    """Raises what the findings call for, where nothing is to be done about them."""
-    obstacles = [finding for finding in report.all_findings if finding.kind.is_obstacle]
-    if not obstacles:
-        return
-    obstacle = obstacles[0]
-    for finding in obstacles:
-        if finding.kind is FindingKind.UNKNOWN_VERSION:
-            raise UnknownVersionError(
-                f"{finding.message}. Nothing was changed. Open the directory with the release "
-                "that wrote it, or begin with a fresh one",
-                path=finding.path,
-                version=finding.version or 0,
-            )
-    if obstacle.kind is FindingKind.COPY:
-        raise WalCopyError(
-            f"{obstacle.message}. Nothing was changed. Restore it with a new node id into a fresh "
-            "directory, or read it with 'hqlwal'",
-            path=obstacle.path,
-        )
-    is_hopeless = report.judgement.is_hopeless
-    if is_hopeless or not is_healing:
-        advice = _ADVICE
-        if is_hopeless:
-            is_about_vote = report.meta is None or report.meta.state is None
-            advice = _ADVICE_META if is_about_vote else "Nothing was changed"
-        raise CorruptionError(
-            f"{obstacle.message}. {advice}",
-            path=obstacle.path,
-            offset=obstacle.offset,
-            first_id=obstacle.first_id,
-            last_id=obstacle.last_id,
-        )
 
 
 class _Opening:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from ._environment import Environment
 from ._files import Directory, File, IrregularFileError
+from ._findings import Judgement, MetaReport, SegmentReport
 from ._format import (
     DATA_START,
     LOCK_BYTES,
@@ -27,7 +28,7 @@ from ._format import (
     record_bytes,
     unpack_lock,
 )
-from ._judge import Judgement, MetaReport, SegmentReport, judge
+from ._judge import judge
 from ._look import Look, Progress, find_valid, look, scan_segment
 from ._records import decode
 from ._types import Entry, Finding, FindingKind, LogId, Vote

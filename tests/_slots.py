@@ -11,8 +11,6 @@ import random
 import threading
 from dataclasses import dataclass, field, replace
 
-from _directories import File, Store, meta
-
 from hqlwal_raft._format import (
     DATA_START,
     META_NAME,
@@ -24,6 +22,7 @@ from hqlwal_raft._format import (
 )
 from hqlwal_raft._records import encode_one
 from hqlwal_raft._types import Entry, LogId
+from tests._directories import File, Store, meta
 
 SLOTS = 3
 RECORD = 40
@@ -280,9 +279,7 @@ def churn(path: str, stop: threading.Event) -> None:
                 if rng.random() < 0.5:  # a truncation within the tail
                     kept = rng.randint(1, len(begins) - 2)
                     last = header.id_from + kept - 1
-                    header = replace(
-                        header, id_until=last, data_end=begins[kept], cut=begins[kept]
-                    )
+                    header = replace(header, id_until=last, data_end=begins[kept], cut=begins[kept])
                     os.pwrite(file.fileno(), header.pack(), 0)
                     os.pwrite(file.fileno(), bytes(offset - begins[kept]), begins[kept])
                     headers[number] = replace(header, cut=0)

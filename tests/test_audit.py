@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from _directories import LENGTH, PATH, File, Store, entry, group, meta
 
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._files import Directory
@@ -31,6 +30,7 @@ from hqlwal_raft._format import (
 from hqlwal_raft._types import Finding, FindingKind, LogId
 from hqlwal_raft.audit import DirectoryReport, Verdict, examine, salvage
 from hqlwal_raft.testing._kernel import MemoryKernel
+from tests._directories import LENGTH, PATH, File, Store, entry, group, meta
 
 DAMAGE, TORN, LEFTOVER = FindingKind.DAMAGE, FindingKind.TORN_TAIL, FindingKind.LEFTOVER
 
@@ -136,11 +136,13 @@ def test_a_settled_record_is_found_wherever_the_bad_one_leads_to() -> None:
 
 
 def test_a_settled_record_is_found_across_the_pieces_in_which_is_read() -> None:
-    # The record lies over the border of two pieces, and is larger than one.
-    big = [(entry(2, 3), True), (entry(3, (1 << 20) + 5000), True)]
-    for shift in (0, 7, 15, 16, 31, 40, 4000):
-        file = File(1, [(entry(1, (1 << 20) - 2000 + shift), True), *big], length=3 << 20)
+    # The search begins at the bad record: the next one's head lies over the border of two
+    # pieces, or it does not, and it is larger than a piece.
+    for shift in (-40, -33, -32, -31, -17, -16, -15, -8, -1, 0, 1):
+        records = [(entry(1, 3), True), (entry(2, (1 << 20) - 32 + shift), True)]
+        file = File(1, [*records, (entry(3, (1 << 20) + 5000), True)], length=3 << 20)
         store = Store(file)
+        assert file.offset(2) - file.offset(1) == (1 << 20) + shift
         store.flip(1, file.offset(1) + 18)
         finding = obstacle(store.examine())
         assert (finding.first_id, finding.last_id) == (2, 2)
@@ -209,7 +211,7 @@ def test_a_bad_record_is_damage_where_a_later_segment_proves_it_durable(proof: s
     if proof == "a mark":
         behind.marked = 1
     elif proof == "a cut":
-        behind.marked = behind.cut = 1
+        behind.marked = behind.cut = 0
     behind.is_sealed = proof == "a seal"
     store = Store(tail, behind)
     store.flip(1, tail.offset(2) + 20)
@@ -482,11 +484,12 @@ def test_what_is_no_regular_file_is_said_and_never_followed(
     victim.write_bytes(b"mine")
     place = tmp_path / name
     place.unlink(missing_ok=True)
-    {
-        "fifo": lambda: os.mkfifo(place),
-        "link": lambda: place.symlink_to(victim),
-        "directory": place.mkdir,
-    }[kind]()
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "link":
+        place.symlink_to(victim)
+    else:
+        place.mkdir()
     report = examine(tmp_path)
     finding = obstacle(report)
     assert (finding.kind, finding.path) == (FindingKind.IRREGULAR, str(place))
@@ -687,7 +690,7 @@ def test_salvage_reads_many_records_at_the_pace_of_the_disk() -> None:
 
 
 def test_random_directories_are_judged_as_the_reference_judges_them() -> None:
-    from _slots import agree, draw
+    from tests._slots import agree, draw
 
     rng = random.Random(11)
     verdicts = [agree(draw(rng)) for _ in range(4000)]
@@ -696,7 +699,7 @@ def test_random_directories_are_judged_as_the_reference_judges_them() -> None:
 
 def test_a_store_that_is_written_to_is_never_called_damaged(tmp_path: Path) -> None:
     """Files are made, written, cut, sealed and removed in an honest order meanwhile."""
-    from _slots import churn
+    from tests._slots import churn
 
     stop = threading.Event()
     log_of_three().kernel().write_to(str(tmp_path))

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from _directories import LENGTH, PATH, VOTE, File, Store, entry, group, meta, recovered
 
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._files import Directory
@@ -28,7 +27,7 @@ from hqlwal_raft._format import (
     segment_name,
     unpack_lock,
 )
-from hqlwal_raft._recovery import recover
+from hqlwal_raft._recovery import Recovered, recover
 from hqlwal_raft._types import Entry, LogId
 from hqlwal_raft.audit import Verdict, examine, salvage
 from hqlwal_raft.errors import (
@@ -38,7 +37,19 @@ from hqlwal_raft.errors import (
     WalLockedError,
 )
 from hqlwal_raft.testing._kernel import MemoryKernel
-from hqlwal_raft.testing._kernel_images import Snapshot
+from hqlwal_raft.testing._kernel_images import Image, Snapshot
+from tests._directories import (
+    LENGTH,
+    PATH,
+    VOTE,
+    File,
+    Store,
+    entries_of,
+    entry,
+    group,
+    meta,
+    recovered,
+)
 
 LOCK_PATH = f"{PATH}/{LOCK_NAME}"
 
@@ -109,7 +120,7 @@ def test_an_empty_directory_gets_its_meta_durably() -> None:
 
 def test_a_crash_while_a_directory_is_made_leaves_one_that_opens() -> None:
     kernel = MemoryKernel()
-    for image in crashes(kernel, lambda: recover(kernel, PATH).directory.close()):
+    for image in crashes(kernel, lambda: recover(kernel, PATH).directory.close()):  # noqa: PLW0108
         entries, result = recovered(MemoryKernel.of(image))
         assert entries == []
         result.directory.close()
@@ -130,7 +141,7 @@ def test_a_lagging_slot_is_written_before_what_it_names_is_removed() -> None:
     newer = MetaState(LogId(1, 8, 9), VOTE, 3)
     store.files[META_NAME][:SLOT_BYTES] = pack_slot(6, newer)
     kernel = store.kernel()
-    for image in crashes(kernel, lambda: recovered(kernel)[1].directory.close()):
+    for image in crashes(kernel, lambda: recovered(kernel)[1].directory.close()):  # noqa: PLW0108
         data = dict(image.contents())
         if f"{PATH}/{segment_name(1)}" not in data:
             slot = pack_slot(6, newer)
@@ -263,12 +274,10 @@ CRASHED = {
 }
 
 
-def crashes(
-    kernel: MemoryKernel, run: Callable[[], object], at_most: int = 60
-) -> list[object]:
+def crashes(kernel: MemoryKernel, run: Callable[[], object], at_most: int = 60) -> list[Image]:
     """Runs it; gives what a crash at each moment of it could leave."""
     rng = random.Random(5)
-    images = {}
+    images: dict[Image, None] = {}
     snapshots: dict[object, Snapshot[MemoryKernel]] = {}
 
     def take(word: str, path: str) -> None:
@@ -326,7 +335,7 @@ def test_a_crash_at_any_step_of_recovery_leaves_the_same_log(name: str) -> None:
     assert len(images) > 3
     rng = random.Random(name)
     for image in images:
-        again = MemoryKernel.of(image)  # type: ignore[arg-type]
+        again = MemoryKernel.of(image)
         found: list[Entry] = []
 
         def run_again(again: MemoryKernel = again, found: list[Entry] = found) -> None:
@@ -337,7 +346,7 @@ def test_a_crash_at_any_step_of_recovery_leaves_the_same_log(name: str) -> None:
         inner = crashes(again, run_again, 6)
         assert found == expected
         for each in rng.sample(inner, min(6, len(inner))):  # and one in the second recovery
-            third, result = recovered(MemoryKernel.of(each))  # type: ignore[arg-type]
+            third, result = recovered(MemoryKernel.of(each))
             assert third == expected
             result.directory.close()
 
@@ -366,10 +375,13 @@ def test_a_seal_is_written_only_where_the_follower_has_a_durable_record() -> Non
 
 
 def test_seals_are_written_oldest_first_and_the_last_one_loses_its_own_before() -> None:
-    for make, order in ((unsealed, [(1, True), (2, True)]), (
-        truncation_between_unlinks,
-        [(2, False), (1, True)],
-    )):
+    for make, order in (
+        (unsealed, [(1, True), (2, True)]),
+        (
+            truncation_between_unlinks,
+            [(2, False), (1, True)],
+        ),
+    ):
         kernel = make().kernel()
         seen: list[tuple[int, bool]] = []
         last = {number: header(kernel, number).is_sealed for number in (1, 2)}
@@ -396,7 +408,7 @@ def test_dropped_segments_go_newest_first_and_purged_ones_oldest_first() -> None
     for make, order in ((torn_with_followers, [4, 3, 2]), (purged_in_part, [1, 2])):
         kernel = make().kernel()
         gone: list[str] = []
-        kernel.on_point = lambda word, path, gone=gone: (  # type: ignore[misc]
+        kernel.on_point = lambda word, path, gone=gone: (
             gone.append(path) if word == "unlinked" else None
         )
         recovered(kernel)
@@ -427,7 +439,9 @@ def test_what_a_failed_sync_left_in_memory_only_is_not_believed() -> None:
         files = {f"{PATH}/{name}": bytes(data) for name, data in store.files.items()}
         kernel = MemoryKernel.of(files, [PATH], page_bytes=64, seed=seed)
         descriptor = kernel.open(f"{PATH}/{segment_name(1)}", os.O_RDWR)
-        kernel.pwrite(descriptor, bytes(file.content[file.offset(1) : file.offset(2)]), file.offset(1))
+        kernel.pwrite(
+            descriptor, bytes(file.content[file.offset(1) : file.offset(2)]), file.offset(1)
+        )
         kernel.forget_sync(descriptor)
         kernel.close(descriptor)
         entries, result = recovered(kernel)
@@ -446,9 +460,10 @@ def test_memory_grows_with_what_was_written_not_with_the_segments_length() -> No
     def count(descriptor: int, length: int, offset: int) -> bytes:
         nonlocal read
         read = max(read, length)
-        return pread(descriptor, length, offset)
+        data: bytes = pread(descriptor, length, offset)
+        return data
 
-    kernel.pread = count  # type: ignore[method-assign,assignment]
+    kernel.pread = count  # type: ignore[method-assign]
     recovered(kernel)
     assert read <= 1 << 20
 
@@ -476,6 +491,14 @@ def proven_by_a_later_segment() -> Store:
     tail = File(1, group(1, 4))
     store = Store(tail, File(2, group(5, 1) + group(6, 2)), File(3, is_unused=True))
     store.flip(1, tail.offset(2) + 20)
+    return store
+
+
+def first_record_proven_by_a_later_segment() -> Store:
+    """Only the third segment proves that the second is damaged, not torn."""
+    unsettled = [(entry(index), False) for index in (5, 6, 7)]
+    store = Store(File(1, group(1, 4), marked=2), File(2, unsettled), File(3, group(8, 2)))
+    store.flip(2, DATA_START + 20)
     return store
 
 
@@ -568,6 +591,7 @@ DAMAGED: dict[str, tuple[Callable[[], Store], int]] = {
     "flipped before the mark": (flipped_before_the_mark, 9),
     "flipped before a settled one": (flipped_before_a_settled_one, 9),
     "proven by a later segment": (proven_by_a_later_segment, 2),
+    "first record proven by a later segment": (first_record_proven_by_a_later_segment, 4),
     "one byte short": (one_byte_short, 12),
     "short tail": (short_tail, 11),
     "short at a border": (short_at_a_border, 11),
@@ -615,7 +639,9 @@ def test_what_is_refused_says_where_which_entries_and_what_to_do() -> None:
     error = raised.value
     assert error.path == f"{PATH}/{segment_name(3)}"
     assert (error.offset, error.first_id, error.last_id) == (
-        File(3, group(9, 2)).offset(1), 10, 10,
+        File(3, group(9, 2)).offset(1),
+        10,
+        10,
     )
     store = log_of_three()
     del store.files[META_NAME]
@@ -677,11 +703,12 @@ def test_what_is_no_regular_file_is_refused_without_a_hang(
     victim.write_bytes(b"mine")
     place = tmp_path / name
     place.unlink(missing_ok=True)
-    {
-        "fifo": lambda: os.mkfifo(place),
-        "link": lambda: place.symlink_to(victim),
-        "directory": place.mkdir,
-    }[kind]()
+    if kind == "fifo":
+        os.mkfifo(place)
+    elif kind == "link":
+        place.symlink_to(victim)
+    else:
+        place.mkdir()
     with pytest.raises((CorruptionError, OSError)) as raised:
         recover(Environment(), str(tmp_path))
     error = raised.value
@@ -694,12 +721,10 @@ def test_what_is_no_regular_file_is_refused_without_a_hang(
         result.directory.close()
 
 
-def recovered_at(path: Path) -> tuple[list[Entry], object]:
-    from _directories import entries_of
-
+def recovered_at(path: Path) -> tuple[list[Entry], Recovered]:
     result = recover(Environment(), str(path), is_healing=True)
     entries = [e for s in result.segments for e in entries_of(result.directory, s)]
-    return entries, result  # type: ignore[return-value]
+    return entries, result
 
 
 # --- full disks, failing calls -----------------------------------------------------------
@@ -735,8 +760,23 @@ def test_blocks_that_are_missing_are_allocated_or_the_segment_has_no_room() -> N
 @pytest.mark.parametrize("name", [*CRASHED, *DAMAGED])
 @pytest.mark.parametrize(
     "call",
-    ["open", "pread", "pwrite", "fdatasync", "fsync", "unlink", "rename", "lseek",
-     "posix_fallocate", "fstat", "stat", "listdir", "posix_fadvise", "ftruncate", "flock"],
+    [
+        "open",
+        "pread",
+        "pwrite",
+        "fdatasync",
+        "fsync",
+        "unlink",
+        "rename",
+        "lseek",
+        "posix_fallocate",
+        "fstat",
+        "stat",
+        "listdir",
+        "posix_fadvise",
+        "ftruncate",
+        "flock",
+    ],
 )
 def test_a_call_that_fails_once_raises_and_the_next_open_gives_the_same_log(
     name: str, call: str
@@ -750,8 +790,9 @@ def test_a_call_that_fails_once_raises_and_the_next_open_gives_the_same_log(
         left = [place]
         original = getattr(kernel, call)
 
-        def failing(*args: object, left: list[int] = left, original: object = original,
-                    **kwargs: object) -> object:
+        def failing(
+            *args: object, left: list[int] = left, original: object = original, **kwargs: object
+        ) -> object:
             left[0] -= 1
             if left[0] == -1:
                 raise OSError(errno.EIO, "injected")
@@ -824,7 +865,7 @@ def test_a_crash_at_any_step_of_healing_heals_to_the_same_log(name: str) -> None
 
     images = crashes(kernel, run)
     for image in images:
-        again = MemoryKernel.of(image)  # type: ignore[arg-type]
+        again = MemoryKernel.of(image)
         entries, result = recovered(again, is_healing=True)
         assert entries == expected
         result.directory.close()
@@ -856,7 +897,7 @@ def test_a_crash_at_any_step_of_a_deep_healing_never_brings_the_damage_back_unse
         recovered(kernel, is_healing=True, deep=True)[1].directory.close()
 
     for image in crashes(kernel, run):
-        again = MemoryKernel.of(image)  # type: ignore[arg-type]
+        again = MemoryKernel.of(image)
         entries, result = recovered(again, is_healing=True, deep=True)
         assert [each.index for each in entries] == [1, 2, 3, 4, 5]
         result.directory.close()
@@ -877,6 +918,16 @@ def test_healing_twice_keeps_both_copies() -> None:
         segment_name(3) + ".broken.2",
         segment_name(4) + ".broken",
     ]
+
+
+@pytest.mark.parametrize("make", [one_byte_short, short_at_a_border, short_prepared])
+def test_healing_a_short_file_needs_no_space(make: Callable[[], Store]) -> None:
+    kernel = make().kernel()
+    kernel.capacity_bytes = 1
+    entries, result = recovered(kernel, is_healing=True)
+    assert len(entries) > 10
+    result.directory.close()
+    assert recovered(kernel)[0] == entries
 
 
 def test_healing_on_a_full_disk_changes_nothing() -> None:
