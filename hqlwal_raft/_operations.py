@@ -236,7 +236,7 @@ def truncate(log: Log, index: int) -> Work[None]:
         header = kept.marked(index, end, is_sealed=False, cut=end)
         steps += Write(file, 0, (header.pack(),)), Sync(file)
         steps += Zero(file, end, kept.end), Sync(file)
-    yield from _cut(log, index, Plan("truncate", tuple(steps), point))
+    committed = yield from _cut(log, index, last, steps, point)
 
     log.is_changing = True
     log.epoch += 1
@@ -255,6 +255,8 @@ def truncate(log: Log, index: int) -> Work[None]:
     log.left = None
     log.recent.cut(index)
     log.set_ends(last)
+    if committed is not None:
+        log.meta.committed_saved(committed[0])
     log.cut_from = None
     log.view = log.durable_view()
     log.is_changing = False
@@ -273,7 +275,7 @@ def _remove_all(log: Log) -> Work[None]:
     steps: list[Step] = [*log.meta.steps(state)]
     steps += [Unlink(segment_name(number)) for number in sorted(set(gone), reverse=True)]
     steps.append(SyncDirectory())
-    yield from _cut(log, log.first_index, Plan("truncate", tuple(steps), point=0))
+    committed = yield from _cut(log, log.first_index, None, steps, 0)
 
     log.is_changing = True
     log.epoch += 1
@@ -287,19 +289,32 @@ def _remove_all(log: Log) -> Work[None]:
     log.left = None
     log.recent.clear()
     log.set_ends(None)
+    if committed is not None:
+        log.meta.committed_saved(committed[0])
     log.cut_from = None
     log.view = log.durable_view()
     log.is_changing = False
 
 
-def _cut(log: Log, index: int, plan: Plan) -> Work[None]:
-    """Readers are warned while bytes of entries that they may be shown are zeroed."""
+def _cut(
+    log: Log, index: int, last: LogId | None, steps: list[Step], point: int
+) -> Work[tuple[LogId | None] | None]:
+    """Readers are warned while bytes of entries that they may be shown are zeroed.
+
+    Returns the committed log id, as a tuple of one, if that is cut with the entries.
+    """
+    saved = log.meta.committed
+    committed = None
+    if saved is not None and saved.index >= index:
+        committed = (last or log.last_purged_log_id,)
+        steps.append(log.meta.committed_step(committed[0]))
     log.cut_from = index
     try:
-        yield plan
+        yield Plan("truncate", tuple(steps), point)
     except GeneratorExit:  # refused: nothing was zeroed
         log.cut_from = None
         raise
+    return committed
 
 
 # --- purging, the vote, the end ---------------------------------------------------------

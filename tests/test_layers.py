@@ -36,9 +36,6 @@ ALLOWED = {
     # the conformance suite judges any storage, and asks in which thread it is called
     "testing._case": {"threading"},
     "testing._cases_callback": {"threading"},
-    # the adapter's locks, which are no clock and no thread; its loop waits with a selector
-    "pysyncobj._turn": {"threading", "selectors"},
-    "pysyncobj._driver": {"threading"},
     # tools of a person, who has no double of a system
     "pysyncobj._import": {"os", "open", "os.path", "shutil", "tempfile"},
     "cli.*": {"os", "open", "time", "tempfile"},

@@ -186,14 +186,14 @@ def test_a_commit_index_that_was_clamped_does_not_come_true_when_the_log_has_gro
     fill(journal, 1, 9)
     journal.setRaftCommitIndex(8)
     journal.onOneSecondTimer()
-    journal.portal.call(journal.storage.truncate, LogId(1, 4))  # as if never durable
-    journal._driver.close()
+    journal._store.truncate(LogId(1, 4))  # as if never durable
+    journal._background.close()
     journal.is_closed = True
 
     journal = journals(path)
     assert journal.getRaftCommitIndex() <= 3
     fill(journal, 4, 20, term=2)
-    journal._driver.close()  # a kill: nothing is saved at the end
+    journal._background.close()  # a kill: nothing is saved at the end
     journal.is_closed = True
     assert journals(path).getRaftCommitIndex() <= 3
 
@@ -453,8 +453,8 @@ def test_a_kill_between_the_dump_and_its_entries_is_mended_by_loading_it_again(
     journal, _node = attached(journals, path, tmp_path)
     fill(journal, 1, 20)
     journal.hand_over()
-    journal._driver.wait(journal._driver.restart_at(501, 1))
-    journal._driver.close()  # and nothing after it
+    journal._restart_at(501, 1)
+    journal._background.close()  # and nothing after it
     journal.is_closed = True
 
     journal, _node = attached(journals, path, tmp_path, is_starting=True)
@@ -492,7 +492,7 @@ def test_the_dump_and_its_directory_are_synced_before_the_log_is_purged(
         def fsync(self, descriptor: int, /) -> None:
             name = self.path_of(descriptor)
             if is_opened and name in (str(tmp_path), str(tmp_path / "dump")):
-                frontier = journal._driver._log.last_purged_log_id
+                frontier = journal._store._core.log.last_purged_log_id
                 synced.append((name, -1 if frontier is None else frontier.index))
             super().fsync(descriptor)
 

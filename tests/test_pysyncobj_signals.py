@@ -55,7 +55,7 @@ def test_the_main_thread_never_changes_the_log_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
-    for name in ("append", "append_plain", "truncate", "sync", "save_vote"):
+    for name in ("append", "begin_commit", "committed", "save_committed", "set_ends"):
         original = getattr(Log, name)
 
         def noted(*arguments: Any, original: Any = original) -> Any:

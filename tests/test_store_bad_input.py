@@ -55,6 +55,19 @@ async def refused(directory: Path, error_type: type[Exception], **options: Any) 
     return caught.value
 
 
+def told(error: BaseException) -> str:
+    """All that an error says: an OSError has its path in a note."""
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])
+
+
+def lock_file(directory: Path) -> bytes:
+    return (directory / "lock.hql").read_bytes()
+
+
+def is_lock_file(path: str) -> bool:
+    return path.endswith("lock.hql")
+
+
 def flip(path: Path, offset: int, mask: int = 1) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= mask
@@ -86,7 +99,7 @@ async def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     for inside in (path, path / "below"):
         with pytest.raises(NotADirectoryError) as caught:
             await opened(inside)
-        assert str(path) in str(caught.value) + "".join(getattr(caught.value, "__notes__", []))
+        assert str(path) in told(caught.value)
         assert path.read_bytes() == b"a file"
 
 
@@ -98,7 +111,7 @@ async def test_a_directory_without_permission_is_refused(tmp_path: Path, call: s
     environment.fail(call, errno.EACCES, times=1000)
     error = await refused(tmp_path, PermissionError, environment=environment)
     assert error.errno == errno.EACCES
-    assert str(tmp_path) in str(error) + "".join(getattr(error, "__notes__", []))
+    assert str(tmp_path) in told(error)
 
 
 @on_both_backends
@@ -111,30 +124,44 @@ async def test_a_directory_is_used_though_the_one_above_it_cannot_be_read(tmp_pa
 
 
 @on_both_backends
-async def test_a_lock_file_that_cannot_be_removed_keeps_nobody_out(tmp_path: Path) -> None:
+async def test_the_lock_file_is_never_removed(tmp_path: Path) -> None:
     environment = FailingEnvironment()
-    environment.fail("unlink", errno.EROFS, where=lambda path: path.endswith("lock.hql"))
+    environment.fail("unlink", errno.EROFS, times=1000, where=is_lock_file)
+    for _ in range(2):
+        assert await opened(tmp_path, environment=environment) == []
+        assert lock_file(tmp_path) == b"clean".ljust(31) + b"\n"
+    assert environment.failed == 0
+
+
+@on_both_backends
+async def test_a_lock_file_that_a_refused_open_cannot_remove_keeps_nobody_out(
+    tmp_path: Path,
+) -> None:
+    environment = FailingEnvironment()
+    environment.fail("unlink", errno.EROFS, where=is_lock_file)
+    environment.fail("listdir", errno.EIO)
     with pytest.raises(OSError) as caught:
         await opened(tmp_path, environment=environment)
-    assert caught.value.errno == errno.EROFS
+    assert caught.value.errno == errno.EIO
+    assert environment.failed == 2
     assert await opened(tmp_path) == []
 
 
 @on_both_backends
-async def test_where_no_lock_can_be_had_nothing_but_an_empty_lock_file_is_left(
-    tmp_path: Path,
+@pytest.mark.parametrize("nth", [1, 2], ids=["directory", "file"])
+@pytest.mark.parametrize("is_new", [False, True])
+async def test_where_no_lock_can_be_had_nothing_is_changed(
+    tmp_path: Path, is_new: bool, nth: int
 ) -> None:
-    await fill(tmp_path)
-    before = contents(tmp_path)
+    if not is_new:
+        await fill(tmp_path)
     environment = FailingEnvironment()
-    environment.fail("flock", errno.ENOLCK)
-    with pytest.raises(OSError) as caught:
-        await opened(tmp_path, environment=environment)
-    assert caught.value.errno == errno.ENOLCK
-    after = contents(tmp_path)
-    assert after.pop("lock.hql")[1] == b""
-    assert after == before
-    assert await opened(tmp_path)
+    environment.fail("flock", errno.ENOLCK, nth=nth)
+    error = await refused(tmp_path, OSError, environment=environment)
+    assert error.errno == errno.ENOLCK
+    assert str(tmp_path) in told(error)
+    assert "lock" in told(error)
+    assert len(await opened(tmp_path)) == (0 if is_new else COUNT)
 
 
 @on_both_backends
@@ -143,7 +170,7 @@ async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> Non
     files.fail("mkdir", errno.EACCES)
     with pytest.raises(PermissionError) as caught:
         await opened(tmp_path / "log", environment=files)
-    assert "log" in str(caught.value)
+    assert str(tmp_path / "log") in told(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -170,7 +197,7 @@ def empty(directory: Path) -> Path:
 
 def missing_between(directory: Path) -> Path:
     segment(directory, 2).unlink()
-    return segment(directory, 3)
+    return directory
 
 
 def missing_first(directory: Path) -> Path:
@@ -226,7 +253,7 @@ def damaged_meta(directory: Path) -> Path:
 
 def cut_meta(directory: Path) -> Path:
     path = directory / "meta.hql"
-    os.truncate(path, 6000)
+    os.truncate(path, 40)
     return path
 
 
@@ -293,36 +320,88 @@ async def test_a_damaged_record_is_named_by_offset_and_entries(tmp_path: Path) -
 # --- versions ----------------------------------------------------------------------------
 
 
+VERSION_1 = struct.pack(">7sBQQII", b"HQL_WAL", 1, 1, 8, 32, 500).ljust(8192, b"\0")
+
+
+def set_version(path: Path, version: int, *offsets: int) -> None:
+    data = bytearray(path.read_bytes())
+    for offset in offsets:
+        data[offset + 7] = version
+    path.write_bytes(data)
+
+
+async def fill_with_version(directory: Path, version: int) -> None:
+    """A directory all of which another release wrote."""
+    await fill(directory)
+    set_version(directory / "meta.hql", version, 0, 4096)
+    for path in segments(directory):
+        set_version(path, version, 0)
+
+
 @on_both_backends
-async def test_a_segment_of_version_1_is_refused_by_its_version(tmp_path: Path) -> None:
-    await fill(tmp_path)
+@pytest.mark.parametrize("version", [1, 2, 9, 0x82])
+@pytest.mark.parametrize("heals", [False, True])
+async def test_a_directory_of_another_version_is_refused_by_it_and_not_healed(
+    tmp_path: Path, version: int, heals: bool
+) -> None:
+    await fill_with_version(tmp_path, version)
+    error = await refused(tmp_path, UnknownVersionError, auto_heal=heals)
+    assert (error.path, error.version) == (str(tmp_path / "meta.hql"), version)
+    assert error.path in str(error)
+    assert f"version {version:#04x}" in str(error)
+    assert "release" in str(error)
+    assert "Nothing was changed" in str(error)
+
+
+@on_both_backends
+async def test_segments_of_version_1_without_a_meta_are_refused_by_their_version(
+    tmp_path: Path,
+) -> None:
     path = segment(tmp_path, 1)
-    path.write_bytes(struct.pack(">7sBQQII", b"HQL_WAL", 1, 1, 8, 32, 500).ljust(8192, b"\0"))
+    path.write_bytes(VERSION_1)
     error = await refused(tmp_path, UnknownVersionError)
     assert (error.path, error.version) == (str(path), 1)
-    assert str(path) in str(error)
-    assert "version 1" in str(error)
-    assert "release" in str(error)
+    assert "hiqlite-wal" in str(error)
 
 
 @on_both_backends
-async def test_a_meta_of_another_version_is_refused_by_its_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 1, 2, 0x80, 0x82])
+async def test_a_version_that_is_not_its_directorys_is_damage(tmp_path: Path, version: int) -> None:
     await fill(tmp_path)
-    path = tmp_path / "meta.hql"
-    data = bytearray(path.read_bytes())
-    data[7] = data[4096 + 7] = 9
-    path.write_bytes(data)
-    error = await refused(tmp_path, UnknownVersionError)
-    assert (error.path, error.version) == (str(path), 9)
-    assert str(path) in str(error)
+    path = segment(tmp_path, 2)
+    set_version(path, version, 0)
+    error = await refused(tmp_path, CorruptionError)
+    assert error.path == str(path)
+    assert await opened(tmp_path, auto_heal=True) == entries(1, 9, size=SIZE)
+    assert Path(str(path) + ".broken").exists()
 
 
 @on_both_backends
-async def test_an_unknown_version_is_not_healed(tmp_path: Path) -> None:
+async def test_a_flipped_version_of_one_slot_costs_nothing(tmp_path: Path) -> None:
+    for slot in (0, 4096):
+        path = tmp_path / str(slot)
+        await fill(path)
+        set_version(path / "meta.hql", 9, slot)
+        async with RaftLogStorage.open(path, segment_size=SEGMENT_SIZE) as store:
+            assert await store.read_vote() == Vote(7, "me")
+
+
+@on_both_backends
+async def test_a_meta_that_is_cut_behind_its_first_copy_is_made_whole_again(tmp_path: Path) -> None:
     await fill(tmp_path)
-    path = segment(tmp_path, 1)
-    path.write_bytes(struct.pack(">7sBQQII", b"HQL_WAL", 1, 1, 8, 32, 500).ljust(8192, b"\0"))
-    await refused(tmp_path, UnknownVersionError, auto_heal=True)
+    meta = tmp_path / "meta.hql"
+    for size in (8192, 6000, 4096):
+        whole = meta.read_bytes()
+        os.truncate(meta, size)
+        assert len(await opened(tmp_path)) == COUNT
+        assert meta.read_bytes()[:8192].ljust(8192, b"\0") == whole[:8192]
+        flip(meta, 10)  # the other copy serves alone
+        async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+            assert await store.read_vote() == Vote(7, "me")
+            await store.save_committed(LogId(1, 5))
+        async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+            assert await store.read_committed() == LogId(1, 5)
+    assert meta.stat().st_size == 12288
 
 
 # --- torn tails are no damage ------------------------------------------------------------
@@ -334,14 +413,24 @@ def unclose(directory: Path, last: int) -> Path:
     path = segment(directory, number)
     header = SegmentHeader.unpack(path.read_bytes()[:DATA_START])
     assert isinstance(header, SegmentHeader)
-    data = replace(header, id_until=last, data_end=offset, flags=0).pack()
+    until = last if offset > DATA_START else 0
+    data = replace(header, id_until=until, data_end=offset, flags=0).pack()
     path.write_bytes(data + path.read_bytes()[DATA_START:])
     return path
 
 
+async def fill_with_a_last_group(directory: Path, first: int) -> None:
+    """As ``fill``, but the entries from ``first`` on were one write."""
+    async with RaftLogStorage.open(directory, segment_size=SEGMENT_SIZE) as store:
+        for index in range(1, first):
+            await store.append(entries(index, index + 1, size=SIZE))
+        await store.save_vote(Vote(7, "me"))
+        await store.append(entries(first, COUNT + 1, size=SIZE))
+
+
 @on_both_backends
 async def test_a_torn_tail_is_dropped_and_the_store_opens(tmp_path: Path) -> None:
-    await fill(tmp_path)
+    await fill_with_a_last_group(tmp_path, first=28)
     path = unclose(tmp_path, last=27)
     flip(path, record_offset(29)[1] + 100)
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
@@ -354,7 +443,7 @@ async def test_a_torn_tail_is_dropped_and_the_store_opens(tmp_path: Path) -> Non
 
 @on_both_backends
 async def test_what_was_torn_never_comes_back(tmp_path: Path) -> None:
-    await fill(tmp_path)
+    await fill_with_a_last_group(tmp_path, first=27)
     path = unclose(tmp_path, last=26)
     flip(path, record_offset(28)[1] + 100)
     # 29 and 30 are whole behind the torn 28; new entries of equal size must not revive them
@@ -362,6 +451,20 @@ async def test_what_was_torn_never_comes_back(tmp_path: Path) -> None:
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         await store.append(entries(28, 29, size=SIZE, term=2))
     assert await opened(tmp_path) == entries(1, 28, SIZE) + entries(28, 29, SIZE, term=2)
+
+
+@on_both_backends
+@pytest.mark.parametrize("damaged", [25, 26, 27])
+async def test_damage_before_the_last_group_is_no_torn_tail(tmp_path: Path, damaged: int) -> None:
+    """The last group's first record proves it, though no mark was written for long."""
+    await fill_with_a_last_group(tmp_path, first=28)
+    path = unclose(tmp_path, last=24)
+    offset = record_offset(damaged)[1]
+    flip(path, offset + 100)
+    error = await refused(tmp_path, CorruptionError)
+    assert (error.path, error.offset, error.first_id) == (str(path), offset, damaged)
+    flip(path, offset + 100)
+    assert await opened(tmp_path) == entries(1, COUNT + 1, size=SIZE)
 
 
 # --- sealed segments and the integrity check ---------------------------------------------
@@ -440,7 +543,7 @@ async def test_auto_heal_keeps_a_copy_and_cuts_the_log_back(
 @pytest.mark.parametrize(
     ("damage", "last"),
     [
-        (cut, 24),
+        (cut, COUNT),  # what is cut off held nothing
         (cut_within_the_header, 8),
         (empty, 24),
         (missing_between, 8),
@@ -457,7 +560,7 @@ async def test_auto_heal_keeps_what_lies_before_the_damage(
     await fill(tmp_path)
     damaged = damage(tmp_path)
     lost = {path: path.read_bytes() for path in segments(tmp_path) if begins(path) > last}
-    if damage is not missing_newest:  # there nothing that is left is damaged
+    if damage not in (cut, missing_between, missing_newest):  # no record that is left is damaged
         lost |= {damaged: damaged.read_bytes()}
     assert await opened(tmp_path, auto_heal=True) == entries(1, last + 1, size=SIZE)
     for path, data in lost.items():  # nothing was thrown away

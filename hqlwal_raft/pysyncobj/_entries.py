@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from .._segment import PlainEntry
 from .._types import Entry
+from ..blocking import BlockingRaftLogStorage
 
-__all__ = ["PlainEntry", "to_batch", "to_plain"]
+__all__ = ["PlainEntry", "read_entries", "to_batch", "to_plain"]
+
+#: an entry as pysyncobj has it: command, index, term
+PlainEntry = tuple[bytes, int, int]
+
+#: how many entries one read gives at the most
+_READ_ENTRIES = 8192
 
 
 def to_batch(entries: list[PlainEntry]) -> list[Entry]:
@@ -16,3 +22,11 @@ def to_batch(entries: list[PlainEntry]) -> list[Entry]:
 
 def to_plain(entry: Entry) -> PlainEntry:
     return entry.payload, entry.index, entry.term
+
+
+def read_entries(
+    store: BlockingRaftLogStorage, start: int, stop: int, max_bytes: int
+) -> list[PlainEntry]:
+    """The first entries of ``[start, stop)``, at least one; waits for the disk."""
+    found = store.limited_get_log_entries(start, min(stop, start + _READ_ENTRIES), max_bytes)
+    return [(payload, index, term) for term, index, payload, _ in found]

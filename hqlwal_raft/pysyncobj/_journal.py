@@ -14,16 +14,17 @@ from typing import Any, NamedTuple, NoReturn
 
 from anyio.from_thread import BlockingPortal
 
-from .._store import Opening, RaftLogStorage
+from .._store import Opening
 from .._types import LogSync, StorageStatistics
 from ..errors import WalClosedError, WalError, WalPoisonedError
+from ._beside import AwaitedReader, Portal
 from ._dump import (
     check_dump,
     replace_durably,
     replace_plainly,
     wait_for_orphaned_dump,
 )
-from ._opening import open_driver
+from ._opening import open_store
 from ._shown import ShownLog
 from ._votes import node_id_of, vote_of
 
@@ -99,10 +100,14 @@ class WalJournal(ShownLog):
         opening = Opening(sync=sync, **options)
         self._environment = opening.ground
         self._monotonic = self._environment.monotonic
-        driver, opened = open_driver(self, opening)
-        self._finalizer = weakref.finalize(self, driver.abandon)
-        self._finalizer.atexit = False  # the driver sees to that
-        super().__init__(driver, opened, cache_bytes, max_entry_size)
+        opened = open_store(self, opening)
+        # at the interpreter's end the store sees to it itself
+        self._finalizer = weakref.finalize(self, opened.background.close_later)
+        self._finalizer.atexit = False
+        is_durable = opening.policy == LogSync.IMMEDIATE
+        super().__init__(opened, cache_bytes, max_entry_size, is_durable_when_done=is_durable)
+        self._portal: Portal | None = None
+        self._portal_lock = self._environment.lock()
         self._commit = 1 if opened.committed is None else opened.committed
         self._commit_saved = self._commit
         vote = opened.vote
@@ -111,17 +116,17 @@ class WalJournal(ShownLog):
         # What was saved last may lie beyond the end of the log, lost with entries that were not
         # durable. It must not come true when the log has grown again.
         if self._last >= self._first:
-            driver.save_committed(max(self._first, min(self._commit, self._last)))
+            self._store_commit(max(self._first, min(self._commit, self._last)))
         self._set_dump_file(dump_file)
 
     def _set_dump_file(self, path: str | None) -> None:
-        driver = self._driver
-        if driver.dump_file is not None:
-            replace_plainly(driver.dump_file)
-        driver.dump_file = None if path is None else os.path.abspath(path)
-        if driver.dump_file is not None:
-            replace_durably(self._environment, driver.dump_file)
-            wait_for_orphaned_dump(self._environment, driver.dump_file)
+        background = self._background
+        if background.dump_file is not None:
+            replace_plainly(background.dump_file)
+        background.dump_file = None if path is None else os.path.abspath(path)
+        if background.dump_file is not None:
+            replace_durably(self._environment, background.dump_file)
+            wait_for_orphaned_dump(self._environment, background.dump_file)
 
     # --- the storage, for others ----------------------------------------------------------
 
@@ -130,21 +135,25 @@ class WalJournal(ShownLog):
 
         Raises WalClosedError after ``_destroy``.
         """
-        return self._driver.statistics()
+        return self._store.statistics()
 
     @property
-    def storage(self) -> RaftLogStorage:
-        """The log, to be used on the portal's event loop, and only for reading."""
-        return self._driver.storage
+    def storage(self) -> AwaitedReader:
+        """The log, for reading on an event loop: ``RaftLogStorage``'s reading methods."""
+        return AwaitedReader(self._store, self._environment)
 
     @property
     def portal(self) -> BlockingPortal:
         """Calls into an event loop for the storage: ``portal.call(storage.get_log_state)``.
 
-        The loop, in a thread of its own, starts with the first use. While it runs something
-        the node waits, so what runs on it should be short.
+        The loop, in a thread of its own, starts with the first use.
         """
-        return self._driver.portal
+        with self._portal_lock:
+            if self.is_closed or self._background.is_closing:
+                raise WalClosedError(f"the log in {self.path} is closed")
+            if self._portal is None:
+                self._portal = Portal(self._environment, f"hqlwal {os.path.basename(self.path)}")
+            return self._portal.portal
 
     # --- attaching ------------------------------------------------------------------------
 
@@ -158,7 +167,7 @@ class WalJournal(ShownLog):
         self._is_attached = True
         self._allow_short_way()
         self._set_dump_file(node.conf.fullDumpFile)
-        dump_file = self._driver.dump_file
+        dump_file = self._background.dump_file
         if dump_file is not None and self._first > 1 and not self._exists(dump_file):
             logger.warning(
                 "the log in %s begins with entry %d, and the dump file %s, which holds what was "
@@ -205,9 +214,10 @@ class WalJournal(ShownLog):
         have differs from what it sends, and whoever votes must know its whole log.
         """
         self._check()
-        self.queue_added()
+        self.hand_over()
         if term != self._term or votedForNodeId != self._voted_for:
-            self._wait(self._driver.save_vote(vote_of(term, votedForNodeId)))
+            with self._failing():
+                self._store.save_vote(vote_of(term, votedForNodeId))
         self._epoch += 1
         if term > self._term and self._is_attached and self._hides_something():
             self.show_hidden()
@@ -231,7 +241,7 @@ class WalJournal(ShownLog):
         self._commit = raftCommitIndex
         node = self._node()
         if node is not None and node.__dict__.get("_SyncObj__raftState") == _LEADER:
-            self._wait_for_index(raftCommitIndex)
+            self._make_durable(min(raftCommitIndex, self._view.end - 1))
 
     def getRaftCommitIndex(self) -> int:
         """The commit index saved last, but never beyond the end of the log."""
@@ -248,21 +258,15 @@ class WalJournal(ShownLog):
         if commit != self._commit_saved and not self.is_closed and commit >= self._first:
             self._commit_saved = commit
             self.hand_over()
-            self._driver.save_committed(commit)
+            self._store_commit(commit)
+
+    def _store_commit(self, index: int) -> None:
+        with self._failing():
+            log_id = self._store.log_id_at(index)
+            if log_id is not None:
+                self._store.save_committed(log_id)
 
     # --- durability -----------------------------------------------------------------------
-
-    def _wait_for_index(self, index: int) -> None:
-        if index >= self._handed:
-            self.queue_added()
-        number = self._batches.number_of(index)
-        if number is not None:
-            self._wait(number)
-
-    def _wait(self, number: int) -> None:
-        if not self._driver.wait(number):
-            self._check()
-            self.raise_failure()
 
     def hold_answer(self, node: Any, *, reset: bool, next_index: int | None, success: bool) -> bool:
         """Keeps an answer until :meth:`release_answers`; False where it may leave at once.
@@ -306,8 +310,7 @@ class WalJournal(ShownLog):
         answers = self._answers
         if answers:
             self._answers = []
-            self.queue_added()
-            self._wait(self._driver.last_number)
+            self._make_durable(self._view.end - 1)
             self._released = self._last
         else:
             self.hand_over()
@@ -323,7 +326,7 @@ class WalJournal(ShownLog):
     def _check(self) -> None:
         if self.failure is not None:
             self.raise_failure()
-        if self.is_closed or self._driver.is_closing:
+        if self.is_closed or self._background.is_closing:
             raise WalClosedError(f"the journal in {self.path} is closed")
 
     def _raise_if_failed(self) -> None:
@@ -354,7 +357,7 @@ class WalJournal(ShownLog):
     def _fail_for_older_dump(self, index: int) -> NoReturn:
         self._fail(
             WalError(
-                f"the dump file {self._driver.dump_file} ends at entry {index + 1}, but the log "
+                f"the dump file {self._background.dump_file} ends at entry {index + 1}, but the log "
                 f"in {self.path} begins at entry {self._stored_first}: the dump is older than what was "
                 "purged. Put the newer dump back, or remove both and let the node join anew"
             )
@@ -365,7 +368,7 @@ class WalJournal(ShownLog):
         self._fail(
             WalError(
                 f"the log in {self.path} goes on after entry {self._frontier}, but no dump was "
-                f"loaded that holds what was before ({self._driver.dump_file}). Put the dump "
+                f"loaded that holds what was before ({self._background.dump_file}). Put the dump "
                 "back, or remove the log and let the node join anew"
             )
         )
@@ -378,7 +381,7 @@ class WalJournal(ShownLog):
         if self.is_closed:
             return
         try:
-            if self.failure is None and not self._driver.is_closing:
+            if self.failure is None and not self._background.is_closing:
                 self._settle_clearing()
                 if not self._is_attached and self._hides_something():
                     self._cut(self._last + 1)
@@ -389,9 +392,21 @@ class WalJournal(ShownLog):
             self._next = -1
             self._answers = []
             self._finalizer.detach()
-            if self._driver.dump_file is not None:
-                replace_plainly(self._driver.dump_file)
-            self._driver.close()
+            if self._background.dump_file is not None:
+                replace_plainly(self._background.dump_file)
+            with self._portal_lock:
+                portal, self._portal = self._portal, None
+            if portal is not None:
+                portal.close()
+            self._close_store()
+
+    def _close_store(self) -> None:
+        try:
+            self._background.close()
+        except WalError:
+            # A poisoned log may say so again when it is closed: it was said already.
+            if self.failure is None:
+                raise
 
 
 def _nobody() -> None:

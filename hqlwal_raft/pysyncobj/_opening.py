@@ -12,10 +12,13 @@ from typing import NamedTuple, Protocol
 
 from .._environment import Environment
 from .._store import Opening
+from .._types import Vote
+from ..blocking import BlockingRaftLogStorage
 from ..errors import WalError, WalLockedError
-from ._driver import Driver, Opened
+from ._background import Background
+from ._entries import PlainEntry, to_plain
 
-__all__ = ["StockJournalError", "open_driver"]
+__all__ = ["Opened", "StockJournalError", "open_store"]
 
 _LOCK_PATIENCE_SECONDS = 10.0
 
@@ -37,14 +40,27 @@ class _Owner(Protocol):
 
 class _Holder(NamedTuple):
     journal: weakref.ref[_Owner]
-    driver: Driver
+    background: Background
+
+
+class Opened(NamedTuple):
+    """What was opened, and what it held then."""
+
+    store: BlockingRaftLogStorage
+    background: Background
+    head: PlainEntry | None
+    tail: PlainEntry | None
+    #: nothing at or below it can be appended; -1 where nothing was ever purged
+    frontier: int
+    vote: Vote | None
+    committed: int | None
 
 
 #: who holds which directory in this process
 _holders: dict[str, _Holder] = {}
 
 
-def open_driver(journal: _Owner, opening: Opening) -> tuple[Driver, Opened]:
+def open_store(journal: _Owner, opening: Opening) -> Opened:
     """Opens the storage, waiting for a holder that is about to let go."""
     environment = opening.ground
     _refuse_stock_file(environment, journal.path)
@@ -57,9 +73,8 @@ def open_driver(journal: _Owner, opening: Opening) -> tuple[Driver, Opened]:
     key = os.path.realpath(journal.path)
     deadline = environment.monotonic() + _LOCK_PATIENCE_SECONDS
     while True:
-        driver = Driver(journal.path, opening, on_failure)
         try:
-            opened = driver.open()
+            store = BlockingRaftLogStorage.open_with(opening, journal.path)
         except WalLockedError as error:
             if environment.monotonic() >= deadline or not _is_about_to_let_go(
                 environment, key, error.pid
@@ -67,8 +82,27 @@ def open_driver(journal: _Owner, opening: Opening) -> tuple[Driver, Opened]:
                 raise
             environment.sleep(0.01)
         else:
-            _holders[key] = _Holder(reference, driver)
-            return driver, opened
+            break
+    try:
+        background = Background(journal.path, store, environment, on_failure)
+        opened = _read(store, background)
+    except BaseException:
+        store.close()
+        raise
+    _holders[key] = _Holder(reference, background)
+    return opened
+
+
+def _read(store: BlockingRaftLogStorage, background: Background) -> Opened:
+    state, committed = store.get_log_state(), store.read_committed()
+    purged, last = state.last_purged_log_id, state.last_log_id
+    frontier = -1 if purged is None else purged.index
+    head = tail = None
+    if last is not None and last != purged:
+        head = to_plain(store.limited_get_log_entries(frontier + 1, None, 1)[0])
+        tail = to_plain(store.try_get_log_entries(last.index, last.index + 1)[0])
+    commit = None if committed is None else committed.index
+    return Opened(store, background, head, tail, frontier, store.read_vote(), commit)
 
 
 def _is_about_to_let_go(environment: Environment, key: str, pid: int | None) -> bool:
@@ -89,7 +123,7 @@ def _is_about_to_let_go(environment: Environment, key: str, pid: int | None) -> 
     if holder is None:
         return False
     journal = holder.journal()
-    if journal is None or holder.driver.is_closing:
+    if journal is None or holder.background.is_closing:
         return True
     if not journal.is_abandoned():
         return False

@@ -12,15 +12,18 @@ differs truncates the log, as Raft has it.
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
+from collections.abc import Iterator
+from functools import partial
 from typing import NoReturn
 
 from pysyncobj.pickle import to_bytes
 
-from ..errors import EntryTooLargeError, LogGapError
-from ._batches import Batches
-from ._driver import Driver, Opened
-from ._entries import PlainEntry
+from .._types import LogId
+from ..errors import EntryTooLargeError, LogGapError, WalError
+from ._entries import PlainEntry, read_entries, to_batch
+from ._opening import Opened
 from ._reading import ReadLog
 from ._view import ENTRY_OVERHEAD_BYTES, View
 
@@ -48,12 +51,15 @@ class ShownLog(ReadLog):
     is_closed: bool
 
     def __init__(
-        self, driver: Driver, opened: Opened, cache_bytes: int, max_entry_bytes: int
+        self, opened: Opened, cache_bytes: int, max_entry_bytes: int, *, is_durable_when_done: bool
     ) -> None:
         self.failure = None
         #: whether a node holds its answers back, so that ``add`` need not wait
         self._is_attached = False
-        self._driver = driver
+        self._store = store = opened.store
+        self._background = opened.background
+        #: whether an entry counts as durable when it is; else when it is written
+        self._is_durable_when_done = is_durable_when_done
         self._cache_bytes = cache_bytes
         self._max_entry_bytes = max_entry_bytes
         head, tail = opened.head, opened.tail
@@ -69,10 +75,13 @@ class ShownLog(ReadLog):
         self._stored_first = self._first
         #: the last entry of the storage, hidden or not
         self._stored_tail = tail
-        self._view = View(driver.read, cache_bytes, self._last + 1)
-        #: entries below it are handed over to the driver
+        self._view = View(partial(read_entries, store), cache_bytes, self._last + 1)
+        #: entries below it are handed over to the store
         self._handed = self._last + 1
-        self._batches = Batches(driver)
+        #: the handing over was interrupted: the store knows how far it came
+        self._is_handed_unsure = False
+        #: entries below it are known to be durable
+        self._durable_end = self._last + 1
         #: the index that ``add`` takes the short way with; -1 where it must look closer
         self._next = -1
         #: raised by every cut of the log
@@ -85,8 +94,8 @@ class ShownLog(ReadLog):
         """Raises where nothing may be changed any more."""
 
     @abc.abstractmethod
-    def _wait(self, number: int) -> None:
-        """Waits until an operation of the driver is durable."""
+    def _fail(self, error: BaseException) -> None:
+        """The log failed: from here on every method raises."""
 
     @abc.abstractmethod
     def _is_starting(self) -> bool:
@@ -164,8 +173,7 @@ class ShownLog(ReadLog):
 
     def _wait_if_bare(self) -> None:
         if not self._is_attached:
-            self.queue_added()
-            self._wait(self._driver.last_number)
+            self._make_durable(self._last)
             self._trim()
 
     def _show(self, entry: PlainEntry) -> None:
@@ -180,19 +188,22 @@ class ShownLog(ReadLog):
     def _begin_at(self, index: int) -> None:
         self._view.restart(index)
         self._first, self._last = index, index - 1
-        self._handed = self._stored_first = index
+        self._handed = self._durable_end = self._stored_first = index
         self._stored_tail = None
 
     def _cut(self, index: int) -> None:
         """The storage is truncated: ``[index, ∞)`` is gone for good."""
-        self.queue_added()
-        self._driver.truncate(index)
-        self._epoch += 1
-        self._batches.cut(index)
-        self._view.cut(index)
-        self._handed = min(self._handed, index)
-        is_empty = index <= self._stored_first
-        self._stored_tail = None if is_empty else self._view.entry(index - 1)
+        self.hand_over()
+        try:
+            with self._failing():
+                self._store.truncate(LogId(0, index))
+        finally:  # whoever interrupts the waiting does not stop the truncation
+            self._epoch += 1
+            self._view.cut(index)
+            self._handed = min(self._handed, index)
+            self._durable_end = min(self._durable_end, index)
+            is_empty = index <= self._stored_first
+            self._stored_tail = None if is_empty else self._view.entry(index - 1)
 
     def _allow_short_way(self) -> None:
         is_plain = (
@@ -236,8 +247,7 @@ class ShownLog(ReadLog):
             else:
                 # The dump replaces the log: none of it is the dump's past.
                 self._clearing = _Clearing.NO
-                self._driver.restart_at(index, entry[2])
-                self._batches.clear()
+                self._restart_at(index, entry[2])
                 self._epoch += 1
                 self._frontier = index - 1
                 self._begin_at(index)
@@ -256,6 +266,18 @@ class ShownLog(ReadLog):
             if index < view.end:
                 self._cut(index)
             self._append(entry)
+
+    def _restart_at(self, index: int, term: int) -> None:
+        """Everything goes, so that ``index`` can be appended next.
+
+        The dump file, which replaces it, is made durable first.
+        """
+        store = self._store
+        with self._failing():
+            self._background.sync_dump()
+            store.truncate(LogId(0, index))
+            if index > 0:
+                store.purge(store.log_id_at(index - 1) or LogId(term, index - 1))
 
     def _end_clearing(self) -> None:
         """What lies before the first entry of the dump goes."""
@@ -310,7 +332,7 @@ class ShownLog(ReadLog):
             self._stored_first = index + 1
             if index + 1 >= self._view.end:
                 self._stored_tail = None
-            self._driver.purge(index)
+            self._background.purge(index)
 
     def _settle_clearing(self) -> None:
         """Something other than the loading of a dump follows a ``clear``."""
@@ -333,27 +355,62 @@ class ShownLog(ReadLog):
 
     # --- handing over ---------------------------------------------------------------------
 
-    def hand_over(self) -> None:
-        """Starts the writing of what was added."""
-        self.queue_added()
-        self._driver.begin()
-
-    def queue_added(self) -> None:
-        """Queues what was added; its writing starts when it is waited for, at the latest."""
+    def hand_over(self, *, waits: bool = False) -> None:
+        """Has written what was added; the node's thread does it itself if it waits for it."""
         view = self._view
         end = view.recent_first + len(view.recent)
-        if self._handed < end and not self.is_closed:
+        if self._handed == end and self._store.poison is None and not self._is_handed_unsure:
+            return
+        with self._failing():
+            if self._is_handed_unsure:
+                self._find_handed()
             entries = view.recent[self._handed - view.recent_first :]
-            self._handed = end
-            self._batches.append(entries)
+            if not entries or self.is_closed:
+                return
+            self._handed, self._is_handed_unsure = end, True
+            self._store.append(to_batch(entries), wait=waits)
+            self._is_handed_unsure = False
+            if waits:
+                self._durable_end = end
+
+    def _find_handed(self) -> None:
+        """How far a handing over came that an exception from outside interrupted."""
+        last = self._store.get_log_state().last_log_id
+        self._handed = self._view.recent_first if last is None else last.index + 1
+        self._is_handed_unsure = False
+
+    def _make_durable(self, index: int) -> None:
+        """Returns once the entries up to ``index`` are durable: they count as it then."""
+        if index < self._durable_end:
+            return
+        if index >= self._handed or self._is_handed_unsure:
+            self.hand_over(waits=True)
+        if index >= self._durable_end and self._is_durable_when_done:
+            with self._failing():
+                entry = self._view.entry(index)
+                self._store.wait_durable(LogId(entry[2], index))
+        self._durable_end = max(self._durable_end, index + 1)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """An error of the store in the block is the log's failure."""
+        try:
+            if self._store.poison is not None:
+                raise self._store.poison
+            yield
+        except (WalError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is None:
+                raise  # of a signal's handler, a TimeoutError say
+            self._fail(error)
+            self.raise_failure()
 
     def _trim(self) -> None:
         """Keeps no more in memory than allowed, waiting for the disk where it must."""
         view = self._view
         if view.recent_bytes > self._cache_bytes:
             if view.recent_bytes > self._cache_bytes + _WAITING_BYTES:
-                self._wait(self._driver.last_number)
-            view.trim(self._batches.settled_end(self._handed))
+                self._make_durable(view.end - 1)
+            view.trim(self._handed)
 
     def _hides_something(self) -> bool:
         return (
