@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 from hqlwal_raft import (
     EntryTooLargeError,
     LogId,
     RaftLogStorage,
 )
+from hqlwal_raft._environment import Environment
 from hqlwal_raft.testing import MemoryKernel
 from tests._support import (
+    Gate,
     HookedEnvironment,
+    Started,
     entries,
     on_both_backends,
     segments,
 )
 
 SEGMENT_SIZE = 8192
+
+
+class StandingClock(Environment):
+    """Time goes on when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:  # type: ignore[override]
+        return self.now
 
 
 @on_both_backends
@@ -74,14 +90,47 @@ async def test_a_batch_may_span_many_segments(tmp_path: Path) -> None:
 
 @on_both_backends
 async def test_a_batch_is_one_write(tmp_path: Path) -> None:
-    writes: list[str] = []
-    files = HookedEnvironment(lambda call, path: writes.append(path) if call == "pwrite" else None)
+    clock = StandingClock()
+    calls: list[tuple[str, str]] = []
+    files = HookedEnvironment(lambda call, path: calls.append((call, path)), environment=clock)
     async with RaftLogStorage.open(tmp_path, environment=files) as store:
         await store.append(entries(1, 2))
         tail = str(segments(tmp_path)[0])
-        del writes[:]
-        await store.append(entries(2, 102))
-        assert writes.count(tail) == 2  # the records, and the header with the last sync's mark
+        of_tail = [("pwritev", tail), ("fdatasync", tail)]
+        clock.now += 1  # the first mark is due
+        await store.append(entries(2, 3))
+        for seconds, is_marked in ((0.0, False), (0.009, False), (0.002, True), (0.009, False)):
+            clock.now += seconds
+            start = (await store.get_log_state()).last_log_id.index + 1  # type: ignore[union-attr]
+            del calls[:]
+            await store.append(entries(start, start + 100))
+            mark = [("pwrite", tail)] if is_marked else []  # what the sync before made durable
+            assert [call for call in calls if call[1] == tail] == [of_tail[0], *mark, of_tail[1]]
+
+
+@on_both_backends
+async def test_appends_that_wait_are_one_write(tmp_path: Path) -> None:
+    gate = Gate()
+    writes: list[tuple[str, str]] = []
+
+    def note(call: str, path: str) -> None:
+        if call in ("pwrite", "pwritev"):
+            writes.append((call, Path(path).name))
+
+    clock = StandingClock()
+    files = HookedEnvironment(gate, note, environment=clock)
+    async with RaftLogStorage.open(tmp_path, environment=files) as store:
+        await store.append(entries(1, 2))
+        gate.shut()
+        async with anyio.create_task_group() as tasks:
+            started = Started(tasks)
+            for index in range(2, 12):
+                await started.start(f"{index}", partial(store.append, entries(index, index + 1)))
+                await gate.held()
+            del writes[:]
+            gate.open()
+        assert writes == [("pwritev", segments(tmp_path)[0].name)]
+        assert store.statistics().syncs == 3
 
 
 @on_both_backends
