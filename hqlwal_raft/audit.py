@@ -184,13 +184,16 @@ def _examine_unlocked(
 ) -> DirectoryReport:
     lock = _probe_lock(directory)
     seen = _looked(directory, deep=deep, progress=progress)
-    suspicions = _suspicions(*seen)
-    confirmed = set()
+    suspicions = _suspicions(*seen) if not seen[0].is_torn else set()
+    confirmed: set[tuple[Finding, object]] = set()
     for _ in range(_LOOKS - 1):
         if not suspicions and not seen[0].is_torn:
             break
         directory.environment.sleep(_PAUSE_SECONDS)
         seen = _looked(directory, deep=deep, progress=progress)
+        confirmed = set()
+        if seen[0].is_torn:
+            continue  # a file that vanished meanwhile is not missing
         again = _suspicions(*seen)
         confirmed = suspicions & again
         if confirmed == again:

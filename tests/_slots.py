@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import random
-import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from hqlwal_raft._format import (
     DATA_START,
     META_NAME,
     SEALED,
+    SLOT_OFFSETS,
     MetaState,
     SegmentHeader,
     pack_slot,
@@ -216,76 +217,69 @@ def agree(image: Image) -> bool:
     return False
 
 
-def churn(path: str, stop: threading.Event) -> None:
-    """Appends, rolls over, seals, truncates and purges, in the order of the writer's rules."""
-    rng = random.Random(3)
-    state = MetaState(None, None, 1)
-    sequence = 9
-    numbers = [3]
-    last = 12
-    end = File(3).offset(0)
-    for name in sorted(os.listdir(path)):
-        if name.endswith(".wal"):
-            os.unlink(os.path.join(path, name))
-    store = File(1)
-    del store, end
-
-    def save(new: MetaState) -> None:
-        nonlocal state, sequence
-        state, sequence = new, sequence + 1
-        with open(os.path.join(path, META_NAME), "r+b", buffering=0) as file:
-            for offset in (0, 4096):
-                os.pwrite(file.fileno(), pack_slot(sequence, state), offset)
-
-    def place(number: int) -> str:
-        return os.path.join(path, segment_name(number))
-
-    def make(number: int, salt: int) -> None:
-        with open(place(number) + ".tmp", "wb") as file:
-            file.write(SegmentHeader(salt, 4096).pack().ljust(4096, b"\0"))
-        os.rename(place(number) + ".tmp", place(number))
-
-    del numbers
-    salt = 1000
-    while not stop.is_set():
-        # a log of its own, from its first segment to its last purge
-        number = 10 + salt % 7 * 4
-        save(replace(state, first_segment=0))
-        first = number
+def churn(path: str, rng: random.Random) -> Iterator[None]:
+    """Appends, rolls over, seals, truncates and purges, for ever, a call of the system at a time,
+    in the order of the writer's rules.
+    """
+    state, sequence, last, salt = MetaState(None, None, 0), 0, 0, 0
+    while True:
+        number = first = 1 + salt % 7  # names are used again
         headers: dict[int, SegmentHeader] = {}
         for _ in range(rng.randint(2, 4)):
             salt += 1
-            make(number, salt)
+            name = os.path.join(path, segment_name(number))
+            with open(name + ".tmp", "wb") as made:
+                made.write(SegmentHeader(salt, 4096).pack().ljust(4096, b"\0"))
+            yield
+            os.rename(name + ".tmp", name)
+            yield
             if number == first:
-                save(replace(state, first_segment=first))
-            offset, header = DATA_START, SegmentHeader(salt, 4096, last + 1, 0, 64, 64)
-            with open(place(number), "r+b", buffering=0) as file:
-                begins = [offset]
-                for _ in range(rng.randint(2, 12)):
-                    last += 1
-                    each = Entry(1, last, bytes([last % 250 + 1]) * rng.randint(0, 90), 1)
-                    record = encode_one(each, last, salt, 100, is_settled=True)
-                    os.pwrite(file.fileno(), header.pack(), 0)
-                    os.pwrite(file.fileno(), record[:20], offset)
-                    os.pwrite(file.fileno(), record[20:], offset + 20)
-                    header = replace(header, id_until=last, data_end=offset + len(record))
-                    offset += len(record)
-                    begins.append(offset)
-                headers[number] = header
-                if number - 1 in headers:
-                    with open(place(number - 1), "r+b", buffering=0) as older:
-                        sealed = replace(headers[number - 1], flags=SEALED)
-                        os.pwrite(older.fileno(), sealed.pack(), 0)
-                if rng.random() < 0.5:  # a truncation within the tail
-                    kept = rng.randint(1, len(begins) - 2)
-                    last = header.id_from + kept - 1
-                    header = replace(header, id_until=last, data_end=begins[kept], cut=begins[kept])
-                    os.pwrite(file.fileno(), header.pack(), 0)
-                    os.pwrite(file.fileno(), bytes(offset - begins[kept]), begins[kept])
-                    headers[number] = replace(header, cut=0)
+                sequence, state = sequence + 1, replace(state, first_segment=first)
+                yield from _save(path, sequence, state)
+            file = os.open(name, os.O_RDWR)
+            header, begins = SegmentHeader(salt, 4096, last + 1, 0, DATA_START, DATA_START), [64]
+            for _ in range(rng.randint(2, 12)):
+                last += 1
+                each = Entry(1, last, bytes([last % 250 + 1]) * rng.randint(0, 90), 1)
+                record = encode_one(each, last, salt, 100, is_settled=True)
+                os.pwrite(file, header.pack(), 0)
+                yield
+                os.pwrite(file, record[:20], begins[-1])
+                yield
+                os.pwrite(file, record[20:], begins[-1] + 20)
+                yield
+                begins.append(begins[-1] + len(record))
+                header = replace(header, id_until=last, data_end=begins[-1])
+            headers[number] = header
+            if number - 1 in headers:
+                older = os.open(os.path.join(path, segment_name(number - 1)), os.O_RDWR)
+                os.pwrite(older, replace(headers[number - 1], flags=SEALED).pack(), 0)
+                os.close(older)
+                yield
+            if rng.random() < 0.5:  # a truncation within the tail
+                kept = rng.randint(1, len(begins) - 2)
+                last, end = header.id_from + kept - 1, begins[kept]
+                header = replace(header, id_until=last, data_end=end, cut=end)
+                os.pwrite(file, header.pack(), 0)
+                yield
+                os.pwrite(file, bytes(begins[-1] - end), end)
+                yield
+                headers[number] = replace(header, cut=0)
+            os.close(file)
             number += 1
-        for each_number in sorted(headers):  # purged, one after the other
+        for each_number, header in headers.items():  # purged, one after the other
             left = [n for n in headers if n > each_number]
-            frontier = LogId(1, headers[each_number].id_until, 1)
-            save(replace(state, first_segment=min(left, default=0), last_purged=frontier))
-            os.unlink(place(each_number))
+            purged = LogId(1, header.id_until, 1)
+            state = replace(state, first_segment=min(left, default=0), last_purged=purged)
+            sequence += 1
+            yield from _save(path, sequence, state)
+            os.unlink(os.path.join(path, segment_name(each_number)))
+            yield
+
+
+def _save(path: str, sequence: int, state: MetaState) -> Iterator[None]:
+    file = os.open(os.path.join(path, META_NAME), os.O_RDWR | os.O_CREAT)
+    for offset in SLOT_OFFSETS:
+        os.pwrite(file, pack_slot(sequence, state), offset)
+        yield
+    os.close(file)

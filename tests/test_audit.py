@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import resource
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +30,7 @@ from hqlwal_raft._types import Finding, FindingKind, LogId
 from hqlwal_raft.audit import DirectoryReport, Verdict, examine, salvage
 from hqlwal_raft.testing._kernel import MemoryKernel
 from tests._directories import LENGTH, PATH, File, Store, entry, group, meta
+from tests._slots import agree, churn, draw
 
 DAMAGE, TORN, LEFTOVER = FindingKind.DAMAGE, FindingKind.TORN_TAIL, FindingKind.LEFTOVER
 
@@ -690,25 +690,44 @@ def test_salvage_reads_many_records_at_the_pace_of_the_disk() -> None:
 
 
 def test_random_directories_are_judged_as_the_reference_judges_them() -> None:
-    from tests._slots import agree, draw
-
     rng = random.Random(11)
     verdicts = [agree(draw(rng)) for _ in range(4000)]
     assert 400 < sum(verdicts) < 3600
 
 
-def test_a_store_that_is_written_to_is_never_called_damaged(tmp_path: Path) -> None:
-    """Files are made, written, cut, sealed and removed in an honest order meanwhile."""
-    from tests._slots import churn
+class Interleaved(Environment):
+    """The store writes on while it is looked at: between any two calls."""
 
-    stop = threading.Event()
-    log_of_three().kernel().write_to(str(tmp_path))
-    writer = threading.Thread(target=churn, args=(str(tmp_path), stop))
-    writer.start()
-    try:
-        for _ in range(40):
-            report = examine(tmp_path, deep=True)
+    def __init__(self, path: str, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.writer = churn(path, self.rng)
+        self.sleeps = 0
+
+    def go_on(self) -> None:
+        for _ in range(self.rng.choice((0, 0, 0, 1, 3, 40))):
+            next(self.writer)
+
+    def sleep(self, seconds: float, /) -> None:
+        self.sleeps += 1
+        self.go_on()
+
+    def listdir(self, path: str | int, /) -> list[str]:
+        self.go_on()
+        return os.listdir(path)
+
+    def pread(self, descriptor: int, length: int, offset: int, /) -> bytes:
+        self.go_on()
+        return os.pread(descriptor, length, offset)
+
+
+def test_a_store_that_is_written_to_is_never_called_damaged(tmp_path: Path) -> None:
+    looks_again = 0
+    for seed in range(30):
+        path = tmp_path / str(seed)
+        path.mkdir()
+        environment = Interleaved(str(path), seed)
+        for _ in range(20):
+            report = examine(path, deep=True, environment=environment)
             assert report.first_obstacle is None, report.first_obstacle
-    finally:
-        stop.set()
-        writer.join()
+        looks_again += environment.sleeps
+    assert looks_again > 100  # a single look would have been mistaken
