@@ -21,10 +21,19 @@ from .machine import play as run_on
 from .store import Problem, look, opened
 from .turns import Deadlock
 
-__all__ = ["CALLBACK_ERRORS", "WRONG", "Finding", "Wrong", "run", "try_callback", "try_wrong"]
+__all__ = [
+    "CALLBACK_ERRORS",
+    "KINDS",
+    "WRONG",
+    "Finding",
+    "Wrong",
+    "run",
+    "try_callback",
+    "try_wrong",
+]
 
 #: of the processor: long enough for any call, short enough for a loop of them
-_LIMIT_SECONDS = 1.0
+_LIMIT_SECONDS = 0.5
 _LAST = 9
 
 #: what a callback may let out
@@ -35,6 +44,13 @@ CALLBACK_ERRORS: tuple[type[BaseException], ...] = (
     MemoryError,
     GeneratorExit,
 )
+
+
+#: what is known to go wrong
+KINDS = {
+    "D.1": "a callback that lets a BaseException out keeps the others from being called",
+    "D.3": "arguments are not judged before something is touched",
+}
 
 
 class Wrong(NamedTuple):
@@ -51,8 +67,16 @@ class Finding(NamedTuple):
     case: str
     problem: Problem
 
+    @property
+    def kind(self) -> str:
+        """One of KINDS, or "new"."""
+        if self.case.startswith("callback"):
+            return "D.1" if self.problem.kind in ("hang", "callback", "died") else "new"
+        is_known = self.problem.kind in ("hang", "changed", "accepted", "untyped")
+        return "D.3" if is_known else "new"
+
     def __str__(self) -> str:
-        return f"{self.case}: {self.problem}"
+        return f"{self.kind}: {self.case}: {self.problem}"
 
 
 async def _collect(stream: Any) -> list[Entry]:
