@@ -60,16 +60,21 @@ _variants_of: dict[int, tuple[Content, list[FileData]]] = {}
 
 def _without_lock(snapshot: Snapshot[MemoryKernel]) -> Snapshot[MemoryKernel]:
     directories, locks = {}, set()
-    for number, (durable, pending) in snapshot.directories.items():
+    for directory, (durable, pending) in snapshot.directories.items():
         state = DirectoryState(durable, pending)
         if LOCK_NAME in durable:
             locks.add(durable[LOCK_NAME])
             state = state._replace(durable={n: i for n, i in durable.items() if n != LOCK_NAME})
         if any(name == LOCK_NAME for operation in pending for name, _ in operation):
-            locks.update(i for operation in pending for name, i in operation if name == LOCK_NAME)
+            locks.update(
+                number
+                for operation in pending
+                for name, number in operation
+                if name == LOCK_NAME and number is not None
+            )
             left = [tuple(c for c in operation if c[0] != LOCK_NAME) for operation in pending]
             state = state._replace(pending=tuple(operation for operation in left if operation))
-        directories[number] = state
+        directories[directory] = state
     contents = {n: content for n, content in snapshot.contents.items() if n not in locks}
     return _Quick(snapshot.page_bytes, directories, contents, snapshot.build)
 

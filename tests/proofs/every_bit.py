@@ -219,6 +219,7 @@ def run(
     heals: bool = True,
     budget_seconds: float = 1e9,
     progress: Callable[[Bits], object] | None = None,
+    stops_at_first: bool = False,
 ) -> Bits:
     """The loop, until it is complete, or the time is over."""
     bits = Bits()
@@ -226,6 +227,6 @@ def run(
     for _ in bits.walk(stride, heals=heals):
         if progress is not None:
             progress(bits)
-        if time.monotonic() > end:
+        if time.monotonic() > end or (stops_at_first and bits.flaws):
             break
     return bits
