@@ -15,7 +15,7 @@ import functools
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import NamedTuple
 
@@ -37,13 +37,12 @@ __all__ = [
     "KINDS",
     "Finding",
     "History",
-    "calls_of",
     "cases",
     "full_disks",
-    "judge_disk",
     "play",
     "replay",
     "run",
+    "shorten",
 ]
 
 _LOCK_PATH = f"{DIRECTORY}/lock.hql"
@@ -327,6 +326,32 @@ def replay(name: str, fault: str) -> list[Finding]:
     history = next(history for history in HISTORIES if history.name == name)
     number, _, kind = fault.partition(":")
     return findings_of(history, Fault(int(number), kind))
+
+
+def shorten(finding: Finding) -> str:
+    """The fewest rounds in which the same call failing leads to a fault of the same kind."""
+    history = next(history for history in HISTORIES if history.name == finding.history)
+    # what came with the fault must stay; the others are left out, the last first
+    for place in reversed(range(len(history.rounds))):
+        text = history.rounds[place]
+        if text in ("open", finding.operation):
+            continue
+        shorter = replace(history, rounds=history.rounds[:place] + history.rounds[place + 1 :])
+        if _shows(shorter, finding):
+            history = shorter
+    return f"{' / '.join(history.rounds)} after {' / '.join(history.before) or 'nothing'}"
+
+
+def _shows(history: History, finding: Finding) -> bool:
+    played = play(history, None)
+    return not played.problems and any(
+        found.kind == finding.kind and found.problem.kind == finding.problem.kind
+        for number, call in enumerate(played.calls)
+        if finding.call is not None
+        and call.name == finding.call.name
+        and played.rounds[number : number + 1] == [finding.operation]
+        for found in findings_of(history, Fault(number, finding.fault.kind))
+    )
 
 
 def run(

@@ -30,7 +30,7 @@ from .machine import play as run_on
 from .store import Player, Problem, WasCancelled
 from .turns import Deadlock
 
-__all__ = ["KINDS", "MANNERS", "SCENES", "Finding", "Scene", "cancel", "run", "steps_of"]
+__all__ = ["KINDS", "MANNERS", "SCENES", "Finding", "Scene", "cancel", "replay", "run", "steps_of"]
 
 #: more steps than any call takes
 _MOST_STEPS = 400
@@ -256,6 +256,12 @@ def steps_of(scene: Scene) -> int:
     while step < _MOST_STEPS and cancel(scene, step)[1]:
         step += 1
     return step
+
+
+def replay(scene: str, step: str | int) -> list[Finding]:
+    """What ``Finding.replay`` calls for."""
+    parsed = Scene.parse(scene)
+    return [Finding(parsed, int(step), problem) for problem in cancel(parsed, int(step))[0]]
 
 
 def run(
