@@ -14,12 +14,12 @@ from tests.proofs.every_bit import Bits, run
 from tests.proofs.mutants import CHECKSUMS, Mutant
 
 STRIDE = 11
-KNOWN = {"not healed"}
+KNOWN = {"not healed", "refused after a change"}
 
 
 @cache
 def bits() -> Bits:
-    return run(stride=STRIDE)
+    return run(stride=STRIDE, has_padding=False)
 
 
 def test_bits_of_every_file_were_flipped() -> None:
@@ -42,7 +42,16 @@ def test_what_is_refused_for_damaged_entries_can_be_healed() -> None:
     assert "not healed" not in bits().flaws
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="E.1: what only the applying meets is met after files were removed: "
+    "'A2 V A2 P1 A2 A1 T7 C' with a temporary file left over",
+)
+def test_an_open_that_is_refused_leaves_the_directory_as_it_was() -> None:
+    assert "refused after a change" not in bits().flaws
+
+
 @pytest.mark.parametrize("mutant", CHECKSUMS, ids=lambda mutant: mutant.name)
 def test_every_missing_checksum_is_found(mutant: Mutant) -> None:
     with mutant.applied():
-        assert run(stride=STRIDE, stops_at_first=True).flaws
+        assert run(stride=STRIDE, has_padding=False, stops_at_first=True).flaws

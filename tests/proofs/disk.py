@@ -19,7 +19,8 @@ from .core import LOCK_NAME
 
 __all__ = ["Moment", "Recorder", "all_images", "new_kernel", "present", "started"]
 
-_AFTER = ("written", "synced", "synced directory", "renamed", "unlinked", "created")
+#: the calls that add images; a sync only takes some away, and what those show was seen before
+_AFTER = ("written", "renamed", "unlinked", "created")
 
 
 def new_kernel() -> MemoryKernel:
@@ -107,15 +108,16 @@ class Moment(NamedTuple):
 
 
 class Recorder:
-    """While it is entered, takes the disk after each call of the kernel that changes anything."""
+    """While it is entered, takes the disk after each call that leaves more to what may be found."""
 
-    def __init__(self, kernel: MemoryKernel, *, takes_present: bool = False) -> None:
+    def __init__(self, kernel: MemoryKernel, *, is_recovery: bool = False) -> None:
         self.moments: list[Moment] = []
         self._kernel = kernel
-        self._takes_present = takes_present
+        self._is_recovery = is_recovery
 
     def __enter__(self) -> Self:
-        self.take("the beginning")
+        if not self._is_recovery:  # that begins with what it is about
+            self.take("the beginning")
         self._kernel.on_point = self._point
         return self
 
@@ -132,5 +134,5 @@ class Recorder:
             last = self.moments[-1].snapshot
             if snapshot.directories == last.directories and snapshot.contents == last.contents:
                 return
-        found = present(self._kernel) if self._takes_present else None
+        found = None if self._is_recovery else present(self._kernel)
         self.moments.append(Moment(call, snapshot, found))

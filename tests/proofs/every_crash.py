@@ -155,7 +155,7 @@ class Crashes:
         self, life: Life, letter: str, history: str, cuts: tuple[str, ...], *, goes_on: bool
     ) -> bool:
         """One letter and every crash within it; whether it did without a crash what it should."""
-        recorder = Recorder(life.kernel, takes_present=True)
+        recorder = Recorder(life.kernel)
         within = life.model.within(letter)
         killed = life.model.within(letter, is_power_cut=False)
         try:
@@ -174,7 +174,7 @@ class Crashes:
             self._violated(f"without a crash: {problem}", history, cuts)
         elif self.scope.has_crashes:
             # acknowledged: from now on less is allowed
-            last = Recorder(life.kernel, takes_present=True)
+            last = Recorder(life.kernel)
             last.take("the end")
             at_least, exactly = life.model.at_least, life.model.exactly
             step = len(recorder.moments)
@@ -226,7 +226,7 @@ class Crashes:
     def _open(self, image: Image, number: int) -> Outcome:
         outcome = Outcome()
         kernel = started(image)
-        recorder = Recorder(kernel)
+        recorder = Recorder(kernel, is_recovery=True)
         try:
             with recorder:
                 core = Core(kernel, SEGMENT_BYTES)

@@ -71,7 +71,7 @@ def replay(history: str, step: int | None = None, image: int = KILLED, then: str
         if life is not None:
             kernel = life.kernel
         expected = [life.model.within(letter)] if life is not None else expected
-        recorder = Recorder(kernel, takes_present=True)
+        recorder = Recorder(kernel, is_recovery=life is None)
         with recorder, contextlib.suppress(WalError):
             if life is None:
                 Core(kernel, SEGMENT_BYTES)
@@ -84,7 +84,7 @@ def replay(history: str, step: int | None = None, image: int = KILLED, then: str
             recorder.take("the end", always=True)
         moment = recorder.moments[at]
         found = moment.present if place == KILLED else [*moment.images()][place]
-        assert found is not None
+        assert found is not None, "only a letter has images of a killed process"
         lines.append(f"after {moment.call}: image {place}")
         kernel, life = started(found), None
     if step is None:
