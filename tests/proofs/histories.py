@@ -47,6 +47,8 @@ HISTORIES = (
             "append 3000 | append! 3000 | append 3000",
             "append 1000*12",
             "append 20000",
+            # a replaced segment that was not given up would be written to by these
+            "append 2000*4",
             "append 300*2",
             "read",
             "close",
