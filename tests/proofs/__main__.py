@@ -10,18 +10,20 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import itertools
+import logging
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-#: each is a module with ``run(progress, stride)``, which gives findings and what was tried; and
-#: where it has them ``replay(*words)``, and ``shorten(finding)``
+#: each is a module with ``run``, and where it has them ``replay`` and ``shorten``
 LOOPS = {
     name: f"{__package__}.every_{name}"
     for name in ("crash", "bit", "call", "answer", "cancellation", "opcode", "order")
@@ -35,13 +37,14 @@ console = Console(highlight=False, soft_wrap=True)
 
 def main() -> int:
     options, words = _parse()
+    logging.disable(logging.CRITICAL)  # what the stores say of the damage that is done to them
     if options.loop is not None:
-        return _replay(options.loop, words)
+        return _replay(options.loop, [*options.step, *words])
     chosen = options.only.split(",") if options.only else [*LOOPS, RANDOM]
     if unknown := set(chosen) - {*LOOPS, RANDOM}:
         console.print(f"no such loop: {', '.join(sorted(unknown))}; there are {[*LOOPS, RANDOM]}")
         return 2
-    failures = sum(_run(name, options.stride) for name in LOOPS if name in chosen)
+    failures = sum(_run(name, options) for name in LOOPS if name in chosen)
     if RANDOM in chosen:
         failures += _torture(options)
     console.print(f"[bold red]{failures} findings[/]" if failures else "[bold green]none found[/]")
@@ -54,13 +57,13 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("step", nargs="*", help="what to replay, as a failure prints it")
     parser.add_argument("--only", metavar="LOOPS", help=f"of {','.join([*LOOPS, RANDOM])} (all)")
     parser.add_argument("--stride", type=int, default=1, help="every so manieth case only (1)")
+    parser.add_argument("--depth", type=int, default=3, help="letters of a cut history (3)")
     parser.add_argument("--seconds", type=float, default=300, help="for random histories (300)")
     parser.add_argument("--seed", type=int, help="the first random history (from the clock)")
-    options = parser.parse_args()
-    return options, options.step
+    return parser.parse_known_args()
 
 
-def _run(name: str, stride: int) -> int:
+def _run(name: str, options: argparse.Namespace) -> int:
     if importlib.util.find_spec(LOOPS[name]) is None:
         console.print(f"{name}: there is no such loop yet")
         return 0
@@ -70,12 +73,36 @@ def _run(name: str, stride: int) -> int:
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:
         task = progress.add_task(f"every {name}", total=None, note="")
 
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, note=f"{done:,} of {total:,}")
+        def show(done: int, total: int | None) -> None:
+            of = "" if total is None else f" of {total:,}"
+            progress.update(task, completed=done, total=total, note=f"{done:,}{of}")
 
-        findings, tried = loop.run(show, stride)
+        findings, tried = _call(loop, name, options, show)
     _report(loop, name, findings, tried, time.monotonic() - started)
     return len(findings)
+
+
+def _call(
+    loop: Any, name: str, options: argparse.Namespace, show: Callable[[int, int | None], None]
+) -> tuple[list[Any], Counter[str]]:
+    """Runs a loop; gives its findings, and what it tried."""
+    if name == "crash":
+        scope = loop.Scope(loop.ROOTS, loop.FULL, options.depth)
+        crashes = loop.run(
+            scope,
+            budget_seconds=3600 / options.stride,
+            progress=lambda crashes: show(crashes.images, None),
+        )
+        console.print(str(crashes))
+        return list(crashes.violations.values()), crashes.counts
+    if name == "bit":
+        bits = loop.run(
+            stride=options.stride, progress=lambda bits: show(bits.counts["flips"], None)
+        )
+        console.print(str(bits))
+        return list(bits.flaws.values()), bits.counts
+    findings, tried = loop.run(show, options.stride)
+    return findings, Counter(cases=tried) if isinstance(tried, int) else tried
 
 
 def _report(loop: Any, name: str, findings: list[Any], tried: Counter[str], seconds: float) -> None:
@@ -110,7 +137,21 @@ def _show(loop: Any, finding: Any, *, is_first: bool) -> None:
 
 def _replay(name: str, words: list[str]) -> int:
     loop = importlib.import_module(LOOPS[name])
-    found = loop.replay(*words)
+    # "--step 5" is an argument by name
+    named = {
+        word.removeprefix("--"): int(value) if value.lstrip("-").isdigit() else value
+        for word, value in itertools.pairwise(words)
+        if word.startswith("--")
+    }
+    plain = [
+        word
+        for before, word in itertools.pairwise(["", *words])
+        if not word.startswith("--") and not before.startswith("--")
+    ]
+    found = loop.replay(*plain, **named)
+    if isinstance(found, str):
+        console.print(found, markup=False)
+        return 0
     if not found:
         console.print("[bold green]nothing is wrong[/]")
         return 0

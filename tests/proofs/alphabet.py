@@ -253,7 +253,9 @@ def letters(life: Life, families: Sequence[str]) -> Iterator[str]:
     last = model.last_index
     for family in families:
         if family == "T":
-            yield from (f"T{entry.index}" for entry in model.log)
+            # a node never truncates what is committed
+            held = max(log_id.index if log_id else 0 for log_id in model.committed)
+            yield from (f"T{entry.index}" for entry in model.log if entry.index > held)
         elif family == "P":
             ends = [*range(model.frontier_index + 1, last + 2), last + 3]
             yield from (f"P{index}" for index in ends)

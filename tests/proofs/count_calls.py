@@ -22,8 +22,8 @@ import anyio
 from hqlwal_raft._environment import Environment
 from tests.torture.ledger import Ledger
 
-from .every_call import HISTORIES, History
 from .faulty import FaultyEnvironment
+from .histories import HISTORIES, History
 from .machine import Inline, play
 from .store import Player
 

@@ -19,7 +19,8 @@ from .core import LOCK_NAME
 
 __all__ = ["Moment", "Recorder", "all_images", "new_kernel", "present", "started"]
 
-_AFTER = ("written", "synced", "synced directory", "renamed", "unlinked", "created")
+#: the calls that add images; a sync only takes some away, and what those show was seen before
+_AFTER = ("written", "renamed", "unlinked", "created")
 
 
 def new_kernel() -> MemoryKernel:
@@ -60,16 +61,21 @@ _variants_of: dict[int, tuple[Content, list[FileData]]] = {}
 
 def _without_lock(snapshot: Snapshot[MemoryKernel]) -> Snapshot[MemoryKernel]:
     directories, locks = {}, set()
-    for number, (durable, pending) in snapshot.directories.items():
+    for directory, (durable, pending) in snapshot.directories.items():
         state = DirectoryState(durable, pending)
         if LOCK_NAME in durable:
             locks.add(durable[LOCK_NAME])
             state = state._replace(durable={n: i for n, i in durable.items() if n != LOCK_NAME})
         if any(name == LOCK_NAME for operation in pending for name, _ in operation):
-            locks.update(i for operation in pending for name, i in operation if name == LOCK_NAME)
+            locks.update(
+                number
+                for operation in pending
+                for name, number in operation
+                if name == LOCK_NAME and number is not None
+            )
             left = [tuple(c for c in operation if c[0] != LOCK_NAME) for operation in pending]
             state = state._replace(pending=tuple(operation for operation in left if operation))
-        directories[number] = state
+        directories[directory] = state
     contents = {n: content for n, content in snapshot.contents.items() if n not in locks}
     return _Quick(snapshot.page_bytes, directories, contents, snapshot.build)
 
@@ -102,15 +108,16 @@ class Moment(NamedTuple):
 
 
 class Recorder:
-    """While it is entered, takes the disk after each call of the kernel that changes anything."""
+    """While it is entered, takes the disk after each call that leaves more to what may be found."""
 
-    def __init__(self, kernel: MemoryKernel, *, takes_present: bool = False) -> None:
+    def __init__(self, kernel: MemoryKernel, *, is_recovery: bool = False) -> None:
         self.moments: list[Moment] = []
         self._kernel = kernel
-        self._takes_present = takes_present
+        self._is_recovery = is_recovery
 
     def __enter__(self) -> Self:
-        self.take("the beginning")
+        if not self._is_recovery:  # that begins with what it is about
+            self.take("the beginning")
         self._kernel.on_point = self._point
         return self
 
@@ -127,5 +134,5 @@ class Recorder:
             last = self.moments[-1].snapshot
             if snapshot.directories == last.directories and snapshot.contents == last.contents:
                 return
-        found = present(self._kernel) if self._takes_present else None
+        found = None if self._is_recovery else present(self._kernel)
         self.moments.append(Moment(call, snapshot, found))

@@ -21,10 +21,19 @@ from .machine import play as run_on
 from .store import Problem, look, opened
 from .turns import Deadlock
 
-__all__ = ["CALLBACK_ERRORS", "WRONG", "Finding", "Wrong", "run", "try_callback", "try_wrong"]
+__all__ = [
+    "CALLBACK_ERRORS",
+    "KINDS",
+    "WRONG",
+    "Finding",
+    "Wrong",
+    "run",
+    "try_callback",
+    "try_wrong",
+]
 
 #: of the processor: long enough for any call, short enough for a loop of them
-_LIMIT_SECONDS = 1.0
+_LIMIT_SECONDS = 0.5
 _LAST = 9
 
 #: what a callback may let out
@@ -35,6 +44,13 @@ CALLBACK_ERRORS: tuple[type[BaseException], ...] = (
     MemoryError,
     GeneratorExit,
 )
+
+
+#: what is known to go wrong
+KINDS = {
+    "D.1": "a callback that lets a BaseException out keeps the others from being called",
+    "D.3": "arguments are not judged before something is touched",
+}
 
 
 class Wrong(NamedTuple):
@@ -51,8 +67,20 @@ class Finding(NamedTuple):
     case: str
     problem: Problem
 
+    @property
+    def kind(self) -> str:
+        """One of KINDS, or "new"."""
+        if self.case.startswith("callback"):
+            return "D.1" if self.problem.kind in ("hang", "callback", "died") else "new"
+        is_known = self.problem.kind in ("hang", "changed", "accepted", "untyped")
+        return "D.3" if is_known else "new"
+
+    @property
+    def replay(self) -> str:
+        return f"python -m tests.proofs answer {self.case!r}"
+
     def __str__(self) -> str:
-        return f"{self.case}: {self.problem}"
+        return f"{self.kind}: {self.case}: {self.problem}"
 
 
 async def _collect(stream: Any) -> list[Entry]:
@@ -249,25 +277,30 @@ def try_callback(error: type[BaseException], place: int, backend: str) -> list[P
     return problems
 
 
+def _cases() -> dict[str, Callable[[], list[Problem]]]:
+    cases: dict[str, Callable[[], list[Problem]]] = {}
+    for wrong in WRONG:
+        for cache_bytes in (0, 1 << 20):
+            name = f"wrong argument: {wrong.name}, cache {cache_bytes}"
+            cases[name] = lambda w=wrong, c=cache_bytes: try_wrong(w, c)  # type: ignore[misc]
+    for error in CALLBACK_ERRORS:
+        for place in (1, 2, 3):
+            for backend in loops.BACKENDS:
+                name = f"callback: {error.__name__}, {place}, {backend}"
+                cases[name] = lambda e=error, p=place, b=backend: try_callback(e, p, b)  # type: ignore[misc]
+    return cases
+
+
+def replay(case: str) -> list[Finding]:
+    """What ``Finding.replay`` calls for."""
+    return [Finding(case, problem) for problem in _cases()[case]()]
+
+
 def run(
     progress: Callable[[int, int], object] = lambda _done, _all: None, stride: int = 1
 ) -> tuple[list[Finding], int]:
     """Tries every ``stride``-th case; the findings, and how many cases there were."""
-    cases: list[tuple[str, Callable[[], list[Problem]]]] = []
-    for wrong in WRONG:
-        for cache_bytes in (0, 1 << 20):
-            name = f"wrong argument: {wrong.name}, cache {cache_bytes}"
-            cases.append((name, lambda w=wrong, c=cache_bytes: try_wrong(w, c)))  # type: ignore[misc]
-    for error in CALLBACK_ERRORS:
-        for place in (1, 2, 3):
-            for backend in loops.BACKENDS:
-                cases.append(  # noqa: PERF401 - three loops deep
-                    (
-                        f"callback: {error.__name__}, {place}, {backend}",
-                        lambda e=error, p=place, b=backend: try_callback(e, p, b),  # type: ignore[misc]
-                    )
-                )
-    chosen = cases[::stride]
+    chosen = list(_cases().items())[::stride]
     findings = []
     for done, (name, play) in enumerate(chosen):
         findings += [Finding(name, problem) for problem in play()]

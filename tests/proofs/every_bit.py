@@ -23,10 +23,10 @@ from hqlwal_raft.testing import Image, MemoryKernel
 from hqlwal_raft.testing._kernel_pages import FileData
 
 from .alphabet import PAGE_BYTES, SEGMENT_BYTES, Expected, Life
-from .core import META_NAME, Core
+from .core import DIRECTORY, META_NAME, Core
 from .disk import new_kernel
 
-__all__ = ["LOGS", "Bits", "Flaw", "Log", "flipped", "run"]
+__all__ = ["LOGS", "Bits", "Flaw", "Log", "replay", "run"]
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,15 @@ class Log:
     is_closed: bool
     #: how many of the last entries damage may take unnoticed
     undecidable: int = 0
+    #: a temporary file lies there, which an open removes once it has judged all else
+    has_leftover: bool = False
 
 
 LOGS = {
     "closed": Log("A2 V A2 P1 A2 A1 C", is_closed=True),
     # the last group is behind the mark
     "killed": Log("A2 V A2 P1 A2 A1 A1 C", is_closed=False, undecidable=1),
-    "truncated at a border": Log("A2 V A2 P1 A2 A1 T7 C", is_closed=True),
+    "truncated at a border": Log("A2 V A2 P1 A2 A1 T7 C", is_closed=True, has_leftover=True),
 }
 
 
@@ -75,16 +77,10 @@ def _made(log: Log) -> tuple[dict[str, bytes], Expected]:
     if log.is_closed:
         life.core.close()
     files = life.kernel.contents()
+    if log.has_leftover:
+        files[f"{DIRECTORY}/0000000000000009.wal.tmp"] = b"left"
     model.durable = len(model.log) - log.undecidable
     return files, model.at_least
-
-
-def flipped(files: dict[str, bytes], path: str, byte: int, bit: int) -> Image:
-    """The image of the files with one bit changed."""
-    data = bytearray(files[path])
-    data[byte] ^= 1 << bit
-    kernel = MemoryKernel.of({**files, path: bytes(data)}, page_bytes=PAGE_BYTES)
-    return kernel.image()
 
 
 class Bits:
@@ -103,8 +99,8 @@ class Bits:
             f"{len(self.flaws)} kinds"
         )
 
-    def walk(self, stride: int, *, heals: bool) -> Iterator[None]:
-        """Every ``stride``-th bit; yields after each. Refused logs are healed where it says so."""
+    def walk(self, stride: int, *, heals: bool, has_padding: bool) -> Iterator[None]:
+        """Every ``stride``-th bit; yields after each. ``heals``: heals what an open refuses, too."""
         at = 0
         for name, log in LOGS.items():
             files, expected = _made(log)
@@ -113,12 +109,12 @@ class Bits:
                 node = base.nodes[place]
                 if place < 0 or not isinstance(node, FileData):
                     continue
-                for byte in _bytes_of(path, files[path]):
+                for byte in _bytes_of(path, files[path], has_padding=has_padding):
                     for bit in range(8):
                         at += 1
                         if at % stride == 0:
                             image = _flip(base, place, byte, bit)
-                            for flaw in self._flip(image, log, expected, heals=heals):
+                            for flaw in self.flip(image, log, expected, heals=heals):
                                 self._note(flaw, name, path, byte, bit)
                             yield
         self.is_complete = True
@@ -129,7 +125,7 @@ class Bits:
         self.counts[f"! {kind}"] += 1
         self.flaws.setdefault(kind, Flaw(kind, message, log, path, byte, bit))
 
-    def _flip(self, image: Image, log: Log, expected: Expected, *, heals: bool) -> Iterator[str]:
+    def flip(self, image: Image, log: Log, expected: Expected, *, heals: bool) -> Iterator[str]:
         self.counts["flips"] += 1
         for check_integrity in (False, True):
             yield from self._open(image, log, expected, check_integrity=check_integrity)
@@ -193,9 +189,9 @@ class Bits:
         self.counts["healed"] += 1
 
 
-def _bytes_of(path: str, data: bytes) -> range | list[int]:
-    """All of a segment; of ``meta.hql`` what is not padding, and every 97th byte of that."""
-    if not path.endswith(META_NAME):
+def _bytes_of(path: str, data: bytes, *, has_padding: bool) -> range | list[int]:
+    """All of a segment; of ``meta.hql`` what is not padding, unless that too, and every 97th byte."""
+    if has_padding or not path.endswith(META_NAME):
         return range(len(data))
     used = {place for place, byte in enumerate(data) if byte}
     near = {place + more for place in used for more in range(-8, 9)}
@@ -217,15 +213,25 @@ def run(
     *,
     stride: int = 1,
     heals: bool = True,
+    has_padding: bool = True,
     budget_seconds: float = 1e9,
     progress: Callable[[Bits], object] | None = None,
+    stops_at_first: bool = False,
 ) -> Bits:
     """The loop, until it is complete, or the time is over."""
     bits = Bits()
     end = time.monotonic() + budget_seconds
-    for _ in bits.walk(stride, heals=heals):
+    for _ in bits.walk(stride, heals=heals, has_padding=has_padding):
         if progress is not None:
             progress(bits)
-        if time.monotonic() > end:
+        if time.monotonic() > end or (stops_at_first and bits.flaws):
             break
     return bits
+
+
+def replay(log: str, file: str, byte: int, bit: int) -> list[str]:
+    """What is wrong after one flip, once more."""
+    files, expected = _made(LOGS[log])
+    base = MemoryKernel.of(files, page_bytes=PAGE_BYTES).image()
+    place = next(place for path, place in base.names if path.endswith(f"/{file}"))
+    return list(Bits().flip(_flip(base, place, byte, bit), LOGS[log], expected, heals=True))

@@ -15,193 +15,46 @@ import functools
 import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import anyio
 
 from hqlwal_raft import WalError, WalLockedError
-from hqlwal_raft.testing._kernel import Image
 from tests.torture.ledger import Ledger, View, Violation
 
-from .faulty import Call, Fault, FaultyEnvironment, faults_of
-from .machine import Machine, Spinning, oldest
+from .ending import judge_disk
+from .faulty import WRITES, Call, Fault, FaultyEnvironment, faults_of
+from .histories import HISTORIES, History
+from .machine import Machine, Spinning
 from .machine import play as run_on
 from .store import DIRECTORY, Player, Problem, look, opened
 from .turns import Deadlock
 
 __all__ = [
     "HISTORIES",
+    "KINDS",
     "Finding",
     "History",
-    "calls_of",
     "cases",
     "full_disks",
-    "judge_disk",
     "play",
+    "replay",
     "run",
+    "shorten",
 ]
 
 _LOCK_PATH = f"{DIRECTORY}/lock.hql"
 
 
-@dataclass(frozen=True, eq=False)
-class History:
-    """What is played: first ``before`` in peace, then ``rounds``, in which calls fail."""
-
-    name: str
-    rounds: tuple[str, ...]
-    before: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    #: whether the process is killed after ``before``
-    is_killed: bool = False
-    #: has the closed files damaged
-    damage: Callable[[dict[str, bytes]], dict[str, bytes]] | None = None
-
-
-def _flip_last_record(files: dict[str, bytes]) -> dict[str, bytes]:
-    """One bit of the last segment's records, all of which were durable."""
-    path = max(path for path in files if path.endswith(".wal") and b"7.xxx" in files[path])
-    data = bytearray(files[path])
-    data[data.rindex(b"7.xxx") + 9] ^= 1
-    return {**files, path: bytes(data)}
-
-
-_FILL = ("open", "append 2000*3", "append 2000*3", "append 2000*2", "vote", "committed", "close")
-
-HISTORIES = (
-    History(
-        "fresh directory, roll-over, batches, an oversized entry",
-        (
-            "open",
-            "append 300",
-            "append 1500*3",
-            "vote | committed | append 300",
-            "append 3000 | append! 3000 | append 3000",
-            "append 1000*12",
-            "append 20000",
-            "append 300*2",
-            "read",
-            "close",
-        ),
-    ),
-    History(
-        "cuts: inside, at, across segments, everything",
-        (
-            "open",
-            "append 300",
-            "truncate 2",
-            "append 500*2",
-            "truncate 4",
-            "append 2000",
-            "append 20000",
-            "truncate 1",
-            "append 2000*3 | vote",
-            "after 5",
-            "append 2000*4 | truncate 1 | append 300",
-            "after none",
-            "append 300",
-            "close",
-        ),
-        before=_FILL,
-    ),
-    History(
-        "purges: inside, at, beyond, everything",
-        (
-            "open",
-            "purge 1",
-            "append 2000*3",
-            "purge 2 | append 2000",
-            "purge 3",
-            "append 2000*2 | purge 4",
-            "purge all",
-            "append 2000*4",
-            "purge +5",
-            "append 300 | committed | vote",
-            "read",
-            "close",
-        ),
-        before=_FILL,
-    ),
-    History(
-        "an existing directory: vote, committed, flush, cold and cached reads",
-        (
-            "open",
-            "read",
-            "limited 2500",
-            "stream",
-            "leader",
-            "keys",
-            "reader",
-            "vote | vote | committed | append! 300 | committed",
-            "flush",
-            "read | append 300 | state",
-            "committed",
-            "close",
-            "open",
-            "read",
-            "close",
-        ),
-        before=_FILL,
-        options={"cache_bytes": 4096},
-    ),
-    History(
-        "immediate_async",
-        (
-            "open",
-            "append 300",
-            "append! 300 | append 2000*3",
-            "append 9000",
-            "flush",
-            "append 300 | vote | committed",
-            "truncate 2",
-            "append 300*3 | purge 2",
-            "append 300",
-            "close",
-        ),
-        options={"sync": "immediate_async"},
-    ),
-    History(
-        "interval",
-        (
-            "open",
-            "append 300",
-            "append! 300 | append 2000*3",
-            "append 9000 | flush",
-            "append! 300",
-            "truncate 1",
-            "append 300",
-            "close",
-        ),
-        before=_FILL,
-        options={"sync": "interval_20"},
-    ),
-    History(
-        "opened after a kill",
-        ("open", "read", "append 2000*2", "vote", "close"),
-        before=(
-            *("open", "append 2000*3", "vote", "append 2000*5", "purge 2", "committed"),
-            *("truncate 3", "append! 3000*2"),
-        ),
-        options={"sync": "immediate_async"},
-        is_killed=True,
-    ),
-    History(
-        "healing of a damaged directory",
-        ("open", "append 2000*2", "read", "close"),
-        before=_FILL,
-        options={"auto_heal": True},
-        damage=_flip_last_record,
-    ),
-)
-
-
 class Finding(NamedTuple):
     """A problem, and what to do to see it again."""
 
+    #: one of KINDS, or "new"
+    kind: str
     history: str
-    fault: Fault | None
+    fault: Fault
     call: Call | None
     #: the operation during which the fault came
     operation: str
@@ -213,7 +66,7 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.problem}\n    {self.fault} at {self.call} during {self.operation!r}; "
+            f"{self.kind}: {self.problem}\n    {self.fault} at {self.call} during {self.operation!r}; "
             f"replay: {self.replay}"
         )
 
@@ -397,82 +250,40 @@ def _without_lock(files: Mapping[str, bytes]) -> dict[str, bytes]:
     return {path: data for path, data in files.items() if path != _LOCK_PATH}
 
 
-async def judge_disk(
-    player: Player, machine: Machine, *, is_healing: bool = False, is_interrupted: bool = False
-) -> None:
-    """What is there at the end: descriptors, the lock, the log."""
-    player.store = None
-    if machine.open_descriptors:
-        gc.collect()
-    # an interrupt between a call and the note of its result loses a descriptor: nobody can help it
-    if machine.open_descriptors and not is_interrupted:
-        player.problem("descriptor", "the end", f"left open: {machine.open_descriptors}")
-    ledger = player.ledger
-    is_exact = player.is_closed_cleanly and not player.has_unknown
-    images = _images(machine)
-    if is_interrupted:
-        machine = machine.after_kill()
-    view = await _reopen(player, machine, "opened again", is_healing=is_healing)
-    if view is not None:
-        _hold(player, ledger, view, "opened again", is_exact=is_exact)
-    for story, image in images:
-        view = await _reopen(player, Machine.of(image), story, is_healing=is_healing)
-        if view is not None:
-            _hold(player, ledger, view, story, is_power_lost=True)
-
-
-def _hold(
-    player: Player,
-    ledger: Ledger,
-    view: View,
-    story: str,
-    *,
-    is_exact: bool = False,
-    is_power_lost: bool = False,
-) -> None:
-    try:
-        # of a store that was poisoned only what was durable is promised
-        ledger.judge(view, is_power_lost=is_power_lost or player.is_poisoned)
-        if is_exact:
-            ledger.judge_closed(view)
-    except Violation as violation:
-        player.problem("lost", story, violation)
-
-
-def _images(machine: Machine) -> list[tuple[str, Image]]:
-    """What a power cut leaves, where that is anything else than what the disk shows."""
-    shown = machine.image()
-    snapshot = machine.snapshot()
-    images: list[tuple[str, Image]] = []
-    for story, has_new_names in (("power cut", False), ("power cut, names kept", True)):
-        image = oldest(snapshot, has_new_names=has_new_names)
-        if image != shown and all(image != other for _, other in images):
-            images.append((story, image))
-    return images
-
-
-async def _reopen(player: Player, machine: Machine, story: str, *, is_healing: bool) -> View | None:
-    """What a store shows there; it must open, and take one more entry."""
-    try:
-        async with opened(machine, auto_heal=is_healing) as store:
-            view = await look(store)
-            ledger = player.ledger.after(view)
-            follower = Player(machine, {}, player.tasks, ledger, numbers=player.numbers)
-            follower.store = store
-            await follower.round("append 300")
-            await follower.round("read")
-    except WalLockedError as error:
-        player.problem("lock", story, repr(error))
-        return None
-    except Exception as error:
-        player.problem("refused", story, repr(error))
-        return None
-    for problem in follower.problems:
-        player.problem(problem.kind, f"{story}, then {problem.where}", problem.what)
-    return view
-
-
 # --- all of them -----------------------------------------------------------------------------
+
+#: what is known to go wrong; a finding of none of these kinds is "new"
+KINDS = {
+    "A.2": "a directory's sync that fails after a rename is taken for 'nothing changed'",
+    "B.committed": "a failed write of the committed hint neither answers nor poisons",
+    "B.purge": "a purge whose unlink fails says that it failed, and is done",
+    "B.internal": "an error of no system call, in a job of the disk, never poisons",
+    "C.2": "an interrupt on the thread of the loop leaves memory changed half-way",
+    "look": "a look at a name that failed is taken for its absence, or for another kind of file",
+    "F.6": "the parent of a directory that exists is never synced, though an open that failed made it",
+    "descriptor": "files stay open after a store that failed was closed",
+}
+
+
+def kind_of(fault: Fault, call: Call | None, problems: list[Problem]) -> str:
+    """The kind that the problems of one play are of."""
+    if call is None:
+        return "new"
+    if fault.interrupt is not None:
+        return "C.2" if call.is_on_loop else "B.internal"
+    if all(problem.kind == "descriptor" for problem in problems):
+        return "descriptor"
+    if call.name == "fsync" and DIRECTORY.startswith(call.path) and call.path != DIRECTORY:
+        return "F.6"
+    if call.name in ("stat", "access"):
+        return "look"
+    if call.name == "unlink":
+        return "B.purge"
+    if call.name in WRITES and call.path.endswith("/meta.hql") and call.is_on_loop:
+        return "B.committed"
+    if call.name == "rename" or call.path == DIRECTORY:
+        return "A.2"
+    return "new"
 
 
 def cases(history: History) -> Iterator[Fault]:
@@ -480,27 +291,86 @@ def cases(history: History) -> Iterator[Fault]:
         yield from faults_of(number, call)
 
 
+def is_in_focus(fault: Fault, call: Call) -> bool:
+    """Whether it is like something that went wrong once: these are in every sample."""
+    return (
+        (call.path == DIRECTORY and (call.name, fault.kind) in _FOCUS_DIRECTORY)
+        or (call.path.endswith("/meta.hql") and call.is_on_loop and fault.kind == "EIO")
+        or (call.path.endswith(".wal") and (call.name, fault.kind) == ("close", "ENOSPC"))
+        or (call.name, fault.kind) in _FOCUS
+    )
+
+
+_FOCUS_DIRECTORY = (("open", "EMFILE"), ("close", "EIO"), ("fsync", "EIO after"))
+_FOCUS = (
+    ("fsync", "EDQUOT"),
+    ("unlink", "EACCES"),
+    ("rename", "EIO after"),
+    ("stat", "ESTALE"),
+    ("access", "MemoryError"),
+    ("rename", "MemoryError after"),
+)
+
+
 def findings_of(history: History, fault: Fault) -> list[Finding]:
     played = play(history, fault)
+    kind = kind_of(fault, played.hit, played.problems)
     return [
-        Finding(history.name, fault, played.hit, played.operation, problem)
+        Finding(kind, history.name, fault, played.hit, played.operation, problem)
         for problem in played.problems
     ]
+
+
+def replay(name: str, fault: str) -> list[Finding]:
+    """What ``Finding.replay`` calls for."""
+    history = next(history for history in HISTORIES if history.name == name)
+    number, _, kind = fault.partition(":")
+    return findings_of(history, Fault(int(number), kind))
+
+
+def shorten(finding: Finding) -> str:
+    """The fewest rounds in which the same call failing leads to a fault of the same kind."""
+    history = next(history for history in HISTORIES if history.name == finding.history)
+    # what came with the fault must stay; the others are left out, the last first
+    for place in reversed(range(len(history.rounds))):
+        text = history.rounds[place]
+        if text in ("open", finding.operation):
+            continue
+        shorter = replace(history, rounds=history.rounds[:place] + history.rounds[place + 1 :])
+        if _shows(shorter, finding):
+            history = shorter
+    return f"{' / '.join(history.rounds)} after {' / '.join(history.before) or 'nothing'}"
+
+
+def _shows(history: History, finding: Finding) -> bool:
+    played = play(history, None)
+    return not played.problems and any(
+        found.kind == finding.kind and found.problem.kind == finding.problem.kind
+        for number, call in enumerate(played.calls)
+        if finding.call is not None
+        and call.name == finding.call.name
+        and played.rounds[number : number + 1] == [finding.operation]
+        for found in findings_of(history, Fault(number, finding.fault.kind))
+    )
 
 
 def run(
     progress: Callable[[int, int], object] = lambda _done, _all: None, stride: int = 1
 ) -> tuple[list[Finding], Counter[str]]:
-    """Plays every ``stride``-th case; the findings, and how many cases of what kind there were."""
-    everything = [(history, fault) for history in HISTORIES for fault in cases(history)]
-    chosen = everything[::stride]
+    """Plays every ``stride``-th case, and those in focus; the findings, and what was tried."""
+    everything = []
+    chosen = []
+    for history in HISTORIES:
+        calls = calls_of(history).calls
+        for fault in cases(history):
+            everything.append((history, fault))
+            if len(everything) % stride == 0 or is_in_focus(fault, calls[fault.number]):
+                chosen.append(everything[-1])
     tried = Counter[str]()
     findings: list[Finding] = []
     for done, (history, fault) in enumerate(chosen):
-        found = findings_of(history, fault)
-        findings += found
+        findings += findings_of(history, fault)
         tried["plays"] += 1
-        tried[history.name] += 1
         tried[fault.kind] += 1
         progress(done + 1, len(chosen))
     tried["cases"] = len(everything)
@@ -512,7 +382,7 @@ def full_disks() -> list[Problem]:
     """Opens every directory that a history leaves on a disk without a free inode, or block."""
     problems: list[Problem] = []
     for history in HISTORIES:
-        if history.damage is not None:
+        if history.damage is not None or not history.before:
             continue
         start = _start(history)
         for what in ("inodes", "bytes"):

@@ -17,16 +17,15 @@ import contextlib
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from hqlwal_raft import WalError
 from hqlwal_raft.testing import Image
 
 from .alphabet import SEGMENT_BYTES, Expected, Life, Model, letters
 from .core import Core, View, damage
-from .disk import Moment, Recorder, all_images, new_kernel, present, started
+from .disk import Moment, Recorder, all_images, present, started
+from .replay import KILLED, Violation, after, replay
 
 __all__ = ["FULL", "NARROW", "Crashes", "Scope", "Violation", "replay", "run"]
 
@@ -55,31 +54,6 @@ FULL = (
 
 #: how often the power is cut again within the recovery from a cut
 RECOVERIES = 2
-
-
-#: stands for the image that is left where only the process dies
-KILLED = -1
-
-
-class Violation(NamedTuple):
-    """A promise that was broken, and where to see it."""
-
-    #: the message without its numbers: what two violations of one fault have in common
-    kind: str
-    message: str
-    history: str
-    #: "step:image" of the cut, then of the cut in the recovery of that image, and so on;
-    #: "+": one more entry was appended
-    cuts: tuple[str, ...]
-
-    def __str__(self) -> str:
-        command = f'python -m tests.proofs crash --history "{self.history}"'
-        if self.cuts:
-            step, image = self.cuts[0].split(":")
-            command += f" --step {step} --image {image}"
-        if self.cuts[1:]:
-            command += f' --then "{" ".join(self.cuts[1:])}"'
-        return f"{self.message}\n    {command}"
 
 
 def _kind(message: str) -> str:
@@ -148,10 +122,10 @@ class Crashes:
         layer: list[tuple[tuple[str, ...], list[str]]] = []
         for root in self.scope.roots:
             word = tuple(root.split())
-            for length in range(1, len(word)):
+            for length in range(len(word)):
                 self._extend(word[:length], word[length])
                 yield
-            life = _after(word)
+            life = after(word)
             self._states.add(_state(life))
             layer.append((word, list(letters(life, self.scope.letters))))
         for length in range(1, self.scope.depth + 1):
@@ -168,7 +142,7 @@ class Crashes:
     def _extend(self, word: tuple[str, ...], letter: str) -> list[str] | None:
         """Carries out one more letter; the letters that may follow, None where it ends here."""
         self.counts["histories"] += 1
-        life = _after(word)
+        life = after(word)
         if not self._carry_out(life, letter, " ".join((*word, letter)), (), goes_on=True):
             return None
         state = _state(life)
@@ -181,7 +155,7 @@ class Crashes:
         self, life: Life, letter: str, history: str, cuts: tuple[str, ...], *, goes_on: bool
     ) -> bool:
         """One letter and every crash within it; whether it did without a crash what it should."""
-        recorder = Recorder(life.kernel, takes_present=True)
+        recorder = Recorder(life.kernel)
         within = life.model.within(letter)
         killed = life.model.within(letter, is_power_cut=False)
         try:
@@ -200,7 +174,7 @@ class Crashes:
             self._violated(f"without a crash: {problem}", history, cuts)
         elif self.scope.has_crashes:
             # acknowledged: from now on less is allowed
-            last = Recorder(life.kernel, takes_present=True)
+            last = Recorder(life.kernel)
             last.take("the end")
             at_least, exactly = life.model.at_least, life.model.exactly
             step = len(recorder.moments)
@@ -252,7 +226,7 @@ class Crashes:
     def _open(self, image: Image, number: int) -> Outcome:
         outcome = Outcome()
         kernel = started(image)
-        recorder = Recorder(kernel)
+        recorder = Recorder(kernel, is_recovery=True)
         try:
             with recorder:
                 core = Core(kernel, SEGMENT_BYTES)
@@ -332,14 +306,6 @@ class Crashes:
         self.violations.setdefault(kind, Violation(kind, message, history, cuts))
 
 
-def _after(word: Sequence[str]) -> Life:
-    life = Life(new_kernel())
-    for letter in word:
-        life.perform(letter)
-        life.model.acknowledge(letter)
-    return life
-
-
 def _state(life: Life) -> object:
     return life.kernel.snapshot().key(), life.core.memory(), life.model.state
 
@@ -360,54 +326,3 @@ def run(
         if time.monotonic() > end or (stops_at_first and crashes.violations):
             break
     return crashes
-
-
-def replay(history: str, step: int | None = None, image: int = KILLED, then: str = "") -> str:
-    """Shows again what one cut leaves, what an open shows there, and what it should have shown.
-
-    Without a step: every call of the last letter, numbered as a cut names them.
-    """
-    *word, letter = history.split()
-    life: Life | None = _after(word)
-    expected: list[Expected] = []
-    lines = []
-    kernel = new_kernel()
-    for address in [] if step is None else [f"{step}:{image}", *then.split()]:
-        if address == "+":
-            life, letter = Life(kernel, Model.of(Core(kernel, SEGMENT_BYTES).view())), "A1"
-            continue
-        if life is not None:
-            kernel = life.kernel
-        expected = [life.model.within(letter)] if life is not None else expected
-        recorder = Recorder(kernel, takes_present=True)
-        with recorder, contextlib.suppress(WalError):
-            if life is None:
-                Core(kernel, SEGMENT_BYTES)
-            else:
-                life.perform(letter)
-        at, place = map(int, address.split(":"))
-        if at == len(recorder.moments) and life is not None:
-            life.model.acknowledge(letter)
-            expected = [life.model.at_least]
-            recorder.take("the end", always=True)
-        moment = recorder.moments[at]
-        found = moment.present if place == KILLED else [*moment.images()][place]
-        assert found is not None
-        lines.append(f"after {moment.call}: image {place}")
-        kernel, life = started(found), None
-    if step is None:
-        assert life is not None
-        recorder = Recorder(life.kernel)
-        with recorder, contextlib.suppress(WalError):
-            life.perform(letter)
-        return "\n".join(
-            f"{at}: {moment.call}: {moment.snapshot.count_images()} images"
-            for at, moment in enumerate(recorder.moments)
-        )
-    lines += [f"  {path}: {len(data)} bytes" for path, data in kernel.contents().items()]
-    try:
-        view = Core(kernel, SEGMENT_BYTES).view()
-        lines += [f"shows: {view}", f"problem: {expected[0].problem(view) or damage(kernel)}"]
-    except Exception as error:
-        lines.append(f"problem: {type(error).__name__}: {error}")
-    return "\n".join([*lines, *(f"expected: {log}" for log in expected[0].logs)])

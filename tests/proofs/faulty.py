@@ -16,7 +16,16 @@ from typing import Any, NamedTuple, TypeVar
 from hqlwal_raft._environment import Environment
 from hqlwal_raft.testing._passing import PassingEnvironment
 
-__all__ = ["AFTER", "INTERRUPTS", "SHORT", "Call", "Fault", "FaultyEnvironment", "faults_of"]
+__all__ = [
+    "AFTER",
+    "INTERRUPTS",
+    "SHORT",
+    "WRITES",
+    "Call",
+    "Fault",
+    "FaultyEnvironment",
+    "faults_of",
+]
 
 T = TypeVar("T")
 
@@ -68,7 +77,7 @@ _MADE_ANYWAY = {
 
 PAGE_BYTES = 4096
 
-_WRITES = ("pwrite", "pwritev")
+WRITES = ("pwrite", "pwritev")
 
 
 class Call(NamedTuple):
@@ -124,7 +133,7 @@ def faults_of(number: int, call: Call) -> Iterator[Fault]:
             yield Fault(number, error + AFTER)
     if call.name == "access":
         yield Fault(number, "False")
-    if call.name in _WRITES and call.detail > 1:
+    if call.name in WRITES and call.detail > 1:
         yield Fault(number, SHORT)
         # an error behind it: at a page's border, where a file system runs out of space
         if _border(call):

@@ -7,11 +7,13 @@ times. It must not know what the store does.
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import random
 import signal
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -195,6 +197,15 @@ class Machine(Inline, MemoryKernel):  # type: ignore[misc]  # both have a chance
         super().__init__(**options)
         # of each life its own: no two lives draw the same salts
         self._rng = random.Random(self.seed)
+        #: whether no read finds its bytes in memory
+        self.is_cold = False
+
+    def preadv(
+        self, descriptor: int, buffers: Sequence[Any], offset: int, flags: int = 0, /
+    ) -> int:
+        if self.is_cold and flags & os.RWF_NOWAIT:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return MemoryKernel.preadv(self, descriptor, buffers, offset, flags)
 
     @property
     def open_descriptors(self) -> list[str]:
@@ -202,7 +213,8 @@ class Machine(Inline, MemoryKernel):  # type: ignore[misc]  # both have a chance
 
     @property
     def inodes(self) -> int:
-        return len(self._nodes)
+        """How many are in use."""
+        return self._count_inodes()
 
 
 def oldest(snapshot: Snapshot[Machine], *, has_new_names: bool) -> Image:
