@@ -112,6 +112,8 @@ class MetaReport:
     path: str
     size: int = 0
     identity: Identity = (0, 0)
+    #: its bytes, to tell two looks at a file in use apart
+    head: bytes = b""
     #: what counts; None where no slot is valid
     state: MetaState | None = None
     sequence: int = 0

@@ -120,7 +120,7 @@ def _read_meta(directory: Directory) -> MetaReport | None:
         report.findings.append(Finding(FindingKind.IRREGULAR, path, message))
         return report
     report.size, report.identity = file.size, file.identity
-    data = file.read(0, META_BYTES)
+    report.head = data = file.read(0, META_BYTES)
     file.close()
     _judge_slots(report, data)
     found = [unpack_committed(data[offset : offset + 512]) for offset in COMMITTED_OFFSETS]

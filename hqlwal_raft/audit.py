@@ -242,8 +242,11 @@ def _suspicions(seen: Look, judgement: Judgement) -> set[tuple[Finding, object]]
 
     A file is known by its header, salt included, not by its name, which is used again.
     """
-    heads = {segment.path: (segment.size, segment.head) for segment in seen.segments}
-    state = seen.meta.state if seen.meta is not None else None
+    heads: dict[str, object] = {s.path: (s.size, s.head) for s in seen.segments}
+    state = None
+    if seen.meta is not None:
+        state = seen.meta.state
+        heads[seen.meta.path] = (seen.meta.size, seen.meta.head)
     return {
         (finding, heads.get(finding.path, state))
         for finding in judgement.findings

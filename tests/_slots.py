@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from hqlwal_raft._format import (
     DATA_START,
+    META_BYTES,
     META_NAME,
     SEALED,
     SLOT_OFFSETS,
@@ -221,7 +222,12 @@ def churn(path: str, rng: random.Random) -> Iterator[None]:
     """Appends, rolls over, seals, truncates and purges, for ever, a call of the system at a time,
     in the order of the writer's rules.
     """
-    state, sequence, last, salt = MetaState(None, None, 0), 0, 0, 0
+    state, sequence, last, salt = MetaState(None, None, 0), 1, 0, 0
+    with open(os.path.join(path, META_NAME + ".tmp"), "wb") as made:
+        made.write((pack_slot(sequence, state) * 2).ljust(META_BYTES, b"\0"))
+    yield
+    os.rename(made.name, made.name.removesuffix(".tmp"))
+    yield
     while True:
         number = first = 1 + salt % 7  # names are used again
         headers: dict[int, SegmentHeader] = {}
@@ -278,7 +284,7 @@ def churn(path: str, rng: random.Random) -> Iterator[None]:
 
 
 def _save(path: str, sequence: int, state: MetaState) -> Iterator[None]:
-    file = os.open(os.path.join(path, META_NAME), os.O_RDWR | os.O_CREAT)
+    file = os.open(os.path.join(path, META_NAME), os.O_RDWR)
     for offset in SLOT_OFFSETS:
         os.pwrite(file, pack_slot(sequence, state), offset)
         yield
