@@ -33,7 +33,7 @@ class StandingClock(Environment):
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def monotonic(self) -> float:  # type: ignore[override]
+    def monotonic(self) -> float:
         return self.now
 
 

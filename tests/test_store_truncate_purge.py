@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 
-from hqlwal_raft import LogId, LogRangeError, LogState, RaftLogStorage
+from hqlwal_raft import LogId, LogRangeError, LogState, RaftLogStorage, Vote
 from hqlwal_raft._format import segment_name
-from tests._support import HookedEnvironment, entries, on_both_backends, segments
+from tests._support import (
+    PATIENCE_SECONDS,
+    Gate,
+    HookedEnvironment,
+    Started,
+    entries,
+    on_both_backends,
+    segments,
+)
 
 SEGMENT_SIZE = 8192
 #: eight of these fill a segment
@@ -21,9 +32,23 @@ class Calls:
 
     def __init__(self) -> None:
         self.made: list[tuple[str, str]] = []
+        self._news = threading.Condition()
 
     def __call__(self, call: str, path: str) -> None:
-        self.made.append((call, Path(path).name))
+        with self._news:
+            self.made.append((call, Path(path).name))
+            self._news.notify_all()
+
+    async def seen(self, kind: str, count: int) -> None:
+        """Waits until so many calls of the kind were begun: housekeeping makes them later."""
+
+        def wait() -> None:
+            with self._news:
+                assert self._news.wait_for(lambda: len(self.of(kind)) >= count, PATIENCE_SECONDS), (
+                    self.made
+                )
+
+        await anyio.to_thread.run_sync(wait)
 
     def of(self, *kinds: str) -> list[tuple[str, str]]:
         return [made for made in self.made if made[0] in kinds]
@@ -35,20 +60,70 @@ async def test_a_purge_removes_whole_segments_oldest_first(tmp_path: Path) -> No
     async with RaftLogStorage.open(
         tmp_path, segment_size=SEGMENT_SIZE, environment=HookedEnvironment(calls)
     ) as store:
-        await store.append(entries(1, 81, size=SIZE))
+        await store.append(entries(1, 82, size=SIZE))
+    async with RaftLogStorage.open(
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedEnvironment(calls)
+    ) as store:  # all but the tail is sealed
         before = {path.name: path.read_bytes() for path in segments(tmp_path)}
         calls.made.clear()
         await store.purge(LogId(1, 44))
+        await calls.seen("unlink", 5)
         # 1 to 5 hold 1 to 40; 41 to 44 stay on disk with the segment they share
         assert calls.of("unlink") == [("unlink", segment_name(n)) for n in range(1, 6)]
-        meta = calls.made.index(("fdatasync", "meta.hql"))
-        assert meta < calls.made.index(("unlink", segment_name(1)))
-        assert segments(tmp_path)[0].name == segment_name(6)
+        frontier = len(calls.made) - 1 - calls.made[::-1].index(("fdatasync", "meta.hql"))
+        assert frontier < calls.made.index(("unlink", segment_name(1)))
         # nothing that stays is rewritten
-        assert calls.of("pread", "pwrite", "fdatasync") == calls.of("pread") + [
-            made for made in calls.of("pwrite", "fdatasync") if made[1] == "meta.hql"
-        ]
+        written = {name for _, name in calls.of("pwrite", "pwritev", "fdatasync")}
+        assert not written & {segment_name(n) for n in range(1, 12)}
         assert (tmp_path / segment_name(6)).read_bytes() == before[segment_name(6)]
+        assert await store.try_get_log_entries(0) == entries(45, 82, size=SIZE)
+    assert segments(tmp_path)[0].name == segment_name(6)
+
+
+@on_both_backends
+async def test_a_purge_returns_when_the_frontier_is_durable_and_unlinks_later(
+    tmp_path: Path,
+) -> None:
+    gate = Gate("unlink")
+    calls = Calls()
+    async with RaftLogStorage.open(
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedEnvironment(gate, calls)
+    ) as store:
+        await store.append(entries(1, 41, size=SIZE))
+        gate.shut()
+        await store.purge(LogId(1, 24))
+        await gate.held()
+        # nobody waits for the file system: the next segment was prepared before
+        await store.append(entries(41, 49, size=SIZE))
+        await store.save_vote(Vote(1))
+        assert await store.try_get_log_entries(0) == entries(25, 49, size=SIZE)
+        assert segments(tmp_path)[0].name == segment_name(1)
+        gate.open()
+        await calls.seen("unlink", 3)
+        await store.purge(LogId(1, 32))
+        await calls.seen("unlink", 4)
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == entries(33, 49, size=SIZE)
+    assert segments(tmp_path)[0].name == segment_name(5)
+
+
+@on_both_backends
+async def test_what_a_close_left_to_be_unlinked_the_next_open_removes(tmp_path: Path) -> None:
+    gate = Gate("unlink")
+    async with RaftLogStorage.open(
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedEnvironment(gate)
+    ) as store:
+        await store.append(entries(1, 81, size=SIZE))
+        gate.shut()
+        await store.purge(LogId(1, 44))
+        await gate.held()
+        async with anyio.create_task_group() as tasks:
+            started = Started(tasks)
+            await started.start("close", store.aclose)
+            gate.open()
+    assert segment_name(5) in {path.name for path in segments(tmp_path)}
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert segments(tmp_path)[0].name == segment_name(6)
         assert await store.try_get_log_entries(0) == entries(45, 81, size=SIZE)
 
 
@@ -59,14 +134,16 @@ async def test_a_purge_costs_what_it_removes_not_what_the_log_holds(tmp_path: Pa
         tmp_path, segment_size=SEGMENT_SIZE, environment=HookedEnvironment(calls)
     ) as store:
         await store.append(entries(1, 801, size=SIZE))
-        costs = []
-        for index in (8, 9, 15, 16, 24, 40):
+    async with RaftLogStorage.open(
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedEnvironment(calls)
+    ) as store:  # all are sealed and one is prepared: there is nothing else to do
+        for index, cost in ((8, 1), (9, 0), (15, 0), (16, 1), (24, 1), (40, 2)):
             calls.made.clear()
             await store.purge(LogId(1, index))
-            costs.append(len(calls.of("unlink")))
-            others = len(calls.made) - costs[-1]
+            await calls.seen("unlink", cost)
+            others = len(calls.made) - len(calls.of("unlink"))
             assert others < 12, calls.made
-        assert costs == [1, 0, 0, 1, 1, 2]
+            assert len(calls.of("unlink")) == cost
 
 
 @on_both_backends
@@ -84,16 +161,22 @@ async def test_a_purge_is_at_the_end_of_a_segment(tmp_path: Path) -> None:
 
 @on_both_backends
 async def test_a_purge_beyond_the_end_frees_the_space(tmp_path: Path) -> None:
-    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+    calls = Calls()
+    async with RaftLogStorage.open(
+        tmp_path, segment_size=SEGMENT_SIZE, environment=HookedEnvironment(calls)
+    ) as store:
         await store.append(entries(1, 81, size=SIZE))
+        calls.made.clear()
         await store.purge(LogId(4, 1000))
         assert store.statistics().entries == 0
-        assert len(segments(tmp_path)) <= 2
+        assert store.statistics().segment_bytes == 0
+        await calls.seen("unlink", 10)
         await store.append(entries(1001, 1021, size=SIZE, term=4))
         assert await store.try_get_log_entries(0) == entries(1001, 1021, SIZE, term=4)
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         assert await store.try_get_log_entries(0) == entries(1001, 1021, SIZE, term=4)
         assert await store.get_log_state() == LogState(LogId(4, 1000), LogId(4, 1020))
+        assert len(segments(tmp_path)) <= store.statistics().segments + 1
 
 
 @on_both_backends
