@@ -664,6 +664,9 @@ class Log:
         """Lets go of every file."""
         for segment in [*self.segments, *self.prepared]:
             segment.release()
+        self.meta.release()
+        self.left = None
+        self._unwritten, self._in_flight = [], None
         self.view = self.view._replace(left=(), tail=None)
 
 

@@ -27,13 +27,22 @@ class Meta:
         committed_sequence: int = 0,
         committed: LogId | None = None,
     ) -> None:
-        self.file = file
+        self._file: File | None = file
         #: what is durable in both slots
         self.state = state
         #: the committed log id saved last, a hint
         self.committed = committed
         self._sequence = sequence
         self._committed_sequence = committed_sequence
+
+    @property
+    def file(self) -> File:
+        assert self._file is not None, "it was let go"
+        return self._file
+
+    def release(self) -> None:
+        """Lets go of the file."""
+        self._file = None
 
     def steps(self, state: MetaState) -> tuple[Step, ...]:
         """Makes ``state`` durable; the first of the steps is the point of no return.

@@ -6,6 +6,7 @@ It must not know how a node sends its answers; ``_hooks`` holds them back and as
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import weakref
@@ -381,12 +382,14 @@ class WalJournal(ShownLog):
         if self.is_closed:
             return
         try:
-            if self.failure is None and not self._background.is_closing:
-                self._settle_clearing()
-                if not self._is_attached and self._hides_something():
-                    self._cut(self._last + 1)
-                self.hand_over()
-                self._save_commit()
+            # a failure is said once, where it is found
+            with contextlib.suppress(WalPoisonedError):
+                if self.failure is None and not self._background.is_closing:
+                    self._settle_clearing()
+                    if not self._is_attached and self._hides_something():
+                        self._cut(self._last + 1)
+                    self.hand_over()
+                    self._save_commit()
         finally:
             self.is_closed = True
             self._next = -1

@@ -78,8 +78,8 @@ class ShownLog(ReadLog):
         self._view = View(partial(read_entries, store), cache_bytes, self._last + 1)
         #: entries below it are handed over to the store
         self._handed = self._last + 1
-        #: the handing over was interrupted: the store knows how far it came
-        self._is_handed_unsure = False
+        #: set while the store is changed: who finds it set was interrupted, and asks the store
+        self._is_unsure = False
         #: entries below it are known to be durable
         self._durable_end = self._last + 1
         #: the index that ``add`` takes the short way with; -1 where it must look closer
@@ -194,14 +194,16 @@ class ShownLog(ReadLog):
     def _cut(self, index: int) -> None:
         """The storage is truncated: ``[index, ∞)`` is gone for good."""
         self.hand_over()
+        self._is_unsure = True
+        self._handed = min(self._handed, index)
+        self._durable_end = min(self._durable_end, index)
         try:
             with self._failing():
                 self._store.truncate(LogId(0, index))
+                self._is_unsure = False
         finally:  # whoever interrupts the waiting does not stop the truncation
             self._epoch += 1
             self._view.cut(index)
-            self._handed = min(self._handed, index)
-            self._durable_end = min(self._durable_end, index)
             is_empty = index <= self._stored_first
             self._stored_tail = None if is_empty else self._view.entry(index - 1)
 
@@ -359,31 +361,38 @@ class ShownLog(ReadLog):
         """Has written what was added; the node's thread does it itself if it waits for it."""
         view = self._view
         end = view.recent_first + len(view.recent)
-        if self._handed == end and self._store.poison is None and not self._is_handed_unsure:
+        if self._handed == end and self._store.poison is None and not self._is_unsure:
             return
         with self._failing():
-            if self._is_handed_unsure:
-                self._find_handed()
+            if self._is_unsure:
+                self._ask_the_store()
             entries = view.recent[self._handed - view.recent_first :]
             if not entries or self.is_closed:
                 return
-            self._handed, self._is_handed_unsure = end, True
+            self._is_unsure = True
+            self._handed = end
             self._store.append(to_batch(entries), wait=waits)
-            self._is_handed_unsure = False
+            self._is_unsure = False
             if waits:
                 self._durable_end = end
 
-    def _find_handed(self) -> None:
-        """How far a handing over came that an exception from outside interrupted."""
+    def _ask_the_store(self) -> None:
+        """How far a change came that an exception from outside interrupted.
+
+        The store makes the calls of a thread in their order, so it knows by now.
+        """
         last = self._store.get_log_state().last_log_id
-        self._handed = self._view.recent_first if last is None else last.index + 1
-        self._is_handed_unsure = False
+        end = self._view.recent_first if last is None else last.index + 1
+        if end > self._handed:  # a truncation that was not begun
+            self._store.truncate(LogId(0, self._handed))
+        self._handed = min(self._handed, end)
+        self._is_unsure = False
 
     def _make_durable(self, index: int) -> None:
         """Returns once the entries up to ``index`` are durable: they count as it then."""
         if index < self._durable_end:
             return
-        if index >= self._handed or self._is_handed_unsure:
+        if index >= self._handed or self._is_unsure:
             self.hand_over(waits=True)
         if index >= self._durable_end and self._is_durable_when_done:
             with self._failing():

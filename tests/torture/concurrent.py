@@ -184,6 +184,8 @@ class Calls:
         self._store = store
         self._ledger = ledger
         self._is_immediate = is_immediate
+        #: appended with a callback: accepted, though only in memory where the policy is immediate
+        self._accepted: set[Node] = set()
 
     def choose(self) -> Call:
         calls: list[tuple[int, Call]] = [
@@ -227,7 +229,10 @@ class Calls:
             self._ledger.durable(nodes)
 
         await self._store.append([node.entry for node in nodes], callback)
-        self._ledger.readable(nodes)
+        if self._is_immediate:
+            self._accepted.update(nodes)
+        else:
+            self._ledger.readable(nodes)
         await told.wait()
 
     async def _truncate(self) -> None:
@@ -261,7 +266,8 @@ class Calls:
     async def _vote(self) -> None:
         term = next(self._terms)
         vote = Vote(term, self._rng.choice((None, 7, "n" * 1000)), self._rng.random() < 0.5)
-        accepted = [node for node in self._ledger.live if node.readable <= self._ledger.clock]
+        now, early = self._ledger.clock, self._accepted
+        accepted = [n for n in self._ledger.live if n.readable <= now or n in early]
         saved = self._ledger.save_vote(vote)
         await self._store.save_vote(vote)
         self._ledger.saved(saved)

@@ -1,24 +1,37 @@
-"""The engine without its writer: one open store that is driven step by step in this thread."""
+"""The engine without its committer: one open log, driven step by step in the calling thread.
+
+The histories' adapter: it knows how the engine is built, and not what a history expects. What
+may come late in the engine (sealing, unlinking, preparing, the mark of an idle tail) happens only
+where a history asks for it, in the middle of a commit's syncs too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hqlwal_raft import Entry, LogId, Vote
+from hqlwal_raft import Entry, LogId, Vote, _log, _operations
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._files import Files
-from hqlwal_raft._log import Lacking, Log, Options, drive
-from hqlwal_raft._recovery import open_log
+from hqlwal_raft._log import SEALS_WAITING, Log, Need, Options, Work, drive
+from hqlwal_raft._recovery import recover
+from hqlwal_raft._segment import Segment
 
 from .ledger import View
 
-__all__ = ["DIRECTORY", "Core"]
+__all__ = ["CHORES", "DIRECTORY", "Core"]
 
 DIRECTORY = "/node/log"
 
+_Chore = Callable[[Log], Work[None] | None]
+#: what the engine does beside commits
+CHORES: dict[str, _Chore] = {
+    "seal": lambda log: _operations.seal(log),
+    "unlink": lambda log: _operations.unlink(log),
+    "prepare": lambda log: _operations.prepare(log) if len(log.prepared) < 2 else None,
+}
+
 
 class Core:
-    """An open log; does what the writer does, in the order in which it is called."""
+    """An open log. A buffered one's appends survive a kill, another's only a sync."""
 
     def __init__(
         self,
@@ -27,27 +40,47 @@ class Core:
         *,
         directory: str = DIRECTORY,
         is_healing: bool = False,
+        is_checking_everything: bool = False,
+        is_buffered: bool = True,
     ) -> None:
-        options = Options(segment_size=segment_size, cache_bytes=4096)
-        self.log: Log
-        self.log, self._lock = open_log(
-            Files(environment), directory, options, is_healing=is_healing
+        options = Options(segment_size=segment_size, cache_bytes=4096, is_buffered=is_buffered)
+        recovered = recover(
+            environment,
+            directory,
+            is_healing=is_healing,
+            is_checking_everything=is_checking_everything,
         )
-        #: what purges left to be unlinked at any later time
-        self.chores: list[Callable[[], None]] = []
+        #: what was found before anything was changed
+        self.findings = recovered.findings
+        self.log = Log(
+            recovered.directory,
+            options,
+            recovered.meta,
+            list(recovered.segments),
+            list(recovered.prepared),
+            recovered.last_log_id,
+        )
+
+    @property
+    def environment(self) -> Environment:
+        return self.log.directory.environment
 
     def view(self) -> View:
-        """Everything the store shows, read from the disk."""
+        """Everything the store shows: entries from the files, newer ones from memory."""
         log = self.log
         position, stop = log.clip(0, None)
+        written = min(stop, log.written_next)
         entries: list[Entry] = []
-        while position < stop:
-            pieces = log.reads.pieces(position, stop, 1 << 20, 1 << 30)
-            for piece in pieces:
-                log.reads.load(piece.segment)
-            some = log.reads.read(pieces)
-            entries += some
-            position += len(some)
+        while position < written:
+            found = log.reads.extents(position, written, 1 << 20, 1 << 30)
+            if isinstance(found, Segment):
+                found.loaded(*found.load_step().carry_out(log.directory))
+                continue
+            for extent in found:
+                entries += extent.read()
+            position = found[-1].stop
+        if position < stop:
+            entries += log.recent.read(position, stop) or []
         state = log.state
         return View(
             state.last_purged_log_id,
@@ -57,42 +90,88 @@ class Core:
             log.meta.committed,
         )
 
-    def append(self, entries: Sequence[Entry]) -> None:
-        while (lacking := self.log.append(entries)) is not None:
-            self.prepare(lacking)
+    # --- calls -----------------------------------------------------------------------------
 
-    def prepare(self, lacking: Lacking | None = None) -> None:
-        drive(self.log.prepare(lacking))
+    @property
+    def is_ready(self) -> bool:
+        """Whether an append needs at most new segments, which may be prepared in a commit."""
+        return len(self.log.to_seal) < SEALS_WAITING and self.log.meta.state.first_segment != 0
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        while (need := self.log.append(entries)) is not None:
+            self._meet(need)
+
+    def _meet(self, need: Need) -> None:
+        log = self.log
+        if need.lengths:
+            drive(_operations.prepare(log, need), log)
+            return
+        self.sync()
+        if need.is_seal:
+            self.do("seal")
+        elif need.room is not None:
+            drive(_operations.make_room(log, need.room), log)
+        else:
+            drive(_operations.name_first(log, need.name), log)
 
     def sync(self) -> None:
-        if self.log.is_dirty:
-            drive(self.log.sync())
+        """Makes durable what was accepted before."""
+        log = self.log
+        plan = log.begin_commit(self.environment.monotonic())
+        if plan is not None:
+            outcome = _log.carry_out(log.directory, plan)
+            if outcome.error is not None:
+                raise outcome.error
+            log.committed(outcome)
 
     def truncate(self, index: int) -> None:
         self.sync()
-        drive(self.log.truncate(index))
+        drive(_operations.truncate(self.log, index), self.log)
 
     def purge(self, log_id: LogId) -> None:
         self.sync()
-        self.chores.append(drive(self.log.purge(log_id)))
-
-    def do_chores(self) -> None:
-        while self.chores:
-            self.chores.pop(0)()
+        drive(_operations.purge(self.log, log_id), self.log)
 
     def save_vote(self, vote: Vote) -> None:
-        drive(self.log.save_vote(vote))
+        self.sync()
+        drive(_operations.save_vote(self.log, vote), self.log)
 
     def save_committed(self, log_id: LogId | None) -> None:
-        self.log.meta.save_committed(log_id)
+        """A hint; durable at some later time."""
+        self.log.save_committed(log_id)
+
+    # --- what may come late ------------------------------------------------------------------
+
+    def do(self, chore: str) -> bool:
+        """One chore, if there is anything to do; says whether there was."""
+        work = CHORES[chore](self.log)
+        if work is not None:
+            drive(work, self.log)
+        return work is not None
+
+    def do_chores(self) -> None:
+        """All that is left to seal and to unlink."""
+        while self.do("seal") or self.do("unlink"):
+            pass
+
+    def mark(self) -> None:
+        """What happens after a second without a write."""
+        self.sync()
+        work = _operations.mark(self.log, self.environment.monotonic())
+        if work is not None:
+            drive(work, self.log)
+
+    # --- the end -----------------------------------------------------------------------------
 
     def close(self) -> None:
-        self.do_chores()
+        log = self.log
         self.sync()
-        drive(self.log.close())
-        self._lock.release(remove=True)
+        drive(_operations.close(log), log)
+        log.release()
+        log.directory.say_clean()
+        log.directory.close()
 
     def abandon(self) -> None:
         """Lets go without writing anything, as a process that dies."""
-        self.log.abandon()
-        self._lock.release(remove=False)
+        self.log.release()
+        self.log.directory.close()

@@ -14,10 +14,9 @@ from itertools import count
 
 from hqlwal_raft import LogId, Vote
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._files import SyncError
 from hqlwal_raft.testing import FailingEnvironment, MemoryKernel
 
-from .core import Core
+from .core import CHORES, Core
 from .images import Examiner, Recorder
 from .ledger import Ledger, Node, Span, Violation
 
@@ -56,7 +55,7 @@ class History:
         self._ledger = Ledger()
         self._pending: list[Node] = []
         self._terms = count(2)
-        self._may_append = False
+        self._is_in_commit = False
         self._killed: tuple[MemoryKernel, Span] | None = None
 
     def run(self) -> Counter[str]:
@@ -75,10 +74,15 @@ class History:
         recorder = Recorder(disk, ledger, rng, share=0.6)
         disk.on_point = lambda what, path: self._at_point(recorder, what, path)
         self._killed, self._pending = None, []
-        self._may_append = False
+        self._is_in_commit = False
+        self._is_buffered = rng.random() < 0.4
         environment = FailingEnvironment(disk)
         try:
-            core = self._core = Core(self._meddled(environment), self.examiner.segment_size)
+            core = self._core = Core(
+                self._meddled(environment),
+                self.examiner.segment_size,
+                is_buffered=self._is_buffered,
+            )
         except Exception as error:
             raise Violation(f"opening: {error!r}") from error
         recorder.take("opened")
@@ -93,11 +97,11 @@ class History:
                 core.close()
                 ledger.durable(self._pending)
                 recorder.take("closed")
-        except SyncError:  # nothing is retried: this life is over
-            end = rng.choice(("failed", "cut"))
-            self.steps["failed sync"] += 1
         except Exception as error:
-            raise Violation(f"a call failed: {error!r}") from error
+            if environment.failed == 0:
+                raise Violation(f"a call failed: {error!r}") from error
+            end = rng.choice(("failed", "cut"))  # nothing is retried: this life is over
+            self.steps["failed sync"] += 1
         disk.on_point = None
         moments = rng.sample(recorder.moments, min(len(recorder.moments), self.moments_per_life))
         self.examiner.examine(moments, ledger, per_moment=self.images_per_moment)
@@ -141,11 +145,14 @@ class History:
         recorder.point(what, path)
         if self._killed is None and self.rng.random() < 0.02:
             self._killed = recorder.disk.after_kill(), recorder.ledger.now
-        is_due = what == "syncing" and ".wal" in path and self._may_append
-        if is_due and self.rng.random() < 0.4:
-            self._may_append = False  # once for each sync
-            self._append(self._core, self._ledger)
-            recorder.take("appended while syncing")
+        if self._is_in_commit and what == "syncing" and self.rng.random() < 0.4:
+            self._is_in_commit = False  # once for each commit
+            if self._core.is_ready and self.rng.random() < 0.6:
+                self._append(self._core, self._ledger)
+                recorder.take("appended while syncing")
+            elif self._core.do(chore := self.rng.choice(list(CHORES))):
+                self.steps[f"{chore} in a commit"] += 1
+                recorder.take(f"{chore} while syncing")
 
     # --- steps ---------------------------------------------------------------------------
 
@@ -158,10 +165,12 @@ class History:
             (7, self._purge),
             (2, self._purge_everything),
             (4, self._do_chores),
+            (6, self._do_one_chore),
+            (2, self._mark),
             (6, self._vote),
             (6, self._commit),
-            (4, self._prepare),
         ]
+        core.environment.sleep(self.rng.choice((0, 0, 0, 0.004, 0.02, 2)))
         step = self.rng.choices([step for _, step in steps], [weight for weight, _ in steps])[0]
         self.steps[step.__name__.strip("_")] += 1
         step(core, ledger)
@@ -178,14 +187,15 @@ class History:
         entries = self.examiner.entries(ledger, how_many, sizes=sizes)
         nodes = ledger.append(entries)
         core.append(entries)
-        ledger.readable(nodes)
+        if self._is_buffered:
+            ledger.readable(nodes)
         self._pending += nodes
 
     def _sync(self, core: Core, ledger: Ledger) -> None:
         covered = list(self._pending)
-        self._may_append = True
+        self._is_in_commit = True
         core.sync()
-        self._may_append = False
+        self._is_in_commit = False
         ledger.durable(covered)
         del self._pending[: len(covered)]
 
@@ -236,6 +246,13 @@ class History:
     def _do_chores(self, core: Core, _ledger: Ledger) -> None:
         core.do_chores()
 
+    def _do_one_chore(self, core: Core, _ledger: Ledger) -> None:
+        core.do(self.rng.choice(list(CHORES)))
+
+    def _mark(self, core: Core, ledger: Ledger) -> None:
+        core.mark()
+        self._settle(ledger)
+
     def _vote(self, core: Core, ledger: Ledger) -> None:
         term = next(self._terms)
         node_id = self.rng.choice((None, 1, self.rng.getrandbits(64), "n" * 1000, "knoten-ä"))
@@ -251,7 +268,3 @@ class History:
         log_id = self.rng.choice(choices)
         ledger.save_committed(log_id)
         core.save_committed(log_id)
-
-    def _prepare(self, core: Core, _ledger: Ledger) -> None:
-        if len(core.log.prepared) < 2:
-            core.prepare()

@@ -10,9 +10,8 @@ from itertools import count
 
 from hqlwal_raft import Entry
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._files import Files
 from hqlwal_raft._format import record_bytes
-from hqlwal_raft._scan import scan
+from hqlwal_raft._records import scan
 from hqlwal_raft.audit import examine
 from hqlwal_raft.testing import MemoryKernel, Snapshot
 
@@ -82,7 +81,7 @@ class Examiner:
     ) -> None:
         """Opens an image, judges it, and cuts the power again: within recovery and after."""
         self.tried["images"] += 1
-        if self.rng.random() < 0.1 and Files(image).is_directory(DIRECTORY):
+        if self.rng.random() < 0.1 and f"{DIRECTORY}/meta.hql" in image.contents():
             self._count_remains(image)
         again = depth < 2 and self.rng.random() < (0.5 if depth == 0 else 0.25)
         recovery = Recorder(image, ledger, self.rng)
@@ -114,14 +113,14 @@ class Examiner:
         """Counts how often the interesting case occurs: whole records behind a torn one."""
         self.tried["looked at for remains"] += 1
         for segment in examine(DIRECTORY, environment=image).segments:
-            if not segment.has_torn_tail or segment.header is None:
+            if not segment.has_bytes_behind or segment.header is None:
                 continue
             self.tried["torn tails"] += 1
             data = image.contents()[segment.path]
             size = record_bytes(self.payload_bytes)
             for count_ in range(1, 64):
                 start, id_ = segment.end + count_ * size, segment.next_id + count_
-                if scan(data, segment.header.salt, id_, start, len(data)).offsets:
+                if scan(data[start:], start, segment.header.salt, id_, len(data)).offsets:
                     self.tried["remains that would line up"] += 1
                     break
 

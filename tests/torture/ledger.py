@@ -146,6 +146,8 @@ class Ledger:
         for node in cut:
             node.cut_begun = begun
         self.live = kept
+        if cut and _index(self._committed[-1][0]) >= index:
+            self._committed.append((self.last, begun))  # it is cut with the entries
         return cut
 
     def restore(self, cut: Sequence[Node]) -> None:
