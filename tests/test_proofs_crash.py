@@ -60,7 +60,7 @@ def test_no_crash_breaks_a_promise_in_a_way_that_is_not_known() -> None:
 @pytest.mark.xfail(
     strict=True,
     reason="A.1: a segment that a truncation emptied keeps its header, and is in the way when the "
-    "log rolls over into it: 'A2 A2 T4 T3 G+1', step 5",
+    "log rolls over into it: 'A2 A2 T4 T3 G+1', step 4",
 )
 def test_a_crash_never_meets_the_header_of_an_emptied_segment() -> None:
     assert _of("A.1") == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from hqlwal_raft.testing import Image, MemoryKernel, Snapshot
 from hqlwal_raft.testing._kernel_images import DirectoryState, Special
@@ -17,7 +17,7 @@ from hqlwal_raft.testing._kernel_pages import SIZE, Content, FileData
 from .alphabet import PAGE_BYTES
 from .core import LOCK_NAME
 
-__all__ = ["Moment", "Recorder", "all_images", "new_kernel", "present", "started"]
+__all__ = ["Images", "Moment", "Recorder", "all_images", "new_kernel", "present", "started"]
 
 #: the calls that add images; a sync only takes some away, and what those show was seen before
 _AFTER = ("written", "renamed", "unlinked", "created")
@@ -93,6 +93,35 @@ def present(kernel: MemoryKernel) -> Image:
         return image
     names = tuple((path, place - (place > gone)) for path, place in image.names if place != gone)
     return Image(image.page_bytes, names, image.nodes[:gone] + image.nodes[gone + 1 :])
+
+
+class Images:
+    """Numbers images. Keeps each state of a file once, since most images differ in one only."""
+
+    def __init__(self) -> None:
+        self._parts: dict[object, int] = {}
+        self._values: list[Any] = []
+        self._numbers: dict[tuple[int, ...], int] = {}
+        self._keys: list[tuple[int, ...]] = []
+
+    def add(self, image: Image) -> int:
+        """The image's number, the next one where it is new."""
+        parts = self._parts
+        key = []
+        for part in (image.names, *image.nodes):
+            number = parts.get(part)
+            if number is None:
+                number = parts[part] = len(self._values)
+                self._values.append(part)
+            key.append(number)
+        found = self._numbers.setdefault(tuple(key), len(self._keys))
+        if found == len(self._keys):
+            self._keys.append(tuple(key))
+        return found
+
+    def __getitem__(self, number: int) -> Image:
+        names, *nodes = [self._values[part] for part in self._keys[number]]
+        return Image(PAGE_BYTES, names, tuple(nodes))
 
 
 class Moment(NamedTuple):

@@ -15,16 +15,17 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hqlwal_raft.testing import Image
 
 from .alphabet import SEGMENT_BYTES, Expected, Life, Model, letters
 from .core import Core, View, damage
-from .disk import Moment, Recorder, all_images, present, started
+from .disk import Images, Moment, Recorder, all_images, present, started
 from .replay import KILLED, Violation, after, replay
 
 __all__ = ["FULL", "NARROW", "Crashes", "Scope", "Violation", "replay", "run"]
@@ -70,9 +71,9 @@ class Outcome:
     #: what is wrong with it whatever was expected; empty where nothing is
     problem: str = ""
     #: cuts during the opening, and the image that each leaves
-    cuts: list[tuple[str, int]] = field(default_factory=list)
+    cuts: tuple[tuple[str, int], ...] = ()
     #: what a power cut may leave once it is open
-    afterwards: list[int] = field(default_factory=list)
+    afterwards: tuple[int, ...] = ()
     #: what a killed process would leave then
     opened: int = -1
 
@@ -88,8 +89,8 @@ class Crashes:
         #: up to which length all histories were carried out
         self.length = 0
         self.is_complete = False
-        self._numbers: dict[Image, int] = {}
-        self._images: list[Image] = []
+        self._views: dict[View, View] = {}
+        self._images = Images()
         #: of those that were opened, what they showed
         self._outcomes: list[Outcome | None] = []
         #: how many different ones were opened
@@ -206,11 +207,9 @@ class Crashes:
 
     def _number(self, image: Image) -> int:
         """The number under which the image and its outcome stand."""
-        number = self._numbers.get(image)
-        if number is None:
-            number = self._numbers[image] = len(self._outcomes)
+        number = self._images.add(image)
+        if number == len(self._outcomes):
             self._outcomes.append(None)
-            self._images.append(image)
         return number
 
     def _outcome(self, number: int) -> Outcome:
@@ -221,6 +220,7 @@ class Crashes:
             outcome = self._outcomes[number] = self._open(self._images[number], number)
             if outcome.view is not None and not outcome.problem:
                 outcome.problem = self._forgotten(outcome)
+            outcome.afterwards = ()  # there may be millions of outcomes
         return outcome
 
     def _open(self, image: Image, number: int) -> Outcome:
@@ -230,18 +230,20 @@ class Crashes:
         try:
             with recorder:
                 core = Core(kernel, SEGMENT_BYTES)
-            outcome.view = core.view()
+            view = core.view()
+            outcome.view = self._views.setdefault(view, view)
         except Exception as error:
             outcome.problem = f"{type(error).__name__}: {error}"
             if present(kernel) != image:
                 outcome.problem = f"refused after a change: {outcome.problem}"
-        for step, moment in enumerate(recorder.moments):
-            for place, cut in enumerate(moment.images()):
-                found = self._number(cut)
-                if found != number:
-                    outcome.cuts.append((f"{step}:{place}", found))
+        outcome.cuts = tuple(
+            (sys.intern(f"{step}:{place}"), found)
+            for step, moment in enumerate(recorder.moments)
+            for place, cut in enumerate(moment.images())
+            if (found := self._number(cut)) != number
+        )
         if outcome.view is not None:
-            outcome.afterwards = [self._number(cut) for cut in all_images(kernel)]
+            outcome.afterwards = tuple(map(self._number, all_images(kernel)))
             outcome.opened = self._number(present(kernel))
         return outcome
 

@@ -8,23 +8,17 @@ A history is run once to count the instructions, then once more for each of them
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from types import CodeType, FrameType
-from typing import Any, NamedTuple
-
-import hqlwal_raft
+from types import CodeType
+from typing import NamedTuple
 
 from . import interrupted
+from .instructions import PACKAGE, Watcher, watching
 from .interrupted import CALLS, Call, Interrupt, NoMemory, Scene
 
 __all__ = ["CALLS", "SCENES", "Finding", "Point", "count", "interrupt", "replay", "run", "shorten"]
-
-_PACKAGE = os.path.dirname(hqlwal_raft.__file__) + os.sep
-_TESTING = os.path.join(_PACKAGE, "testing") + os.sep
 
 ERRORS: dict[str, type[BaseException]] = {
     "KeyboardInterrupt": Interrupt,
@@ -86,41 +80,35 @@ class Tracer:
         self._stop_at = stop_at
         self._error = error
         self._count = 0
+        self._watch: Callable[[Watcher | None], None] = lambda _watcher: None
 
     @contextlib.contextmanager
     def during(self, call: str) -> Iterator[None]:
         self.call = call
-        if self.hit is None:
-            sys.settrace(self._enter)
-        try:
+        with watching() as watch:
+            self._watch = watch
+            if self.hit is None:
+                watch(self._step)
             yield
-        finally:
-            sys.settrace(None)
 
-    def _enter(self, frame: FrameType, _event: str, _argument: Any) -> Any:
-        file = frame.f_code.co_filename
-        if not file.startswith(_PACKAGE) or file.startswith(_TESTING):
-            return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        return self._step
+    def stop(self) -> None:
+        """Where a run ended within a call."""
+        self._watch(None)
 
-    def _step(self, frame: FrameType, event: str, _argument: Any) -> Any:
-        if event != "opcode":
-            return self._step
+    def _step(self, code: CodeType, offset: int) -> None:
         if self._stop_at is None:
-            self.steps.append((self.call, frame.f_code, frame.f_lasti))
+            self.steps.append((self.call, code, offset))
         elif self._count == self._stop_at:
-            self.hit = self.call, frame.f_code, frame.f_lasti
+            self.hit = self.call, code, offset
             self.hit_during = self.call
-            raise self._error("at one instruction")  # which also ends the tracing
+            self._watch(None)
+            raise self._error("at one instruction")
         self._count += 1
-        return self._step
 
 
 def _where(code: CodeType, offset: int, nth: int) -> str:
     line = next((line for start, end, line in code.co_lines() if start <= offset < end), 0)
-    name = code.co_filename.removeprefix(_PACKAGE)
+    name = code.co_filename.removeprefix(PACKAGE)
     return f"{name}:{line} {code.co_qualname} +{offset} ({nth})"
 
 
@@ -163,6 +151,11 @@ def run(
     progress: Callable[[int, int], object] = lambda _done, _all: None, stride: int = 1
 ) -> tuple[list[Finding], Counter[str]]:
     """Interrupts every ``stride``-th point; the findings, and how many points there were."""
+    with watching():  # begun and ended once: from 3.12 on that takes time
+        return _run(progress, stride)
+
+
+def _run(progress: Callable[[int, int], object], stride: int) -> tuple[list[Finding], Counter[str]]:
     everything = [
         (scene, point, error) for scene in SCENES for point in count(scene) for error in ERRORS
     ]

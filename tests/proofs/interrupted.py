@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
@@ -62,6 +61,7 @@ class Interrupter(Protocol):
     @property
     def hit_during(self) -> str | None: ...
     def during(self, call: str) -> AbstractContextManager[None]: ...
+    def stop(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -384,7 +384,7 @@ def run(scene: Scene, calls: Sequence[Call], interrupter: Interrupter) -> list[t
             except Exception as error:
                 history.problem("untyped", f"the run ended with {_innermost(error)!r}"[:200])
             finally:
-                sys.settrace(None)
+                interrupter.stop()
             _drop(history)
             history.reopen()
     finally:

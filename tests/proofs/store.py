@@ -23,6 +23,7 @@ import anyio.abc
 
 from hqlwal_raft import (
     LogGapError,
+    LogRangeError,
     RaftLogStorage,
     WalClosedError,
     WalError,
@@ -155,10 +156,18 @@ class Player:
             cause = error.__cause__
             if cause is None or not self.may_raise(cause):
                 self.problem("untyped", operation, f"{error!r} because of {cause!r}")
-        elif isinstance(error, WalClosedError):
+        elif isinstance(error, WalClosedError) or self._is_overtaken(answer):
             pass
         elif error is not None and not self.may_raise(error):
             self.problem("untyped", operation, f"raised {error!r}")
+
+    def _is_overtaken(self, answer: Answer) -> bool:
+        """Whether a stream says that a purge of the same round overtook it, as it must."""
+        return (
+            isinstance(answer.error, LogRangeError)
+            and answer.operation in ("stream", "leader")
+            and any(other.operation.startswith("purge") for other in self.called)
+        )
 
     def _sees_poison(self) -> bool:
         try:
