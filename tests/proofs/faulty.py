@@ -46,6 +46,7 @@ _ERRORS = {
     "flock": "ENOLCK EIO ESTALE",
     "fstat": "EIO ESTALE",
     "fstatvfs": "EIO ENOSYS",
+    "lseek": "EIO",
     "fsync": "EIO ENOSPC EDQUOT EROFS ESTALE",
     "ftruncate": "EIO EROFS ESTALE",
     "ioctl": "EINTR EIO ENOTTY",
