@@ -22,7 +22,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from ._environment import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, Environment, Map
-from ._format import LOCK_BYTES, LOCK_NAME, TEMPORARY_SUFFIX, pack_lock, unpack_lock
+from ._format import (
+    LOCK_BYTES,
+    LOCK_NAME,
+    META_NAME,
+    TEMPORARY_SUFFIX,
+    pack_lock,
+    unpack_lock,
+)
 
 __all__ = ["Directory", "File", "IrregularFileError", "LockedError", "TornWriteError"]
 
@@ -332,13 +339,26 @@ class Directory:
         made = _make_directories(environment, path)
         directory = cls(environment, path)
         try:
-            # Its own name as well: whoever made it before may not have made it durable.
-            for parent in dict.fromkeys([os.path.dirname(path), *made]):
+            # Its own name as well: whoever made it before may not have made it durable. Nor those
+            # above it, if that one was killed before there was a store.
+            parents = [os.path.dirname(path), *made]
+            if directory.identify(META_NAME) is None:
+                parents += directory.above()
+            for parent in dict.fromkeys(parents):
                 _sync_directory_at(environment, parent)
         except BaseException:
             directory.close()
             raise
         return directory
+
+    def above(self) -> Iterator[str]:
+        """The directories above it on the same file system, the nearest first."""
+        path = self.path
+        with contextlib.suppress(OSError):
+            while path != (path := os.path.dirname(path)):
+                if self.environment.stat(path).st_dev != self.identity[0]:
+                    return
+                yield path
 
     # --- names -----------------------------------------------------------------------------
 
