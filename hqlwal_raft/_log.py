@@ -41,7 +41,7 @@ from ._records import NotPlainError, encode, encode_one, record_sizes
 from ._segment import Known, Segment
 from ._types import Entry, LogId, LogState
 
-__all__ = ["Log", "Need", "Options", "PoisonError", "View", "Work", "drive"]
+__all__ = ["Cut", "Log", "Need", "Options", "PoisonError", "View", "Work", "drive"]
 
 T = TypeVar("T")
 #: an operation: yields plans, is sent their outcomes, returns its result
@@ -84,6 +84,17 @@ class View(NamedTuple):
     last_log_id: LogId | None
     left: tuple[Known, ...]
     tail: Known | None
+
+
+class Cut(NamedTuple):
+    """What a truncation under way leaves, whether it succeeds or poisons."""
+
+    #: entries from here on go
+    index: int
+    #: where the records end in the segment that stays, if one does
+    end: int
+    #: the last log id, the frontier's if no entry is left
+    last_log_id: LogId | None
 
 
 class _Unwritten(NamedTuple):
@@ -156,8 +167,8 @@ class Log:
         self.is_changing = False
         #: counts what takes entries away: a read that overlapped it must be repeated
         self.epoch = 0
-        #: the index from which a truncation under way removes; None where none is
-        self.cut_from: int | None = None
+        #: the truncation under way; None where none is
+        self.cut: Cut | None = None
         # counted since it was opened
         self.appended_entries = self.durable_entries = 0
         self.appended_bytes = self.durable_bytes = 0
@@ -243,6 +254,11 @@ class Log:
     def segment_bytes(self) -> int:
         return sum(segment.length for segment in self.segments)
 
+    @property
+    def cut_from(self) -> int | None:
+        """The index from which a truncation under way removes; None where none is."""
+        return None if self.cut is None else self.cut.index
+
     def clip(self, start: int, stop: int | None) -> tuple[int, int]:
         """The part of ``[start, stop)`` that the log holds."""
         next_index = self._next_index or 0
@@ -292,13 +308,16 @@ class Log:
 
     def stand_on_view(self) -> None:
         """Puts the durable view in the place of memory. Nothing is ever written afterwards."""
-        view, cut = self.view, self.cut_from
+        view, cut = self.view, self.cut
         known = [*view.left, view.tail] if view.tail is not None else list(view.left)
+        if cut is not None:
+            # What a truncation was removing may be zeroed already, and was given up by its caller.
+            view = view._replace(next_index=cut.index, last_log_id=cut.last_log_id)
+            known = [each for each in known if each.first_id < cut.index]
+            if known and known[-1].next_id > cut.index:
+                known[-1] = replace(known[-1], next_id=cut.index, end=cut.end, is_sealed=False)
         segments = [Segment.of(each) for each in known if each.next_id > each.first_id]
         next_index = view.next_index
-        if cut is not None and next_index is not None:
-            # What a truncation was removing may be zeroed already, and was given up by its caller.
-            next_index = max(min(next_index, cut), view.first_index)
         self.segments, self.prepared = segments, []
         self.first_ids = [segment.first_id for segment in segments]
         self.recent = Recent(0)
@@ -310,7 +329,7 @@ class Log:
         self.to_seal.clear()
         self.to_unlink.clear()
         self._tail = None
-        self.cut_from = None
+        self.cut = None
         self.appended_bytes, self.appended_entries = self.durable_bytes, self.durable_entries
         self.epoch += 1
         self.is_changing = False

@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import replace
 
 from ._format import DATA_START, SegmentHeader, segment_name
-from ._log import Log, Need, Work
+from ._log import Cut, Log, Need, Work
 from ._plans import (
     Allocate,
     CheckIdentity,
@@ -236,7 +236,8 @@ def truncate(log: Log, index: int) -> Work[None]:
         header = kept.marked(index, end, is_sealed=False, cut=end)
         steps += Write(file, 0, (header.pack(),)), Sync(file)
         steps += Zero(file, end, kept.end), Sync(file)
-    committed = yield from _cut(log, index, last, steps, point)
+    cut = Cut(index, end, last or log.last_purged_log_id)
+    committed = yield from _cut(log, cut, steps, point)
 
     log.is_changing = True
     log.epoch += 1
@@ -257,8 +258,8 @@ def truncate(log: Log, index: int) -> Work[None]:
     log.set_ends(last)
     if committed is not None:
         log.meta.committed_saved(committed[0])
-    log.cut_from = None
     log.view = log.durable_view()
+    log.cut = None  # not before the view is without what was cut
     log.is_changing = False
 
 
@@ -275,7 +276,8 @@ def _remove_all(log: Log) -> Work[None]:
     steps: list[Step] = [*log.meta.steps(state)]
     steps += [Unlink(segment_name(number)) for number in sorted(set(gone), reverse=True)]
     steps.append(SyncDirectory())
-    committed = yield from _cut(log, log.first_index, None, steps, 0)
+    cut = Cut(log.first_index, DATA_START, log.last_purged_log_id)
+    committed = yield from _cut(log, cut, steps, 0)
 
     log.is_changing = True
     log.epoch += 1
@@ -291,13 +293,13 @@ def _remove_all(log: Log) -> Work[None]:
     log.set_ends(None)
     if committed is not None:
         log.meta.committed_saved(committed[0])
-    log.cut_from = None
     log.view = log.durable_view()
+    log.cut = None
     log.is_changing = False
 
 
 def _cut(
-    log: Log, index: int, last: LogId | None, steps: list[Step], point: int
+    log: Log, cut: Cut, steps: list[Step], point: int
 ) -> Work[tuple[LogId | None] | None]:
     """Readers are warned while bytes of entries that they may be shown are zeroed.
 
@@ -305,14 +307,14 @@ def _cut(
     """
     saved = log.meta.committed
     committed = None
-    if saved is not None and saved.index >= index:
-        committed = (last or log.last_purged_log_id,)
+    if saved is not None and saved.index >= cut.index:
+        committed = (cut.last_log_id,)
         steps.append(log.meta.committed_step(committed[0]))
-    log.cut_from = index
+    log.cut = cut
     try:
         yield Plan("truncate", tuple(steps), point)
     except GeneratorExit:  # refused: nothing was zeroed
-        log.cut_from = None
+        log.cut = None
         raise
     return committed
 
