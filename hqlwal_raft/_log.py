@@ -90,7 +90,7 @@ class Cut(NamedTuple):
     """What a truncation under way leaves, whether it succeeds or poisons."""
 
     #: entries from here on go
-    index: int
+    first: int
     #: where the records end in the segment that stays, if one does
     end: int
     #: the last log id, the frontier's if no entry is left
@@ -257,7 +257,7 @@ class Log:
     @property
     def cut_from(self) -> int | None:
         """The index from which a truncation under way removes; None where none is."""
-        return None if self.cut is None else self.cut.index
+        return None if self.cut is None else self.cut.first
 
     def clip(self, start: int, stop: int | None) -> tuple[int, int]:
         """The part of ``[start, stop)`` that the log holds."""
@@ -312,10 +312,10 @@ class Log:
         known = [*view.left, view.tail] if view.tail is not None else list(view.left)
         if cut is not None:
             # What a truncation was removing may be zeroed already, and was given up by its caller.
-            view = view._replace(next_index=cut.index, last_log_id=cut.last_log_id)
-            known = [each for each in known if each.first_id < cut.index]
-            if known and known[-1].next_id > cut.index:
-                known[-1] = replace(known[-1], next_id=cut.index, end=cut.end, is_sealed=False)
+            view = view._replace(next_index=cut.first, last_log_id=cut.last_log_id)
+            known = [each for each in known if each.first_id < cut.first]
+            if known and known[-1].next_id > cut.first:
+                known[-1] = replace(known[-1], next_id=cut.first, end=cut.end, is_sealed=False)
         segments = [Segment.of(each) for each in known if each.next_id > each.first_id]
         next_index = view.next_index
         self.segments, self.prepared = segments, []

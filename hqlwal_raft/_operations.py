@@ -298,16 +298,14 @@ def _remove_all(log: Log) -> Work[None]:
     log.is_changing = False
 
 
-def _cut(
-    log: Log, cut: Cut, steps: list[Step], point: int
-) -> Work[tuple[LogId | None] | None]:
+def _cut(log: Log, cut: Cut, steps: list[Step], point: int) -> Work[tuple[LogId | None] | None]:
     """Readers are warned while bytes of entries that they may be shown are zeroed.
 
     Returns the committed log id, as a tuple of one, if that is cut with the entries.
     """
     saved = log.meta.committed
     committed = None
-    if saved is not None and saved.index >= cut.index:
+    if saved is not None and saved.index >= cut.first:
         committed = (cut.last_log_id,)
         steps.append(log.meta.committed_step(committed[0]))
     log.cut = cut
