@@ -270,7 +270,8 @@ class File:
         if descriptor >= 0:
             with contextlib.suppress(BufferError):
                 self.freeze()
-            self._environment.close(descriptor)
+            with contextlib.suppress(OSError):  # what counts was synced; it is closed all the same
+                self._environment.close(descriptor)
 
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
@@ -639,7 +640,8 @@ class Directory:
                 # An flock belongs to the open file, which a child forked meanwhile has too.
                 with contextlib.suppress(OSError):
                     self.environment.flock(descriptor, LOCK_UN)
-                self.environment.close(descriptor)
+                with contextlib.suppress(OSError):
+                    self.environment.close(descriptor)
 
     def forget_in_child(self) -> None:
         """In a forked child: lets go of the descriptors, and leaves the lock to the parent."""

@@ -31,6 +31,7 @@ CALLS = (
     "ioctl",
     "link",
     "listdir",
+    "lseek",
     "mkdir",
     "mmap",
     "open",
