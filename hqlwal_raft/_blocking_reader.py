@@ -118,7 +118,7 @@ class BlockingRaftLogReader:
             # Before any lock: in a forked child another thread may have held it for ever.
             core.check_open()
         if self._is_main_thread():
-            return self._stand_ins.call(begin, finish)
+            return self._stand_ins.call(self._lane, begin, finish)
         result = self._lane.call(begin)
         return result if finish is None else finish(result)
 

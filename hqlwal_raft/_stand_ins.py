@@ -19,11 +19,14 @@ from typing import Any
 from ._commit import call_back
 from ._environment import Environment, Lock, Queue
 from ._lane import Lane
+from .errors import WalClosedError
 from .protocols import AppendCallback
 
 __all__ = ["Callbacks", "StandIns"]
 
 logger = logging.getLogger("hqlwal_raft")
+
+_NAME = "hqlwal-calls"
 
 
 class _Beginning:
@@ -90,24 +93,30 @@ class StandIns:
     """Threads that make the calls of the main thread, and whatever must not wait for a lock.
 
     A handler that raises ends the waiting of the main thread, and a disk may never answer: so
-    there are as many of them as there are calls under way.
+    there is always one more of them than there are calls under way. They start each other: in
+    the main thread a handler can break the starting of a thread in two.
     """
 
-    def __init__(self, lane: Lane, environment: Environment) -> None:
-        self._lane = lane
+    def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._idle: list[Queue[Callable[[], Any] | None]] = []
-        self._all: list[Queue[Callable[[], Any] | None]] = []
+        self._calls: Queue[Callable[[], Any] | None] = environment.queue()
         self._beginnings: deque[_Beginning] = deque()
+        #: what the main thread waits for; more than one where handlers make calls
         self._under_way: set[_Made] = set()
+        #: guards ``_idle``; the main thread never takes it
+        self._lock = environment.lock()
+        self._idle = 1
         self._is_stopped = False
+        environment.start_thread(self._run, _NAME)
 
-    def call(self, begin: Callable[[], Any], finish: Callable[[Any], Any] | None = None) -> Any:
+    def call(
+        self, lane: Lane, begin: Callable[[], Any], finish: Callable[[Any], Any] | None = None
+    ) -> Any:
         """As ``finish(lane.call(begin))``, in another thread. For the main thread."""
         beginning = self.in_order(begin)
 
         def make() -> Any:
-            result = self._lane.call(beginning)
+            result = lane.call(beginning)
             return result if finish is None else finish(result)
 
         return self.run(make)
@@ -132,18 +141,14 @@ class StandIns:
             self._under_way.discard(made)
 
         self._under_way.add(made)
-        self.submit(run)
+        self._calls.put(run)
+        if self._is_stopped:  # perhaps before it was put there
+            made.give(None, WalClosedError("the store is closed"))
         return made.wait()
 
     def submit(self, call: Callable[[], Any]) -> None:
         """Makes a call in another thread, and waits for nothing: right in ``__del__`` as well."""
-        try:
-            calls = self._idle.pop()
-        except IndexError:
-            calls = self._environment.queue()
-            self._all.append(calls)
-            self._environment.start_thread(partial(self._run, calls), "hqlwal-calls")
-        calls.put(call)
+        self._calls.put(call)
 
     def answer_all(self, error: BaseException) -> None:
         """Answers the main thread, whatever its calls are waiting for."""
@@ -151,21 +156,31 @@ class StandIns:
             made.give(None, error)
 
     def stop(self) -> None:
-        """Ends the threads when what they make is made."""
+        """Ends the threads when what they make is made. The store is closed."""
         self._is_stopped = True
-        for calls in list(self._all):
-            calls.put(None)
+        self._calls.put(None)
 
-    def _run(self, calls: Queue[Callable[[], Any] | None]) -> None:
-        while (call := calls.get()) is not None:
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            with self._lock:
+                self._idle -= 1
+                is_last = self._idle == 0
+            if is_last:
+                self._start_another()
             try:
                 call()
             except BaseException:
                 logger.exception("a call by the threads of a log failed")
             del call
-            if self._is_stopped:
-                return
-            self._idle.append(calls)
+            with self._lock:
+                self._idle += 1
+        self._calls.put(None)  # for the next of them
+
+    def _start_another(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the interpreter ends, or there are too many
+            self._environment.start_thread(self._run, _NAME)
+            with self._lock:
+                self._idle += 1
 
 
 class Callbacks:

@@ -89,15 +89,13 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """As :meth:`open`, with options that were checked already."""
         path = os.path.abspath(os.fspath(path))
         environment = opening.ground
-        lane = Lane("hqlwal-disk", environment)
-        stand_ins = StandIns(lane, environment)
+        stand_ins = StandIns(environment)
         interruptions: list[BaseException] = []
 
         def open_here() -> BlockingRaftLogStorage:
             try:
-                store = cls._open_here(opening, path, lane, stand_ins)
+                store = cls._open_here(opening, path, stand_ins)
             except BaseException:
-                lane.post(lane.stop)
                 stand_ins.stop()
                 raise
             if interruptions:  # nobody waits for it any more
@@ -114,10 +112,9 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         return opened
 
     @classmethod
-    def _open_here(
-        cls, opening: Opening, path: str, lane: Lane, stand_ins: StandIns
-    ) -> BlockingRaftLogStorage:
+    def _open_here(cls, opening: Opening, path: str, stand_ins: StandIns) -> BlockingRaftLogStorage:
         log = opening.open_log(path)
+        lane = Lane("hqlwal-disk", opening.ground)
         try:
             core = lane.call(partial(opening.start, path, log, lane, lane.loop))
         except BaseException:
@@ -126,6 +123,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
                 log.directory.say_clean()
             log.release()
             log.directory.close()
+            lane.post(lane.stop)
             raise
         entries_wait = opening.policy == LogSync.IMMEDIATE
         return cls(core, lane, stand_ins, entries_wait=entries_wait)
@@ -310,13 +308,13 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         if core.pid != core.log.directory.environment.getpid():
             return  # a forked child has neither the threads nor the lock
         core.close(why)
+        end = partial(_let_go, self._lane, is_waiting=is_waiting)
         if self._is_main_thread():
             begin = self._stand_ins.in_order(begin)
-        end = partial(_let_go, self._lane, begin, self._callbacks, self._stand_ins)
-        if self._is_main_thread():
-            self._stand_ins.run(partial(end, is_waiting=is_waiting))
+            with contextlib.suppress(WalClosedError):  # it is closed already
+                self._stand_ins.run(partial(end, begin, self._callbacks, self._stand_ins))
         else:
-            end(is_waiting=is_waiting)
+            end(begin, self._callbacks, self._stand_ins)
 
 
 _UNKNOWN = object()

@@ -30,6 +30,7 @@ from hqlwal_raft import (
     WalPoisonedError,
 )
 from hqlwal_raft._environment import Environment
+from hqlwal_raft._format import unpack_lock
 from hqlwal_raft.pysyncobj import StockJournalError, WalJournal, _dump, _hooks, _journal
 from hqlwal_raft.testing import FailingEnvironment, PassingEnvironment
 from tests.pysyncobj_nodes.gate import GatedEnvironment
@@ -819,7 +820,8 @@ def test_after_a_failed_sync_every_method_raises_and_the_log_says_it_once(
         with pytest.raises(WalPoisonedError, match=path):
             call()
     said = [r for r in caplog.records if r.levelno >= logging.ERROR]
-    assert [r.name for r in said] == ["hqlwal_raft.pysyncobj"]
+    # once by the store, for the operator of the disk, and once for the operator of the node
+    assert [r.name for r in said] == ["hqlwal_raft", "hqlwal_raft.pysyncobj"]
     journal._destroy()
     journal = WalJournal(path)
     assert len(journal) in (0, 3)
@@ -959,7 +961,7 @@ for index in range(1, 400):
 journal[0:200]
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=20)
-    assert not os.path.exists(os.path.join(path, "lock.hql"))
+    assert unpack_lock(Path(path, "lock.hql").read_bytes()) is True  # closed cleanly
     journal = WalJournal(path)
     assert len(journal) == 399
     journal._destroy()
@@ -999,7 +1001,7 @@ def test_whoever_waits_for_the_disk_syncs_itself_unless_a_signal_may_interrupt_i
     journal.hold_answer("leader", reset=False, next_index=3, success=True)
     journal.release_answers()
     is_main = threading.current_thread() is threading.main_thread()
-    assert files.threads == ["hqlwal-disk" if is_main else threading.current_thread().name]
+    assert files.threads == ["hqlwal-calls" if is_main else threading.current_thread().name]
 
 
 def test_a_leaders_own_copy_is_synced_while_it_goes_on(gated: Any) -> None:

@@ -150,7 +150,7 @@ class WalJournal(ShownLog):
         The loop, in a thread of its own, starts with the first use.
         """
         with self._portal_lock:
-            if self.is_closed or self._background.is_closing:
+            if self.is_closed or self._store.is_closed:
                 raise WalClosedError(f"the log in {self.path} is closed")
             if self._portal is None:
                 self._portal = Portal(self._environment, f"hqlwal {os.path.basename(self.path)}")
@@ -343,7 +343,9 @@ class WalJournal(ShownLog):
         ) from self.failure
 
     def _fail(self, error: BaseException) -> None:
-        """Said once; from here on every method raises. Also called on the loop's thread."""
+        """Said once; from here on every method raises. Called from any thread."""
+        if isinstance(error, WalPoisonedError) and error.__cause__ is not None:
+            error = error.__cause__
         if self.failure is None:
             self.failure = error
             self._next = -1

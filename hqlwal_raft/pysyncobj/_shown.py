@@ -21,7 +21,7 @@ from typing import NoReturn
 from pysyncobj.pickle import to_bytes
 
 from .._types import LogId
-from ..errors import EntryTooLargeError, LogGapError, WalError
+from ..errors import EntryTooLargeError, LogGapError, WalClosedError, WalError
 from ._entries import PlainEntry, read_entries, to_batch
 from ._opening import Opened
 from ._reading import ReadLog
@@ -379,8 +379,9 @@ class ShownLog(ReadLog):
     def _ask_the_store(self) -> None:
         """How far a change came that an exception from outside interrupted.
 
-        The store makes the calls of a thread in their order, so it knows by now.
+        The store makes the calls of a thread in their order, and a flush comes after them.
         """
+        self._store.flush()
         last = self._store.get_log_state().last_log_id
         end = self._view.recent_first if last is None else last.index + 1
         if end > self._handed:  # a truncation that was not begun
@@ -407,6 +408,8 @@ class ShownLog(ReadLog):
             if self._store.poison is not None:
                 raise self._store.poison
             yield
+        except WalClosedError:
+            raise
         except (WalError, OSError) as error:
             if isinstance(error, OSError) and error.errno is None:
                 raise  # of a signal's handler, a TimeoutError say
