@@ -462,6 +462,14 @@ class DoesNotTakeBackCommitted(MemoryLogStorage):
             await super().save_committed(log_id)
 
 
+@_caught_by("the_committed_log_id_is_cut_by_a_truncation")
+class KeepsCommittedBeyondTheEnd(MemoryLogStorage):
+    def _truncate(self, start: int) -> None:
+        committed = self._disk.committed
+        super()._truncate(start)
+        self._disk.committed = committed
+
+
 @_caught_by("the_committed_log_id_survives_a_clean_close")
 class LosesCommittedAtTheClose(MemoryLogStorage):
     async def aclose(self) -> None:

@@ -129,6 +129,25 @@ async def the_committed_log_id_survives_a_clean_close(trial: Trial) -> None:
 
 
 @case
+async def the_committed_log_id_is_cut_by_a_truncation(trial: Trial) -> None:
+    """A truncation of the committed entry leaves the last log id as the committed one."""
+    async with trial.open() as storage:
+        await storage.append(trial.entries(1, 9))
+        await storage.save_committed(LogId(1, 7))
+        await storage.truncate(LogId(1, 8))
+        equal(await storage.read_committed(), LogId(1, 7), "committed before what is cut")
+        await storage.truncate(LogId(1, 6))
+        equal(await storage.read_committed(), LogId(1, 5), "committed after it was cut")
+        await storage.append(trial.entries(6, 9, term=2))
+        equal(await storage.read_committed(), LogId(1, 5), "committed after the log grew again")
+        await storage.purge(LogId(1, 3))
+        await storage.truncate_after(LogId(1, 3))
+        equal(await storage.read_committed(), LogId(1, 3), "committed in an emptied log")
+    async with trial.open() as storage:
+        equal(await storage.read_committed(), LogId(1, 3), "committed after a reopen")
+
+
+@case
 async def the_committed_log_id_may_be_the_frontier(trial: Trial) -> None:
     """Where everything committed was purged, it is still known."""
     frontier = LogId(1, 8)

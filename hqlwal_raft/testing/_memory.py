@@ -232,7 +232,14 @@ class MemoryLogStorage(MemoryLogReader):
             raise LogRangeError(
                 f"cannot truncate from {start}: the log is purged up to {frontier.index}"
             )
-        self._disk.entries = [entry for entry in self._disk.entries if entry.index < start]
+        disk = self._disk
+        kept = [entry for entry in disk.entries if entry.index < start]
+        if len(kept) == len(disk.entries):
+            return
+        cut = disk.entries[len(kept)].index
+        disk.entries = kept
+        if disk.committed is not None and disk.committed.index >= cut:
+            disk.committed = disk.last_log_id
 
     async def purge(self, log_id: LogId) -> None:
         self._check_open()
