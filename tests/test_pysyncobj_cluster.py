@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hqlwal_raft._format import unpack_lock
 from tests.pysyncobj_nodes.cluster import Cluster, running_cluster, wait_until
 from tests.pysyncobj_nodes.torture import torture
 
@@ -56,8 +57,8 @@ def test_a_node_killed_while_its_dump_child_lives_comes_back(tmp_path: Path) -> 
             cluster.kill(1)
             cluster.start(1)
             lock = tmp_path / "1.wal" / "lock.hql"
-            pid = str(cluster.processes[1].pid)
-            wait_until(lambda: lock.read_text().strip() == pid, "the lock taken")
+            pid = cluster.processes[1].pid
+            wait_until(lambda: unpack_lock(lock.read_bytes()) == pid, "the lock taken")
         finally:
             os.kill(child, signal.SIGCONT)
         cluster.wait_ready()
