@@ -859,15 +859,19 @@ def _ignore(_value: object, _error: BaseException | None) -> None:
 
 
 def _let_go(directory: Any, *, is_clean: bool = False) -> None:
-    if is_clean:
-        directory.say_clean()
-    directory.close()
+    try:
+        if is_clean:
+            directory.say_clean()
+    finally:
+        directory.close()
 
 
-def _clear(error: BaseException) -> None:
-    """A traceback's frames would keep the files of a plan open."""
-    if error.__traceback__ is not None:
-        traceback.clear_frames(error.__traceback__)
+def _clear(error: BaseException | None) -> None:
+    """The frames of its tracebacks, and of those it came from, would keep the files open."""
+    while error is not None:
+        if error.__traceback__ is not None:
+            traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _torn() -> WalError:

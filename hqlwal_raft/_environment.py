@@ -149,6 +149,9 @@ class Environment:
     def mkdir(self, path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         os.mkdir(path, mode, dir_fd=dir_fd)
 
+    def rmdir(self, path: str, *, dir_fd: int | None = None) -> None:
+        os.rmdir(path, dir_fd=dir_fd)
+
     def rename(
         self,
         source: str,

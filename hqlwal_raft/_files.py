@@ -115,13 +115,16 @@ class File:
         self.name = name
         self.path = path
         _open_files.add(self)
-        with _noting(path, "looking at"):
-            status = environment.fstat(descriptor)
+        try:
+            with _noting(path, "looking at"):
+                status = environment.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise IrregularFileError(errno.EINVAL, "this is no regular file", path)
+        except BaseException:
+            self.close()
+            raise
         self.identity: Identity = (status.st_dev, status.st_ino)
         self.size = status.st_size
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
-            raise IrregularFileError(errno.EINVAL, "this is no regular file", path)
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -328,8 +331,12 @@ class Directory:
         with _noting(path, "opening"):
             self._descriptor = environment.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         _open_directories.add(self)
-        with _noting(path, "looking at"):
-            status = environment.fstat(self._descriptor)
+        try:
+            with _noting(path, "looking at"):
+                status = environment.fstat(self._descriptor)
+        except BaseException:
+            self.close()
+            raise
         self.identity: Identity = (status.st_dev, status.st_ino)
         self._file_system: str | None = None
 
@@ -337,18 +344,25 @@ class Directory:
     def make(cls, environment: Environment, path: str) -> Directory:
         """Makes the directory (0700) and its parents where missing, durably, and opens it."""
         path = os.path.abspath(path)
-        made = _make_directories(environment, path)
-        directory = cls(environment, path)
+        made: list[str] = []
+        directory = None
         try:
+            _make_directories(environment, path, made)
+            directory = cls(environment, path)
             # Its own name as well: whoever made it before may not have made it durable. Nor those
             # above it, if that one was killed before there was a store.
-            parents = [os.path.dirname(path), *made]
+            parents = [os.path.dirname(each) for each in (path, *made)]
             if directory.identify(META_NAME) is None:
                 parents += directory.above()
             for parent in dict.fromkeys(parents):
                 _sync_directory_at(environment, parent)
         except BaseException:
-            directory.close()
+            if directory is not None:
+                directory.close()
+            # A name whose sync failed may never be written any more: the next try makes it anew.
+            for each in reversed(made):
+                with contextlib.suppress(OSError):
+                    environment.rmdir(each)
             raise
         return directory
 
@@ -403,6 +417,7 @@ class Directory:
             descriptor = self.environment.open(
                 temporary, _WRITE_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._descriptor
             )
+        file: File | None = None
         try:
             file = File(self.environment, descriptor, name, path)
             self._forbid_copies(descriptor)
@@ -416,6 +431,8 @@ class Directory:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
             self._rename(temporary, name)
         except BaseException:
+            if file is not None:
+                file.close()
             with contextlib.suppress(OSError):
                 self.unlink(temporary)
             raise
@@ -436,6 +453,7 @@ class Directory:
             descriptor = self.environment.open(
                 temporary, _WRITE_FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._descriptor
             )
+        made: File | None = None
         try:
             made = File(self.environment, descriptor, target, path)
             with _noting(path, "writing"):
@@ -448,6 +466,8 @@ class Directory:
             made.sync()
             self.set_aside(temporary, target)
         except BaseException:
+            if made is not None:
+                made.close()
             with contextlib.suppress(OSError):
                 self.unlink(temporary)
             raise
@@ -684,8 +704,8 @@ def _is_lockable(environment: Environment, descriptor: int) -> bool:
     return True
 
 
-def _make_directories(environment: Environment, path: str) -> list[str]:
-    """Makes what is missing of the path; returns the directories that got a new name."""
+def _make_directories(environment: Environment, path: str, made: list[str]) -> None:
+    """Makes what is missing of the path, and adds each to ``made``, the highest first."""
     missing: list[str] = []
     place = path
     while True:
@@ -701,12 +721,13 @@ def _make_directories(environment: Environment, path: str) -> list[str]:
             no_directory = NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), place)
             raise noted(no_directory, path, "making the directory")
         break
-    changed = []
     for each in reversed(missing):
-        with _noting(each, "making the directory"), contextlib.suppress(FileExistsError):
-            environment.mkdir(each, 0o700)
-        changed.append(os.path.dirname(each))
-    return changed
+        made.append(each)  # first: a call that says it failed may have made it
+        try:
+            with _noting(each, "making the directory"):
+                environment.mkdir(each, 0o700)
+        except FileExistsError:
+            made.remove(each)  # another process was faster
 
 
 def _sync_directory_at(environment: Environment, path: str) -> None:

@@ -7,7 +7,8 @@ no memory with the owner of the log, a test can stop before every step, and a pl
 
 What an error means is decided here, once: an error before the point of no return *refuses* the
 operation, and nothing was changed; anything at or behind it, whatever the exception, *poisons*.
-The one exception is a write at the very point that the system refused before it took a byte.
+The one exception is a write at the very point for which the system had no space: it says so
+before it takes a byte. Of any other error of a write nobody knows what reached the file.
 
 It must not know what the bytes mean, nor who waits for them.
 """
@@ -242,6 +243,9 @@ class Outcome:
     #: seconds that it took
     seconds: float = 0.0
 
+# With these a write ends before it took a byte; others may come when all of it was stored.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def carry_out(directory: Directory, plan: Plan) -> Outcome:
     """Carries the steps out in order, up to the first that fails. Raises nothing."""
@@ -264,6 +268,7 @@ def _is_refused(plan: Plan, place: int, error: BaseException) -> bool:
         place == plan.point
         and isinstance(plan.steps[place], Write)
         and isinstance(error, OSError)
+        and error.errno in _NO_SPACE
         and not isinstance(error, TornWriteError)
     )
 

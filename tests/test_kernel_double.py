@@ -358,6 +358,21 @@ SCRIPTS: dict[str, list[Step]] = {
         ("access", "/a", os.R_OK | os.W_OK), ("access", "/a", os.X_OK), ("access", "/d", os.X_OK),
         ("access", "/a/", os.F_OK), ("access", "", os.F_OK), ("listdir", "/"), ("listdir", "/a"),
     ],
+    "lseek": [
+        A, D, ("lseek", "@f", 0, os.SEEK_DATA), ("pwrite", "@f", b"x" * 10, 0),
+        ("lseek", "@f", 0, os.SEEK_DATA), ("lseek", "@f", 4, os.SEEK_DATA),
+        ("lseek", "@f", 4, os.SEEK_HOLE), ("lseek", "@f", 10, os.SEEK_DATA),
+        ("lseek", "@f", 10, os.SEEK_HOLE), ("lseek", "@f", -1, os.SEEK_DATA),
+        ("close", "@f"), ("lseek", "@f", 0, os.SEEK_DATA),
+    ],
+    "rmdir": [
+        D, A, ("mkdir", "/d/e", 0o700), ("rmdir", "/d"), ("rmdir", "/a"), ("rmdir", "/a/"),
+        ("rmdir", "/none"), ("rmdir", "/none/e"), ("rmdir", ""), ("rmdir", "/d/."),
+        ("rmdir", "/d/e/.."), ("plant_symlink", "/l", "d/e"), ("rmdir", "/l"), ("rmdir", "/l/"),
+        ("d=open", "/d", DIRECTORY), ("e=open", "/d/e", DIRECTORY), ("rmdir", "e/", {"dir_fd": "@d"}),
+        ("stat", "/d/e"), ("fstat", "@e"), ("g=open", "x", NEW, {"dir_fd": "@e"}), ("rmdir", "/d"),
+        D, ("mkdir", "/d/e", 0o700), ("rmdir", "e", {"dir_fd": "@f"}),
+    ],
 }  # fmt: skip
 
 
@@ -412,6 +427,8 @@ steps = st.one_of(
     call(st.sampled_from(["d=open", "e=open"]), names, st.just(DIRECTORY)),
     call("mkdir", names, 0o700),
     call("mkdir", near, 0o700, near_d),
+    call("rmdir", names),
+    call("rmdir", near, near_d),
     call("pwrite", files, data, offsets),
     call("pwritev", files, st.lists(data, max_size=3), positions),
     call("pread", any_open, lengths, offsets),

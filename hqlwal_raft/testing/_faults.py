@@ -42,12 +42,13 @@ CALLS = (
     "pwrite",
     "pwritev",
     "rename",
+    "rmdir",
     "stat",
     "unlink",
 )
 
 #: given an open file, the system does not say which one an error is about
-_ON_PATHS = ("link", "listdir", "mkdir", "open", "rename", "stat", "unlink")
+_ON_PATHS = ("link", "listdir", "mkdir", "open", "rename", "rmdir", "stat", "unlink")
 
 
 @dataclass(slots=True)

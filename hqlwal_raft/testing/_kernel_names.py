@@ -130,6 +130,23 @@ class KernelNames(KernelTree):
             self._create(place, Directory(0, mode & ~self.umask, parent), path)
         self._point("created", self._full_path(path, dir_fd))
 
+    def rmdir(self, path: str, *, dir_fd: int | None = None) -> None:
+        with self._lock:
+            place = self._walk(path, dir_fd, follows=False, is_slash_followed=False)
+            node = place.node
+            if place.is_special:
+                last = path.rstrip("/").rpartition("/")[2]
+                fail({".": errno.EINVAL, "..": errno.ENOTEMPTY}.get(last, errno.EBUSY), path)
+            if node is None:
+                fail(errno.ENOENT, path)
+            if not isinstance(node, Directory):
+                fail(errno.ENOTDIR, path)
+            if node.names:
+                fail(errno.ENOTEMPTY, path)
+            place.directory.do((place.name, None))
+            self._lose_name(node)
+        self._point("unlinked", self._full_path(path, dir_fd))
+
     def rename(
         self,
         source: str,

@@ -141,6 +141,10 @@ class PassingEnvironment(Environment):
         perform = partial(self.environment.mkdir, path, mode, dir_fd=dir_fd)
         self.pass_on("mkdir", self._full(path, dir_fd), perform)
 
+    def rmdir(self, path: str, *, dir_fd: int | None = None) -> None:
+        perform = partial(self.environment.rmdir, path, dir_fd=dir_fd)
+        self.pass_on("rmdir", self._full(path, dir_fd), perform)
+
     def rename(
         self,
         source: str,

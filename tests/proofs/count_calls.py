@@ -41,12 +41,13 @@ _WRITING = {
     "pwrite": ("pwrite64",),
     "pwritev": ("pwritev", "pwritev2"),
     "rename": ("rename", "renameat", "renameat2"),
+    "rmdir": ("rmdir",),
     "unlink": ("unlink", "unlinkat"),
 }
 #: calls that would write, and that no environment knows: there must be none
 _FORBIDDEN = (
     *("write", "writev", "msync", "sync_file_range", "syncfs", "sync", "truncate", "fchmod"),
-    *("creat", "symlink", "symlinkat", "rmdir", "copy_file_range", "sendfile", "splice"),
+    *("creat", "symlink", "symlinkat", "copy_file_range", "sendfile", "splice"),
 )
 _READING = {
     "access": ("access", "faccessat", "faccessat2"),

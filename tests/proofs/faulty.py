@@ -62,6 +62,7 @@ _ERRORS = {
     "pwrite": "EIO ENOSPC EDQUOT EFBIG EROFS ESTALE",
     "pwritev": "EIO ENOSPC EDQUOT EFBIG EROFS ESTALE",
     "rename": "EIO ENOSPC EDQUOT EROFS EACCES ESTALE EINTR",
+    "rmdir": "EIO EROFS EACCES ESTALE EINTR ENOTEMPTY",
     "stat": "EIO EACCES ESTALE ENOENT EINTR",
     "unlink": "EIO EROFS EACCES ESTALE EINTR",
 }
@@ -73,8 +74,10 @@ _ERRORS_WRITING = ("EROFS",)
 #: system that was lost, a device that fails behind the cache
 _MADE_ANYWAY = {
     *("fdatasync", "fsync", "ftruncate", "link", "mkdir", "posix_fallocate"),
-    *("pwrite", "pwritev", "rename", "unlink"),
+    *("pwrite", "pwritev", "rename", "rmdir", "unlink"),
 }
+#: of a write these say that it ended before it took a byte; a part taken is a short write
+_NO_SPACE = ("ENOSPC", "EDQUOT", "EFBIG")
 
 PAGE_BYTES = 4096
 
@@ -130,7 +133,7 @@ def faults_of(number: int, call: Call) -> Iterator[Fault]:
             errors = [*errors, *_ERRORS_WRITING]
     for error in errors:
         yield Fault(number, error)
-        if call.name in _MADE_ANYWAY:
+        if call.name in _MADE_ANYWAY and (call.name not in WRITES or error not in _NO_SPACE):
             yield Fault(number, error + AFTER)
     if call.name == "access":
         yield Fault(number, "False")

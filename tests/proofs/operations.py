@@ -156,7 +156,10 @@ def _vote(player: Player, answer: Answer) -> Awaitable[None]:
 
 def _committed(player: Player, answer: Answer) -> Awaitable[None]:
     assert player.store is not None
-    player.ledger.save_committed(player.ledger.last)
+    ledger = player.ledger
+    ledger.save_committed(ledger.last)
+    saved = ledger._committed[-1]
+    answer.undo = lambda: ledger._committed.remove(saved)
     return player.store.save_committed(player.ledger.last)
 
 
