@@ -89,7 +89,9 @@ class Expected(NamedTuple):
 class Model:
     """What a log should hold while a history goes on, kept outside of the store."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_buffered: bool = False) -> None:
+        #: what was accepted is in the page cache, not only in the store's memory
+        self.is_buffered = is_buffered
         self.log: list[Entry] = []
         #: how many of them are durable
         self.durable = 0
@@ -101,9 +103,9 @@ class Model:
         self.term = 1
 
     @classmethod
-    def of(cls, view: View) -> Model:
+    def of(cls, view: View, *, is_buffered: bool = False) -> Model:
         """The model of a log that an open showed: a node builds on it, so all of it is durable."""
-        model = cls()
+        model = cls(is_buffered=is_buffered)
         model.log = list(view.entries)
         model.durable = len(model.log)
         model.frontier, model.vote, model.term = view.frontier, view.vote, LATER_TERM
@@ -133,9 +135,19 @@ class Model:
         return log, self.durable, self.frontier, votes, self.committed, self.term
 
     @property
+    def kept(self) -> int:
+        """How many entries survive where only the process dies."""
+        return len(self.log) if self.is_buffered else self.durable
+
+    @property
     def exactly(self) -> Expected:
-        """What the store itself must show now, and a reopened one."""
+        """What the store itself must show now."""
         return self._expected(len(self.log))
+
+    @property
+    def after_kill(self) -> Expected:
+        """What a reopened store must show where the process dies now."""
+        return self._expected(self.kept)
 
     @property
     def at_least(self) -> Expected:
@@ -172,9 +184,9 @@ class Model:
     def within(self, letter: str, *, is_power_cut: bool = True) -> Expected:
         """What a crash within the letter may leave.
 
-        Where only the process died, all that was readable before must still be there.
+        Where only the process died, all that was written before must still be there.
         """
-        durable = self.durable if is_power_cut else len(self.log)
+        durable = self.durable if is_power_cut else self.kept
         now = self._expected(durable)
         kind = letter[0]
         if kind in APPENDS:
@@ -201,6 +213,8 @@ class Model:
         kind = letter[0]
         if kind in APPENDS:
             self.log += self.entries(letter)
+        elif kind == "K":
+            del self.log[self.kept :]
         elif kind == "T":
             self.log = [entry for entry in self.log if entry.index < int(letter[1:])]
             self.term += 1
@@ -222,8 +236,11 @@ class Life:
 
     def __init__(self, kernel: MemoryKernel, model: Model | None = None) -> None:
         self.kernel = kernel
-        self.core = Core(kernel, SEGMENT_BYTES)
         self.model = model or Model()
+        self.core = self._open()
+
+    def _open(self) -> Core:
+        return Core(self.kernel, SEGMENT_BYTES, is_buffered=self.model.is_buffered)
 
     def perform(self, letter: str) -> None:
         """Has the store do what the letter says; the model is the caller's business."""
@@ -244,7 +261,7 @@ class Life:
             core.sync()
         else:
             (core.close if kind == "R" else core.abandon)()
-            self.core = Core(self.kernel, SEGMENT_BYTES)
+            self.core = self._open()
 
 
 def letters(life: Life, families: Sequence[str]) -> Iterator[str]:

@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hqlwal_raft import Entry, LogId, Vote
+from hqlwal_raft import Entry, LogId, Vote, _operations
 from hqlwal_raft._environment import Environment
-from hqlwal_raft import _operations
 from hqlwal_raft._format import DATA_START, LOCK_NAME, META_NAME, RECORD_OVERHEAD_BYTES
-from hqlwal_raft._log import Log, Need, Options, Work, drive
+from hqlwal_raft._log import MARK_SECONDS, Log, Need, Options, Work, drive
 from hqlwal_raft._plans import carry_out
 from hqlwal_raft._recovery import recover
 from hqlwal_raft._segment import Segment
@@ -84,6 +83,8 @@ class Core:
             list(recovered.prepared),
             recovered.last_log_id,
         )
+        #: of the commits: every second one comes when the durable mark is due
+        self._now = 1.0
 
     def view(self) -> View:
         """Everything the store shows, read from the disk; what is not written from memory."""
@@ -120,7 +121,10 @@ class Core:
         def facts(segments: Sequence[Segment]) -> tuple[object, ...]:
             names = ("number", "first_id", "next_id", "end", "is_sealed", "header", "salt")
             more = ("durable_end", "durable_next_id", "length", "has_room")
-            return tuple(tuple(getattr(s, n) for n in names + more) for s in segments)
+            return tuple(
+                (*(getattr(s, n) for n in names + more), self._now - s.mark_seconds > MARK_SECONDS)
+                for s in segments
+            )
 
         return (
             facts(log.segments),
@@ -164,7 +168,8 @@ class Core:
 
     def sync(self) -> None:
         log = self._log
-        plan = log.begin_commit(log.directory.environment.monotonic())
+        self._now += 0.6 * MARK_SECONDS
+        plan = log.begin_commit(self._now)
         if plan is not None:
             outcome = carry_out(log.directory, plan)
             if outcome.error is not None:
@@ -211,7 +216,7 @@ class Core:
             "unlink": lambda: _operations.unlink(log),
             "prepare": lambda: _operations.prepare(log),
             "seal": lambda: _operations.seal(log),
-            "mark": lambda: _operations.mark(log, log.directory.environment.monotonic()),
+            "mark": lambda: _operations.mark(log, self._now),
         }
         self._run(work[name]())
 

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote
 
@@ -36,7 +37,7 @@ async def work(directory: str, policy: str) -> float:
             nonlocal longest
             last = anyio.current_time()
             while True:
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
                 now = anyio.current_time()
                 longest, last = max(longest, now - last), now
 
@@ -67,10 +68,13 @@ def main() -> None:
         Path(directory, "store").mkdir()
         Path(directory, "store", MARK).touch()
         subprocess.run(
-            ["strace", "-f", "-o", str(log), "-y", "-e", f"trace={CALLS},stat,newfstatat,statx"]
-            + ["-e", f"inject={CALLS}:delay_enter=200000"]
-            + [sys.executable, "-m", "tests.proofs.count_waits", "--child", loop, policy]
-            + [str(Path(directory, "store"))],
+            [
+                *("strace", "-f", "-y", "-o", str(log)),
+                *("-e", f"trace={CALLS},stat,newfstatat,statx"),
+                *("-e", f"inject={CALLS}:delay_enter=200000"),
+                *(sys.executable, "-m", "tests.proofs.count_waits", "--child", loop, policy),
+                str(Path(directory, "store")),
+            ],
             check=True,
         )
         lines = log.read_text().splitlines()

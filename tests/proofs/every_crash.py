@@ -42,6 +42,8 @@ class Scope:
     depth: int
     #: False: nothing is cut, histories are only carried out, which is much quicker
     has_crashes: bool = True
+    #: True: appends are put into the page cache when they are accepted (``immediate_async``)
+    is_buffered: bool = False
 
 
 #: segment after segment: none; one full, one with an entry; two full, one with an entry
@@ -126,7 +128,7 @@ class Crashes:
             for length in range(len(word)):
                 self._extend(word[:length], word[length])
                 yield
-            life = after(word)
+            life = after(word, is_buffered=self.scope.is_buffered)
             self._states.add(_state(life))
             layer.append((word, list(letters(life, self.scope.letters))))
         for length in range(1, self.scope.depth + 1):
@@ -143,7 +145,7 @@ class Crashes:
     def _extend(self, word: tuple[str, ...], letter: str) -> list[str] | None:
         """Carries out one more letter; the letters that may follow, None where it ends here."""
         self.counts["histories"] += 1
-        life = after(word)
+        life = after(word, is_buffered=self.scope.is_buffered)
         if not self._carry_out(life, letter, " ".join((*word, letter)), (), goes_on=True):
             return None
         state = _state(life)
@@ -177,7 +179,7 @@ class Crashes:
             # acknowledged: from now on less is allowed
             last = Recorder(life.kernel)
             last.take("the end")
-            at_least, exactly = life.model.at_least, life.model.exactly
+            at_least, exactly = life.model.at_least, life.model.after_kill
             step = len(recorder.moments)
             self._judge_moment(
                 last.moments[0], at_least, exactly, history, cuts, step, goes_on=goes_on
@@ -296,7 +298,8 @@ class Crashes:
             return
         self._gone_on.add(outcome.opened)
         image = self._images[outcome.opened]
-        life = Life(started(image), Model.of(outcome.view))
+        model = Model.of(outcome.view, is_buffered=self.scope.is_buffered)
+        life = Life(started(image), model)
         found = damage(life.kernel)
         if found:
             self._violated(f"unhealthy after recovery: {found[0]}", history, cuts)

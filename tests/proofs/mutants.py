@@ -1,28 +1,32 @@
 """The engine with one fault each, to show that the loops tell.
 
-A mutant replaces a function of the engine while it is applied: the engine itself has no switches.
-Each breaks one rule of ``docs/design/format.md``. It knows the engine's inside, as ``core`` does:
-a new engine changes this file.
+A mutant replaces a function of the engine while it is applied, or changes its plans on their way to
+the disk: the engine itself has no switches. Each breaks one rule of ``docs/design/format.md``. It
+knows the engine's inside, as ``core`` does: a new engine changes this file.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from hqlwal_raft import LogId, _format, _log, _scan, _segment
-from hqlwal_raft._files import File, Files
-from hqlwal_raft._log import Goal, Log, Work
-from hqlwal_raft._reads import Reads
+from hqlwal_raft import LogId, _format, _log, _look, _operations, _records, _recovery
+from hqlwal_raft._files import Directory
+from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
+from hqlwal_raft._log import Log, Work
+from hqlwal_raft._plans import Outcome, Plan, Step, SyncDirectory, Unlink, Write, Zero, carry_out
+from hqlwal_raft._segment import Segment
+
+from . import core
 
 __all__ = ["CHECKSUMS", "CRASHES", "Mutant"]
 
-_publish = Files.publish
-_purge = Log.purge
-_unlink = Files.unlink
+_encode, _encode_one = _records.encode, _records.encode_one
+_marked = Segment.marked
+_purge, _truncate = _operations.purge, _operations.truncate
 
 
 @dataclass(frozen=True)
@@ -41,66 +45,86 @@ class Mutant:
             yield
 
 
-def _mark_ahead(goals: Sequence[Goal]) -> None:
-    for segment, end, next_id, _ in goals:
-        assert segment.file is not None
-        segment.write_mark(next_id, end, is_sealed=False)
-        segment.file.sync()
+def _planned(name: str, change: Callable[[Plan], Plan]) -> Mutant:
+    """A mutant of the plans."""
+
+    def carry_out_changed(directory: Directory, plan: Plan) -> Outcome:
+        return carry_out(directory, change(plan))
+
+    places = (core, _log, _recovery)
+    return Mutant(name, tuple((place, "carry_out", carry_out_changed) for place in places))
 
 
-def _seal_too_early(goals: Sequence[Goal]) -> None:
-    # with the records, not behind them
-    for segment, end, next_id, is_followed in goals:
-        assert segment.file is not None
-        if is_followed:
-            segment.write_mark(next_id, end, is_sealed=True)
-        segment.file.sync()
+def _without(plan: Plan, *kinds: type[Step]) -> Plan:
+    """The plan without such steps; what follows them must not need their values."""
+    return replace(plan, steps=tuple(s for s in plan.steps if not isinstance(s, kinds)))
 
 
-def _without_the_sync_of_names(self: Files, path: str, size: int, head: bytes) -> File:
-    # only where the name was used before
-    used: set[str] = vars(self.environment).setdefault("used_names", set())
-    if path not in used:
-        return _publish(self, path, size, head)
-    with mock.patch.object(Files, "sync_directory", lambda *_: None):
-        return _publish(self, path, size, head)
+def _zero_nothing(plan: Plan) -> Plan:
+    return _without(plan, Zero) if plan.name == "truncate" else plan
 
 
-def _unlink_and_remember(self: Files, path: str) -> None:
-    vars(self.environment).setdefault("used_names", set()).add(path)
-    _unlink(self, path)
+def _leave_the_torn_tail(plan: Plan) -> Plan:
+    return _without(plan, Zero) if plan.name == "recover" else plan
 
 
-def _zero_nothing(_file: File, _start: int, _stop: int) -> bool:
-    return False
+def _sync_no_names(plan: Plan) -> Plan:
+    return _without(plan, SyncDirectory) if plan.name == "truncate" else plan
 
 
-def _unlink_before_the_frontier(self: Log, log_id: LogId) -> Work[Callable[[], None]]:
-    purging = _purge(self, log_id)
+def _mark_ahead(
+    self: Segment, next_id: int, end: int, *, is_sealed: bool, cut: int = 0
+) -> SegmentHeader:
+    if (next_id, end) == (self.durable_next_id, self.durable_end) and not is_sealed:
+        next_id, end = self.next_id, self.end
+    return _marked(self, next_id, end, is_sealed=is_sealed, cut=cut)
+
+
+def _note_no_cut(
+    self: Segment, next_id: int, end: int, *, is_sealed: bool, cut: int = 0
+) -> SegmentHeader:
+    return _marked(self, next_id, end, is_sealed=is_sealed, cut=0 * cut)
+
+
+def _settle_early(*arguments: Any, is_settled: bool) -> Any:
+    return _encode(*arguments, is_settled=is_settled or True)
+
+
+def _settle_one_early(*arguments: Any, is_settled: bool) -> Any:
+    return _encode_one(*arguments, is_settled=is_settled or True)
+
+
+def _is_followed_soon(log: Log, segment: Segment) -> bool:
+    return segment is not log.segments[-1]
+
+
+def _unlink_before_the_frontier(log: Log, log_id: LogId) -> Work[None]:
+    work = _purge(log, log_id)
     try:
-        save = next(purging)
-    except StopIteration as end:
-        nothing: Callable[[], None] = end.value
-        return nothing
-    first = save.args[0].first_segment  # type: ignore[attr-defined]
-
-    def unlink_then_save() -> Any:
-        for segment in self.segments:
-            if segment.number < first:
-                self._files.unlink(segment.path)
-        return save()
-
-    result = yield unlink_then_save
-    try:
-        purging.send(result)
-    except StopIteration as end:
-        done: Callable[[], None] = end.value
-        return done
-    raise AssertionError("a purge has one step")
+        plan = next(work)
+    except StopIteration:
+        return
+    write = plan.steps[0]
+    assert isinstance(write, Write)
+    slot = unpack_slot(write.parts[0])
+    assert isinstance(slot, tuple)
+    state: MetaState = slot[1]
+    gone = [
+        Unlink(segment.name)
+        for segment in log.segments
+        if state.first_segment == 0 or segment.number < state.first_segment
+    ]
+    outcome = yield replace(plan, steps=(*gone, *plan.steps))
+    with contextlib.suppress(StopIteration):
+        work.send(outcome)
 
 
-def _forget_nothing(_self: Reads, _index: int) -> None:
-    pass
+def _truncate_by_half(log: Log, index: int) -> Work[None]:
+    ends = {segment.number: segment.end for segment in log.segments}
+    yield from _truncate(log, index)
+    if log.segments:
+        tail = log.segments[-1]
+        tail.end = tail.durable_end = max(tail.end, ends.get(tail.number, 0))
 
 
 def _no_checksum(_data: object, _value: int = 0) -> int:
@@ -109,20 +133,23 @@ def _no_checksum(_data: object, _value: int = 0) -> int:
 
 #: what the loop over crashes must find
 CRASHES = (
-    Mutant("the mark is written ahead", ((_log, "_sync_on_disk", _mark_ahead),)),
-    Mutant("a segment is sealed too early", ((_log, "_sync_on_disk", _seal_too_early),)),
+    Mutant("the mark is written ahead", ((Segment, "marked", _mark_ahead),)),
     Mutant(
-        "a name is used again without a sync of the directory",
-        ((Files, "publish", _without_the_sync_of_names), (Files, "unlink", _unlink_and_remember)),
+        "the settled bit is set too early",
+        ((_log, "encode", _settle_early), (_log, "encode_one", _settle_one_early)),
     ),
-    Mutant("what is cut off is not zeroed", ((_log, "zero_on_disk", _zero_nothing),)),
+    Mutant("a segment is sealed too early", ((_operations, "_is_followed", _is_followed_soon),)),
+    _planned("names are removed without a sync of the directory", _sync_no_names),
+    _planned("what is cut off is not zeroed", _zero_nothing),
+    _planned("the torn tail is not zeroed", _leave_the_torn_tail),
+    Mutant("the cut is not noted", ((Segment, "marked", _note_no_cut),)),
     Mutant(
         "the frontier is written after the files are unlinked",
-        ((Log, "purge", _unlink_before_the_frontier),),
+        ((_operations, "purge", _unlink_before_the_frontier),),
     ),
     Mutant(
         "the outcome of a truncation is applied by half",
-        ((Reads, "forget_entries", _forget_nothing),),
+        ((_operations, "truncate", _truncate_by_half),),
     ),
 )
 
@@ -131,6 +158,6 @@ CHECKSUMS = (
     Mutant("headers and slots have no checksum", ((_format, "crc32c", _no_checksum),)),
     Mutant(
         "records have no checksum",
-        ((_segment, "crc32c", _no_checksum), (_scan, "crc32c", _no_checksum)),
+        ((_records, "crc32c", _no_checksum), (_look, "crc32c", _no_checksum)),
     ),
 )

@@ -44,9 +44,9 @@ class Violation(NamedTuple):
         return f"{self.message}\n    {command}"
 
 
-def after(word: Sequence[str]) -> Life:
+def after(word: Sequence[str], *, is_buffered: bool = False) -> Life:
     """The store when the history is over."""
-    life = Life(new_kernel())
+    life = Life(new_kernel(), Model(is_buffered=is_buffered))
     for letter in word:
         life.perform(letter)
         life.model.acknowledge(letter)
