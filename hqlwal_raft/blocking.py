@@ -160,7 +160,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         except NotPlainError:
             batch = [plain(entry) for entry in batch]
             self._call(partial(self._append, batch, callback, waits=waits), finish)
-        return batch[-1].log_id
+        last = batch[-1]
+        return LogId(last[0], last[1], last[3])
 
     def _append(
         self, batch: list[Entry], callback: AppendCallback | None, *, waits: bool
@@ -237,7 +238,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         if index < log.first_index:
             return None  # purged: durable before it was
         recent = log.recent.read(index, index + 1)
-        if recent and recent[0].log_id != log_id:
+        if recent and (recent[0][0] != log_id.term or recent[0][3] != log_id.node_id):
             raise _truncated(log_id, recent[0].log_id)
         answer = committer.durable_answer(index)
         return _UNKNOWN if answer is None and not recent else answer

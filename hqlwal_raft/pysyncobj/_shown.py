@@ -361,20 +361,26 @@ class ShownLog(ReadLog):
         """Has written what was added; the node's thread does it itself if it waits for it."""
         view = self._view
         end = view.recent_first + len(view.recent)
-        if self._handed == end and self._store.poison is None and not self._is_unsure:
+        store = self._store
+        if (poison := store.poison) is not None:
+            self._fail(poison)
+            self.raise_failure()
+        if self._handed == end and not self._is_unsure:
             return
-        with self._failing():
+        try:
             if self._is_unsure:
                 self._ask_the_store()
             entries = view.recent[self._handed - view.recent_first :]
-            if not entries or self.is_closed:
+            if self.is_closed or not entries:
                 return
             self._is_unsure = True
             self._handed = end
-            self._store.append(to_batch(entries), wait=waits)
+            store.append(to_batch(entries), wait=waits)
             self._is_unsure = False
             if waits:
                 self._durable_end = end
+        except (WalError, OSError) as error:
+            self._give_up(error)
 
     def _ask_the_store(self) -> None:
         """How far a change came that an exception from outside interrupted.
@@ -396,25 +402,29 @@ class ShownLog(ReadLog):
         if index >= self._handed or self._is_unsure:
             self.hand_over(waits=True)
         if index >= self._durable_end and self._is_durable_when_done:
-            with self._failing():
-                entry = self._view.entry(index)
+            entry = self._view.entry(index)
+            try:
                 self._store.wait_durable(LogId(entry[2], index))
+            except (WalError, OSError) as error:
+                self._give_up(error)
         self._durable_end = max(self._durable_end, index + 1)
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
         """An error of the store in the block is the log's failure."""
         try:
-            if self._store.poison is not None:
-                raise self._store.poison
             yield
-        except WalClosedError:
-            raise
         except (WalError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is None:
-                raise  # of a signal's handler, a TimeoutError say
-            self._fail(error)
-            self.raise_failure()
+            self._give_up(error)
+
+    def _give_up(self, error: WalError | OSError) -> NoReturn:
+        """Where an error of the store was caught: from here on every method raises."""
+        if isinstance(error, WalClosedError):
+            raise error
+        if isinstance(error, OSError) and error.errno is None:
+            raise error  # of a signal's handler, a TimeoutError say
+        self._fail(error)
+        self.raise_failure()
 
     def _trim(self) -> None:
         """Keeps no more in memory than allowed, waiting for the disk where it must."""
