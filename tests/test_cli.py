@@ -6,16 +6,20 @@ import itertools
 import json
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from click.testing import CliRunner, Result
+from crc32c import crc32c
 from pysyncobj.journal import FileJournal
 
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote
+from hqlwal_raft._format import pack_slot, unpack_slot
 from hqlwal_raft.cli._commands import hqlwal
+from tests._support import start_python
 
 #: 41 records of 8 + payload fit a segment
 SEGMENT_SIZE = 8192
@@ -125,9 +129,9 @@ def test_dump_goes_on_behind_the_damage_and_says_where_it_is(store: Path) -> Non
     position = next(i for i, line in enumerate(lines) if line.startswith("-- damage"))
     before = int(re.findall(r"index (\d+)", lines[position - 1])[0])
     behind = int(re.findall(r"index (\d+)", lines[position + 1])[0])
-    second = next(s for s in run_json("segments", store) if s["number"] == 2)
-    assert before < second["first_id"] == behind
-    assert any("index 400 " in line for line in lines[position:])
+    assert behind == before + 2
+    shown = [int(index) for line in lines for index in re.findall(r" index (\d+) ", line)]
+    assert shown == [index for index in range(21, 401) if index != before + 1]
 
 
 def test_get_writes_the_payload_as_it_is(store: Path) -> None:
@@ -165,14 +169,60 @@ def test_verify_finds_damage_in_a_sealed_segment_which_info_does_not_read(store:
     assert run("verify", store).exit_code == 4
 
 
-def test_a_segment_of_another_version_has_an_exit_code_of_its_own(store: Path) -> None:
-    path = store / "0000000000000001.wal"
-    data = bytearray(path.read_bytes())
-    data[7] = 1
-    path.write_bytes(data)
+def of_version(store: Path, version: int) -> None:
+    """Makes of every file one that an earlier format's writer could have written."""
+    for path in store.glob("*.wal"):
+        data = bytearray(path.read_bytes())
+        data[7] = version
+        data[60:64] = crc32c(bytes(data[:60])).to_bytes(4, "big")
+        path.write_bytes(data)
+    meta = store / "meta.hql"
+    data = bytearray(meta.read_bytes())
+    data[7] = data[4096 + 7] = version
+    meta.write_bytes(data)
+
+
+@pytest.mark.parametrize(("version", "writer"), [(1, "hiqlite-wal"), (2, "release candidate")])
+def test_another_version_has_an_exit_code_of_its_own_and_its_writer_is_named(
+    store: Path, version: int, writer: str
+) -> None:
+    of_version(store, version)
+    before = contents(store)
     result = run("info", store, "--json")
     assert result.exit_code == 5
     assert json.loads(result.stdout)["verdict"] == "unknown version"
+    commands = (["verify"], ["dump"], ["get", 30], ["stats"], ["repair", "--yes"])
+    for command, *rest in commands:
+        result = run(command, store, *rest)
+        assert result.exit_code == 5, command
+        assert writer in result.output
+    assert contents(store) == before
+
+
+def make_backup(store: Path) -> None:
+    """Sets the copy mark, in both slots."""
+    meta = store / "meta.hql"
+    data = bytearray(meta.read_bytes())
+    found = unpack_slot(bytes(data[:4096]))
+    assert isinstance(found, tuple)
+    sequence, state = found
+    data[:8192] = pack_slot(sequence + 1, replace(state, is_copy=True, state=b"mine")) * 2
+    meta.write_bytes(data)
+
+
+def test_a_backup_is_called_one_can_be_read_and_is_not_repaired(store: Path) -> None:
+    make_backup(store)
+    before = contents(store)
+    result = run("info", store, "--json")
+    assert result.exit_code == 6
+    report = json.loads(result.stdout)
+    assert (report["verdict"], report["is_copy"], report["state_bytes"]) == ("copy", True, 4)
+    assert "a backup" in run("info", store).stdout
+    assert run("get", store, 321, "--raw").stdout_bytes == b"payload 321"
+    result = run("repair", store, "--yes")
+    assert result.exit_code == 6
+    assert "is a backup" in result.stderr
+    assert contents(store) == before
 
 
 async def test_repair_keeps_the_damaged_files_and_leaves_a_store_that_opens(store: Path) -> None:
@@ -206,16 +256,137 @@ def test_repair_leaves_an_intact_store_alone(store: Path) -> None:
     assert contents(store) == before
 
 
-async def test_repair_of_a_store_in_use_says_so(store: Path) -> None:
+async def test_a_store_in_use_is_not_torn_and_repair_of_a_damaged_one_says_it_is_in_use(
+    store: Path,
+) -> None:
     async with RaftLogStorage.open(store, segment_size=SEGMENT_SIZE):
-        # a torn tail, as a store that is being written to may show it
         tail = next(s for s in run_json("segments", store) if s["state"] == "tail")
         with Path(tail["path"]).open("r+b") as file:
             file.seek(tail["end"])
             file.write(b"half a record")
-        result = await anyio.to_thread.run_sync(run, "repair", store, "--yes")
-        assert result.exit_code == 1
-        assert "is in use" in result.stderr
+        result = await anyio.to_thread.run_sync(run, "verify", store)
+        assert result.exit_code == 0
+        assert "the store is in use" in result.stdout
+        corrupt(Path(tail["path"]), 100)  # durable: it was sealed, or closed before
+        for options in ([], ["--from", store]):
+            result = await anyio.to_thread.run_sync(run, "repair", store, "--yes", *options)
+            assert result.exit_code == 1
+            assert "is in use" in result.stderr
+
+
+WRITER = """
+    import random, sys
+    import anyio
+    from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote
+
+    async def main():
+        rng = random.Random(1)
+        async with RaftLogStorage.open(sys.argv[1], segment_size=8192) as store:
+            print("open", flush=True)
+            last = 0
+            for term in range(2, 1 << 30):
+                for _ in range(rng.randint(1, 9)):
+                    some = range(last + 1, last + rng.randint(2, 30))
+                    await store.append([Entry(term, i, b"x" * rng.randint(0, 900)) for i in some])
+                    last = some[-1]
+                await store.save_vote(Vote(term, 1))
+                if rng.random() < 0.5:
+                    last = max(last - rng.randint(1, 60), (await store.get_log_state())
+                        .last_purged_log_id.index if term > 2 else 0)
+                    await store.truncate(LogId(term, last + 1))
+                if last > 3:
+                    at = last - rng.choice((0, 3))
+                    await store.purge(LogId(term, at))
+                    last = max(at, last)
+
+    anyio.run(main)
+"""
+
+
+def test_a_store_that_is_written_to_is_never_called_damaged(tmp_path: Path) -> None:
+    store = tmp_path / "log"
+    with start_python(WRITER, store) as writer:
+        assert writer.stdout is not None
+        try:
+            assert writer.stdout.readline() == "open\n"
+            for _ in range(40):
+                for command in ("info", "segments", "verify"):
+                    result = run(command, store, "--json")
+                    assert result.exit_code == 0, result.output
+                    if command == "info":
+                        assert (
+                            json.loads(result.stdout)["lock"] == f"in use by process {writer.pid}"
+                        )
+                assert "damage" not in run("dump", store).stdout
+            assert writer.poll() is None, "it failed"
+        finally:
+            writer.kill()
+    assert run("info", store).exit_code in (0, 3)
+    assert run_json("info", store)["lock"] == "not closed cleanly"
+
+
+async def test_what_healing_set_aside_can_be_dumped(store: Path) -> None:
+    corrupt(store / "0000000000000001.wal", 2000)
+    damaged = next(s for s in run_json("segments", store) if s["number"] == 1)
+    assert run("repair", store, "--yes").exit_code == 0
+    last = run_json("info", store)["last_index"]
+    items = [
+        json.loads(line) for line in run("dump", store, "--broken", "--json").stdout.splitlines()
+    ]
+    found = {item["index"]: bytes.fromhex(item["payload"]) for item in items}
+    assert found == {i: b"payload %d" % i for i in range(1, 401) if i != last + 1}
+    assert {Path(item["path"]).name for item in items} >= {"0000000000000001.wal.broken"}
+    some = run("dump", store, "--broken", "--from", damaged["last_id"], "--to", damaged["last_id"])
+    assert len(some.stdout.splitlines()) == 1
+
+
+async def peer_of(store: Path, directory: Path) -> None:
+    """The same log with other salts, another purge frontier, and another vote."""
+    async with RaftLogStorage.open(store, segment_size=SEGMENT_SIZE) as storage:
+        entries = await storage.try_get_log_entries(0)
+    async with RaftLogStorage.open(directory, segment_size=16384) as storage:
+        await storage.append(entries)
+
+
+@pytest.mark.parametrize("offset", [2000, 64 + 3, 64 + 8, 64 + 15])
+async def test_repair_gives_damaged_records_back_from_a_peer_s_store(
+    store: Path, tmp_path: Path, offset: int
+) -> None:
+    await peer_of(store, tmp_path / "peer")
+    before = contents(store)
+    corrupt(store / "0000000000000002.wal", offset)
+    corrupt(store / "0000000000000003.wal", 500)
+    assert run("verify", store).exit_code == 4
+    for _ in range(2):  # it says one damage at a time
+        result = run("repair", store, "--from", tmp_path / "peer", answer="n\n")
+        assert "given back: 1 entries" in result.stdout, result.output
+    assert result.exit_code == 0
+    assert run("verify", store).exit_code == 0
+    assert contents(store) == before
+
+
+async def test_repair_takes_nothing_from_a_peer_that_is_not_proven(
+    store: Path, tmp_path: Path
+) -> None:
+    async with RaftLogStorage.open(tmp_path / "other") as storage:
+        await storage.append([Entry(9, i, b"payload %d" % i, 7) for i in range(1, 401)])
+    corrupt(store / "0000000000000002.wal", 2000)
+    before = contents(store)
+    result = run("repair", store, "--from", tmp_path / "other", answer="n\n")
+    assert "given back: 0 entries" in result.stdout
+    assert result.exit_code == 1
+    assert contents(store) == before
+
+
+def test_sealed_segments_are_called_unchecked_until_they_were_checked(store: Path) -> None:
+    assert "not checked" in run("info", store).stdout
+    assert "sealed, unchecked" in run("segments", store).stdout
+    lines = run_json("segments", store)
+    assert {line["state"] for line in lines if not line["is_checked"]} == {"sealed"}
+    report = run_json("verify", store)
+    assert report["verdict"] == "intact"
+    assert report["records"] == 400
+    assert "every record was checked" in run("verify", store).stdout
 
 
 @pytest.mark.parametrize("command", ["info", "segments", "verify", "dump", "repair"])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import anyio
 
-from .._files import Files
+from .._environment import Environment
+from .._files import Directory
 from .._store import RaftLogStorage
 from .._types import Entry, LogSync
 
@@ -40,21 +41,21 @@ class BenchReport:
 def measure(directory: str, *, entries: int, size: int, tasks: int, sync: LogSync) -> BenchReport:
     """Appends ``entries`` payloads of ``size`` bytes singly, from so many tasks at once."""
     with tempfile.TemporaryDirectory(prefix="hqlwal-bench-", dir=directory) as folder:
-        floor = _measure_floor(os.path.join(os.path.abspath(folder), "floor"))
+        floor = _measure_floor(os.path.abspath(folder))
         return anyio.run(_measure, os.path.join(folder, "log"), entries, size, tasks, sync, floor)
 
 
-def _measure_floor(path: str) -> float:
-    file = Files().create(path, 1 << 20)
-    try:
-        took = []
-        for number in range(_FLOOR_SYNCS):
-            begun = time.perf_counter()
-            file.write(number * 512, b"x" * 512)
-            file.sync()
-            took.append(time.perf_counter() - begun)
-    finally:
-        file.close()
+def _measure_floor(folder: str) -> float:
+    directory = Directory(Environment(), folder)
+    file = directory.create("floor", 1 << 20, b"")
+    took = []
+    for number in range(_FLOOR_SYNCS):
+        begun = time.perf_counter()
+        file.write(number * 512, (b"x" * 512,))
+        file.sync()
+        took.append(time.perf_counter() - begun)
+    file.close()
+    directory.close()
     return sorted(took)[len(took) // 2]
 
 

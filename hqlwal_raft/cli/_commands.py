@@ -1,29 +1,40 @@
 """The commands: what is asked for, the report that answers it, and the exit code.
 
-Exit codes: 0 intact or done · 1 an error · 2 wrong usage · 3 torn (opens) · 4 damaged ·
-5 another format version.
+Exit codes: 0 nothing wrong found, or done · 1 an error · 2 wrong usage · 3 torn (opens) ·
+4 damaged · 5 another format version · 6 a backup (opens only as a copy).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from .._files import Files
-from .._log import Options, drive
-from .._recovery import open_log
-from .._types import LogSync
+from .. import _operations
+from .._log import drive
+from .._store import Opening
+from .._types import Entry, FindingKind, LogSync
+from ..audit import DirectoryReport, Verdict
 from ..errors import WalError
 from . import _render as render
 from . import _reports as reports
 from ._bench import measure
+from ._mend import mend
 
 __all__ = ["hqlwal"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_EXIT_CODES = {
+    Verdict.INTACT: 0,
+    Verdict.UNCHECKED: 0,
+    Verdict.TORN: 3,
+    Verdict.DAMAGED: 4,
+    Verdict.UNKNOWN_VERSION: 5,
+    Verdict.COPY: 6,
+}
 
 _DIRECTORY = click.argument("directory", type=click.Path())
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -65,7 +76,7 @@ def info(context: click.Context, directory: str, *, as_json: bool) -> None:
     """Shows what a store holds and how it stands."""
     report = reports.log_report(reports.examine_store(directory))
     (render.show_json if as_json else render.show_log)(report)
-    context.exit(report.verdict.exit_code)
+    context.exit(_EXIT_CODES[report.verdict])
 
 
 @hqlwal.command()
@@ -84,10 +95,13 @@ def segments(directory: str, *, as_json: bool) -> None:
 @click.pass_context
 @_telling_errors
 def verify(context: click.Context, directory: str, *, as_json: bool) -> None:
-    """Reads every record and checks it; the exit code tells torn from damaged."""
+    """Reads every record and checks it; the exit code tells torn from damaged.
+
+    The other commands that read take sealed segments at their headers' word.
+    """
     report = reports.verify_report(_examine_deeply(directory, is_shown=not as_json))
     (render.show_json if as_json else render.show_verdict)(report)
-    context.exit(report.verdict.exit_code)
+    context.exit(_EXIT_CODES[report.verdict])
 
 
 @hqlwal.command()
@@ -96,14 +110,26 @@ def verify(context: click.Context, directory: str, *, as_json: bool) -> None:
 @click.option("--to", "last", type=click.IntRange(0), help="Last index, included.")
 @click.option("--full", is_flag=True, help="Show whole payloads.")
 @click.option("--purged", is_flag=True, help="Also what is purged but still on disk.")
+@click.option("--broken", is_flag=True, help="Instead, what healing set aside (*.broken).")
 @_JSON
 @_telling_errors
 def dump(
-    directory: str, *, start: int, last: int | None, full: bool, purged: bool, as_json: bool
+    directory: str,
+    *,
+    start: int,
+    last: int | None,
+    full: bool,
+    purged: bool,
+    broken: bool,
+    as_json: bool,
 ) -> None:
     """Prints the records, one line each, with segment and offset; findings in their place."""
-    report = reports.examine_store(directory)
+    report = _readable(directory)
     stop = None if last is None else last + 1
+    if broken:
+        salvaged = reports.salvaged_records(report.path, start, stop)
+        render.show_records(salvaged, full=full, as_json=as_json)
+        return
     items = reports.records(report, start, stop, purged=purged)
     render.show_records(items, full=full, as_json=as_json)
 
@@ -116,7 +142,7 @@ def dump(
 @_telling_errors
 def get(directory: str, index: int, *, raw: bool, as_json: bool) -> None:
     """Prints one entry."""
-    report = reports.examine_store(directory)
+    report = _readable(directory)
     found = [
         item
         for item in reports.records(report, index, index + 1)
@@ -141,7 +167,7 @@ def get(directory: str, index: int, *, raw: bool, as_json: bool) -> None:
 @_telling_errors
 def stats(directory: str, *, as_json: bool) -> None:
     """Shows what the log is made of: sizes, leaders, terms."""
-    report = reports.stats_report(reports.examine_store(directory))
+    report = reports.stats_report(_readable(directory))
     (render.show_json if as_json else render.show_stats)(report)
 
 
@@ -165,32 +191,55 @@ def bench(directory: str, *, entries: int, size: int, tasks: int, sync: str, as_
 
 @hqlwal.command()
 @_DIRECTORY
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(file_okay=False, exists=True),
+    help="A store, of a peer say, whose entries, *.broken files included, mend damaged ones.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_context
 @_telling_errors
-def repair(context: click.Context, directory: str, *, yes: bool) -> None:
+def repair(context: click.Context, directory: str, *, source: str | None, yes: bool) -> None:
     """Cuts a damaged log back to its last healthy entry; the damaged files are kept aside.
 
     Only right where the cluster sends the lost entries again: a node that acknowledged them
     and forgot them weakens the majority that holds them. The safer way is to give the node a
-    fresh directory and let it join anew.
+    fresh directory and let it join anew; or --from: a damaged record is given back where its
+    checksum proves the copy, and nothing is lost.
     """
-    before = reports.log_report(_examine_deeply(directory, is_shown=True))
+    report = _examine_deeply(directory, is_shown=True)
+    if source is not None and report.verdict is Verdict.DAMAGED:
+        render.show_mended(mend(report, lambda start, stop: _copies(source, start, stop)))
+        report = _examine_deeply(directory, is_shown=True)
+    before = reports.log_report(report)
     render.show_log(before)
-    if before.verdict is reports.Verdict.INTACT:
+    if before.verdict is Verdict.INTACT:
         return
+    if before.verdict in (Verdict.COPY, Verdict.UNKNOWN_VERSION):
+        _refuse(report)
     if not yes:
-        click.confirm("Cut the log back to what is healthy?", abort=True)
-    log, lock = open_log(
-        Files(), before.path, Options(), is_healing=True, is_checking_everything=True
-    )
+        is_torn = before.verdict is Verdict.TORN
+        what = "Drop what was never acknowledged?" if is_torn else "Cut back to what is healthy?"
+        click.confirm(what, abort=True)
+    log = Opening(auto_heal=True, check_integrity=True).open_log(before.path)
     try:
-        drive(log.close())
+        drive(_operations.close(log), log)
+        log.directory.say_clean()
     finally:
-        lock.release(remove=True)
+        log.release()
+        log.directory.close()
     after = reports.log_report(_examine_deeply(directory, is_shown=True))
     render.show_log(after)
-    context.exit(after.verdict.exit_code)
+    context.exit(_EXIT_CODES[after.verdict])
+
+
+def _copies(source: str, start: int, stop: int) -> Iterator[Entry]:
+    report = reports.examine_store(source)
+    found = reports.records(report, start, stop, purged=True)
+    healthy = (item for item in found if isinstance(item, reports.RecordReport))
+    for record in (*healthy, *reports.salvaged_records(report.path, start, stop)):
+        yield Entry(record.term, record.index, record.payload, record.node_id)
 
 
 @hqlwal.command("import-pysyncobj")
@@ -233,6 +282,21 @@ def _in_one_line(error: OSError) -> str:
     return f"{where}: {error.strerror}" if where else error.strerror
 
 
-def _examine_deeply(directory: str, *, is_shown: bool) -> Any:
+def _examine_deeply(directory: str, *, is_shown: bool) -> DirectoryReport:
     with render.progress_bar("verifying", is_shown=is_shown) as progress:
         return reports.examine_store(directory, deep=True, progress=progress)
+
+
+def _readable(directory: str) -> DirectoryReport:
+    """The report, where the records can be read."""
+    report = reports.examine_store(directory)
+    if report.verdict is Verdict.UNKNOWN_VERSION:
+        _refuse(report)
+    return report
+
+
+def _refuse(report: DirectoryReport) -> NoReturn:
+    kinds = (FindingKind.UNKNOWN_VERSION, FindingKind.COPY)
+    finding = next(f for f in report.all_findings if f.kind in kinds)
+    click.echo(f"Error: {finding.message}", err=True)
+    raise SystemExit(_EXIT_CODES[report.verdict])

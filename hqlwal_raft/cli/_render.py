@@ -13,14 +13,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .._types import Finding, FindingKind, LogId, Vote
+from .._types import Finding, LogId, Vote
+from ..audit import Verdict
 from ._bench import BenchReport
 from ._reports import (
     LogReport,
     RecordReport,
     SegmentLine,
     StatsReport,
-    Verdict,
     VerifyReport,
     to_json,
 )
@@ -34,6 +34,7 @@ __all__ = [
     "show_import",
     "show_json",
     "show_log",
+    "show_mended",
     "show_payload",
     "show_records",
     "show_segments",
@@ -44,13 +45,17 @@ __all__ = [
 
 _COLOURS = {
     Verdict.INTACT: "green",
+    Verdict.UNCHECKED: "green",
     Verdict.TORN: "yellow",
+    Verdict.COPY: "yellow",
     Verdict.DAMAGED: "red",
     Verdict.UNKNOWN_VERSION: "red",
 }
 _MEANINGS = {
-    Verdict.INTACT: "intact",
+    Verdict.INTACT: "intact: every record was checked",
+    Verdict.UNCHECKED: "nothing wrong found; the records of sealed segments were not checked",
     Verdict.TORN: "opens; drops what a crash left unfinished and was never acknowledged",
+    Verdict.COPY: "a backup: it does not open as the node it was made of",
     Verdict.DAMAGED: "damaged: durable bytes are not what was written",
     Verdict.UNKNOWN_VERSION: "of a format version that this release does not write",
 }
@@ -87,6 +92,10 @@ def show_log(report: LogReport) -> None:
         "segments": f"{report.segments} and {report.prepared_segments} prepared, "
         f"{report.segment_bytes:,} bytes",
     }
+    if report.state_bytes is not None:
+        rows["small state"] = f"{report.state_bytes:,} bytes"
+    if report.is_copy:
+        rows["copy"] = "yes, a backup"
     if report.broken:
         rows["set aside"] = "\n".join(report.broken)
     for name, value in rows.items():
@@ -96,6 +105,11 @@ def show_log(report: LogReport) -> None:
     _show_verdict_line(report.verdict)
 
 
+def show_mended(indexes: list[int]) -> None:
+    told = ", ".join(map(str, indexes[:20])) + (" …" if len(indexes) > 20 else "")
+    show_text(f"given back: {len(indexes):,} entries" + (f" ({told})" if indexes else ""))
+
+
 def show_segments(lines: list[SegmentLine]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in ("segment", "state", "first", "last", "used", "durable", "size"):
@@ -103,7 +117,7 @@ def show_segments(lines: list[SegmentLine]) -> None:
     for line in lines:
         table.add_row(
             f"{line.number:016d}",
-            line.state,
+            line.state if line.is_checked else f"{line.state}, unchecked",
             "-" if line.first_id is None else str(line.first_id),
             "-" if line.last_id is None else str(line.last_id),
             f"{line.end:,}",
@@ -220,11 +234,8 @@ def _record_line(record: RecordReport, *, full: bool) -> str:
 
 def _show_findings(findings: list[Finding]) -> None:
     for finding in findings:
-        colour = "yellow" if finding.kind in _HARMLESS else "red"
+        colour = "red" if finding.kind.is_obstacle else "yellow"
         _console().print(f"[{colour}]{finding.kind.value}[/]: {escape(finding.message)}")
-
-
-_HARMLESS = (FindingKind.TORN_TAIL, FindingKind.LEFTOVER)
 
 
 def _show_verdict_line(verdict: Verdict) -> None:

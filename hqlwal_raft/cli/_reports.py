@@ -6,16 +6,17 @@ Every report turns into JSON as it is; the renderers show the same, nothing more
 from __future__ import annotations
 
 import enum
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
-from .._files import Files
-from .._format import LOCK_NAME, META_NAME, record_bytes
-from .._scan import decode
+from .._environment import Environment
+from .._files import Directory, File, IrregularFileError
+from .._format import META_NAME, broken_name, record_bytes, segment_number
+from .._look import find_valid, scan_segment
+from .._records import decode
 from .._types import Entry, Finding, FindingKind, LogId, Vote
-from ..audit import DirectoryReport, SegmentReport, examine, scan_segment
+from ..audit import DirectoryReport, SegmentReport, Verdict, examine, salvage
 
 __all__ = [
     "LeaderLine",
@@ -24,41 +25,16 @@ __all__ = [
     "RecordReport",
     "SegmentLine",
     "StatsReport",
-    "Verdict",
     "VerifyReport",
     "examine_store",
     "log_report",
     "records",
+    "salvaged_records",
     "segment_lines",
     "stats_report",
     "to_json",
     "verify_report",
 ]
-
-
-class Verdict(enum.Enum):
-    """How a store stands; each has an exit code of its own."""
-
-    #: opens, with nothing to clean up
-    INTACT = "intact"
-    #: opens, dropping what a crash left unfinished and nobody was told is durable
-    TORN = "torn"
-    #: does not open: something that was durable is not as it was written
-    DAMAGED = "damaged"
-    #: does not open: another release's format
-    UNKNOWN_VERSION = "unknown version"
-
-    @property
-    def exit_code(self) -> int:
-        return _EXIT_CODES[self]
-
-
-_EXIT_CODES = {
-    Verdict.INTACT: 0,
-    Verdict.TORN: 3,
-    Verdict.DAMAGED: 4,
-    Verdict.UNKNOWN_VERSION: 5,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +43,10 @@ class LogReport:
 
     path: str
     verdict: Verdict
-    #: "closed", "in use by process N" or "not closed cleanly"
+    #: "closed", "in use", with "by process N" where that is known, or "not closed cleanly"
     lock: str
+    #: a backup: it opens only as a copy
+    is_copy: bool
     vote: Vote | None
     committed: LogId | None
     last_purged_log_id: LogId | None
@@ -79,6 +57,8 @@ class LogReport:
     segments: int
     prepared_segments: int
     segment_bytes: int
+    #: how much the node keeps beside the log; None: nothing was ever kept
+    state_bytes: int | None
     broken: list[str]
     findings: list[Finding]
 
@@ -93,6 +73,8 @@ class SegmentLine:
     #: "sealed", "tail", "unsealed" (killed before its seal), "prepared", "dropped" (the next
     #: open removes it), "unreadable"
     state: str
+    #: whether every record of it was checked, or only its header
+    is_checked: bool
     first_id: int | None
     last_id: int | None
     #: how far the records reach, and how far they are known durable by the header
@@ -105,6 +87,7 @@ class SegmentLine:
 class RecordReport:
     """``hqlwal dump``: one record and where it lies."""
 
+    path: str
     segment: int
     offset: int
     size_bytes: int
@@ -164,23 +147,16 @@ def examine_store(directory: str, *, deep: bool = False, progress: Any = None) -
     return report
 
 
-def verdict_of(report: DirectoryReport) -> Verdict:
-    kinds = {finding.kind for finding in report.all_findings}
-    if FindingKind.DAMAGE in kinds:
-        return Verdict.DAMAGED
-    if FindingKind.UNKNOWN_VERSION in kinds:
-        return Verdict.UNKNOWN_VERSION
-    return Verdict.TORN if kinds or report.leftovers else Verdict.INTACT
-
-
 def log_report(report: DirectoryReport) -> LogReport:
     first, last = _ends(report)
+    state = report.meta.state if report.meta is not None else None
     return LogReport(
         path=report.path,
-        verdict=verdict_of(report),
-        lock=_lock_state(report.path),
+        verdict=report.verdict,
+        lock=str(report.lock),
+        is_copy=state is not None and state.is_copy,
         vote=report.vote,
-        committed=_committed(report, last),
+        committed=report.committed,
         last_purged_log_id=report.last_purged_log_id,
         first_index=first,
         last_index=last,
@@ -190,6 +166,7 @@ def log_report(report: DirectoryReport) -> LogReport:
             segment.header is not None and segment.header.is_unused for segment in report.segments
         ),
         segment_bytes=sum(segment.size for segment in report.segments),
+        state_bytes=None if state is None or state.state is None else len(state.state),
         broken=report.broken,
         findings=report.all_findings,
     )
@@ -203,8 +180,8 @@ def segment_lines(report: DirectoryReport) -> list[SegmentLine]:
 def verify_report(report: DirectoryReport) -> VerifyReport:
     return VerifyReport(
         path=report.path,
-        verdict=verdict_of(report),
-        records=sum(len(s.scan.offsets) for s in report.segments if s.scan is not None),
+        verdict=report.verdict,
+        records=sum(segment.records for segment in report.segments),
         segments=len(report.segments),
         segment_bytes=sum(segment.size for segment in report.segments),
         findings=report.all_findings,
@@ -237,59 +214,91 @@ def stats_report(report: DirectoryReport) -> StatsReport:
     )
 
 
+# --- records -----------------------------------------------------------------------------
+
+
 def records(
     report: DirectoryReport, start: int = 0, stop: int | None = None, *, purged: bool = False
 ) -> Iterator[RecordReport | Finding]:
     """The healthy records ``[start, stop)`` in their order, and what is wrong in between.
 
-    Segments that the report did not scan are scanned as it goes, one at a time. ``purged``
-    shows also those that are purged but still there.
+    Also those behind damage, but none that the next open drops. Each segment is read as it
+    comes. ``purged`` shows also those that are purged but still there.
     """
     frontier = report.last_purged_log_id
     if frontier is not None and not purged:
         start = max(start, frontier.index + 1)
-    for segment in report.segments:
-        header = segment.header
-        if header is not None and header.is_sealed and not segment.is_dropped:
-            if header.id_until < start or (stop is not None and header.id_from >= stop):
-                continue
-            if segment.scan is None:
-                scan_segment(Files(), segment)
-                yield from _segment_records(segment, start, stop)
-                segment.scan = None  # a long log has many offsets
-                yield from segment.findings
-                continue
-        yield from _segment_records(segment, start, stop)
-        yield from segment.findings
-    yield from report.findings
+    directory = Directory(Environment(), report.path)
+    try:
+        for segment in report.segments:
+            if not segment.is_dropped or (purged and segment in report.judgement.leftovers):
+                yield from _segment_records(directory, segment, start, stop)
+            yield from segment.findings
+    finally:
+        directory.close()
+    for finding in report.findings:
+        if finding.kind is not FindingKind.UNCHECKED:  # what was asked for was checked now
+            yield finding
 
 
 def _segment_records(
-    segment: SegmentReport, start: int, stop: int | None
-) -> Iterator[RecordReport]:
-    header, scan = segment.header, segment.scan
-    if header is None or scan is None or not scan.offsets:
+    directory: Directory, segment: SegmentReport, start: int, stop: int | None
+) -> Iterator[RecordReport | Finding]:
+    header = segment.header
+    if header is None or header.is_unused:
         return
-    first = max(start, header.id_from)
-    last = scan.next_id if stop is None else min(stop, scan.next_id)
-    if first >= last:
+    if header.is_sealed and (header.id_until < start or (stop and header.id_from >= stop)):
         return
-    offsets = scan.offsets[first - header.id_from : last - header.id_from]
-    end = scan.offsets[last - header.id_from] if last < scan.next_id else scan.end
-    file = Files().open(segment.path)
+    is_known = segment.offsets is not None
+    if not is_known and not scan_segment(directory, segment):
+        return  # the store is in use, and has removed it
+    offsets, end, next_id = segment.offsets, segment.end, segment.next_id
+    assert offsets is not None
+    if not is_known:
+        segment.offsets = None  # a long log has many
     try:
-        data = file.read(offsets[0], end - offsets[0])
-    finally:
-        file.close()
-    # Shorter where a store in use truncated in the meantime.
-    entries = decode(data, header.salt, first, last - first)
-    for offset, entry in zip(offsets, entries, strict=False):
-        yield _record_report(segment.number, offset, entry)
+        file = directory.open_file(segment.name)
+    except (FileNotFoundError, IrregularFileError):
+        return
+    first, last = max(start, header.id_from), next_id if stop is None else min(stop, next_id)
+    if first < last:
+        places = offsets[first - header.id_from : last - header.id_from]
+        behind = offsets[last - header.id_from] if last < next_id else end
+        # Fewer where a store in use truncated in the meantime.
+        entries = decode(file.read(places[0], behind - places[0]), header.salt, first, last - first)
+        for offset, entry in zip(places, entries, strict=False):
+            yield _record_report(segment.path, offset, entry)
+    is_short = header.has_mark and next_id <= header.id_until
+    if not is_known and is_short and file.read(0, len(segment.head)) == segment.head:
+        message = f"{segment.path}: offset {end}: {segment.why}; it cannot be trusted"
+        yield Finding(FindingKind.DAMAGE, segment.path, message, end, next_id, header.id_until)
+    if is_short or segment.settled_behind is not None:
+        yield from _records_behind(file, header.salt, end, max(next_id + 1, start), stop)
 
 
-def _record_report(number: int, offset: int, entry: Entry) -> RecordReport:
+def _records_behind(
+    file: File, salt: int, offset: int, first: int, stop: int | None
+) -> Iterator[RecordReport]:
+    last = first + file.size if stop is None else stop - 1
+    while (found := find_valid(file, salt, offset, first, last)) is not None:
+        offset, index, length = found
+        for entry in decode(file.read(offset, length), salt, index, 1):
+            yield _record_report(file.path, offset, entry)
+        offset, first = offset + length, index + 1
+
+
+def salvaged_records(path: str, start: int = 0, stop: int | None = None) -> Iterator[RecordReport]:
+    """Those ``[start, stop)`` that can be read from what healing set aside, file by file."""
+    for found in salvage(path):
+        if start <= found.entry.index and (stop is None or found.entry.index < stop):
+            yield _record_report(found.path, found.offset, found.entry)
+
+
+def _record_report(path: str, offset: int, entry: Entry) -> RecordReport:
+    name = path.rpartition("/")[2]
     return RecordReport(
-        segment=number,
+        path=path,
+        segment=segment_number(broken_name(name) or name) or 0,
         offset=offset,
         size_bytes=record_bytes(len(entry.payload)),
         index=entry.index,
@@ -297,6 +306,9 @@ def _record_report(number: int, offset: int, entry: Entry) -> RecordReport:
         node_id=entry.node_id,
         payload=entry.payload,
     )
+
+
+# --- segments ----------------------------------------------------------------------------
 
 
 def _segment_line(segment: SegmentReport, *, is_tail: bool) -> SegmentLine:
@@ -317,6 +329,7 @@ def _segment_line(segment: SegmentReport, *, is_tail: bool) -> SegmentLine:
         path=segment.path,
         size_bytes=segment.size,
         state=state,
+        is_checked=segment.is_scanned,
         first_id=header.id_from if header is not None and has_records else None,
         last_id=segment.next_id - 1 if has_records else None,
         end=segment.end,
@@ -326,42 +339,14 @@ def _segment_line(segment: SegmentReport, *, is_tail: bool) -> SegmentLine:
 
 
 def _ends(report: DirectoryReport) -> tuple[int | None, int | None]:
-    used = [line for line in segment_lines(report) if line.state in ("sealed", "unsealed", "tail")]
-    firsts = [line.first_id for line in used if line.first_id is not None]
-    lasts = [line.last_id for line in used if line.last_id is not None]
-    if not firsts or not lasts:
+    """Of what opening, or healing, keeps."""
+    kept = report.judgement.kept
+    if not kept:
         return None, None
-    first, last = firsts[0], lasts[-1]
+    first, last = kept[0].first_id, kept[-1].next_id - 1
     if report.last_purged_log_id is not None:
         first = max(first, report.last_purged_log_id.index + 1)
     return (first, last) if first <= last else (None, None)
-
-
-def _committed(report: DirectoryReport, last_index: int | None) -> LogId | None:
-    """The latest saved committed log id that the log reaches, as an open takes it."""
-    if last_index is None and report.last_purged_log_id is not None:
-        last_index = report.last_purged_log_id.index
-    for log_id in report.meta.committed if report.meta else ():
-        if log_id is None or (last_index is not None and log_id.index <= last_index):
-            return log_id
-    return None
-
-
-def _lock_state(path: str) -> str:
-    try:
-        with open(os.path.join(path, LOCK_NAME), "rb") as file:
-            holder = file.read(32).strip()
-    except FileNotFoundError:
-        return "closed"
-    if holder.isdigit():
-        try:
-            os.kill(int(holder), 0)
-        except ProcessLookupError:
-            return "not closed cleanly"
-        except PermissionError:
-            pass
-        return f"in use by process {int(holder)}"
-    return "not closed cleanly"
 
 
 def to_json(value: Any) -> Any:
