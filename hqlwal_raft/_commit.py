@@ -823,13 +823,14 @@ class Committer:
         self.poison = error
         self._is_sync_wanted = False
         self.log.stand_on_view()
-        _clear(error)
         logger.critical(
             "%s: the log takes no more writes: %s. What was acknowledged is safe; close the "
             "store, check the disk, then reopen it",
             self.log.directory.path,
             describe(error),
+            exc_info=None if isinstance(error, OSError) else error,
         )
+        _clear(error)
         self._answer_all(poisoned(error))
 
     def _answer_all(self, error: BaseException) -> None:
@@ -867,10 +868,14 @@ def _let_go(directory: Any, *, is_clean: bool = False) -> None:
 
 
 def _clear(error: BaseException | None) -> None:
-    """The frames of its tracebacks, and of those it came from, would keep the files open."""
+    """An error that is kept keeps no frame: neither a plan's, with its files, nor those of a
+    caller who carried the plan out.
+    """
     while error is not None:
         if error.__traceback__ is not None:
             traceback.clear_frames(error.__traceback__)
+        if isinstance(error, Exception):  # who interrupts wants to see where
+            error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
 

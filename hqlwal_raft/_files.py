@@ -356,10 +356,11 @@ class Directory:
             # Its own name as well: whoever made it before may not have made it durable. Nor those
             # above it, if that one was killed before there was a store.
             parents = [os.path.dirname(each) for each in (path, *made)]
+            ours = set(parents[1:])
             if directory.identify(META_NAME) is None:
                 parents += directory.above()
             for parent in dict.fromkeys(parents):
-                _sync_directory_at(environment, parent)
+                _sync_directory_at(environment, parent, must=parent in ours)
         except BaseException:
             if directory is not None:
                 directory.close()
@@ -657,15 +658,23 @@ class Directory:
 
     def close(self) -> None:
         """Gives up the lock and the directory. Idempotent."""
-        for attribute in ("_lock_descriptor", "_descriptor"):
-            descriptor = getattr(self, attribute)
-            setattr(self, attribute, -1)
-            if descriptor >= 0:
-                # An flock belongs to the open file, which a child forked meanwhile has too.
-                with contextlib.suppress(OSError):
-                    self.environment.flock(descriptor, LOCK_UN)
-                with contextlib.suppress(OSError):
-                    self.environment.close(descriptor)
+        try:
+            lock, self._lock_descriptor = self._lock_descriptor, -1
+            self._close(lock)
+        finally:
+            descriptor, self._descriptor = self._descriptor, -1
+            self._close(descriptor)
+
+    def _close(self, descriptor: int) -> None:
+        if descriptor < 0:
+            return
+        try:
+            # An flock belongs to the open file, which a child forked meanwhile has too.
+            with contextlib.suppress(OSError):
+                self.environment.flock(descriptor, LOCK_UN)
+        finally:
+            with contextlib.suppress(OSError):
+                self.environment.close(descriptor)
 
     def forget_in_child(self) -> None:
         """In a forked child: lets go of the descriptors, and leaves the lock to the parent."""
@@ -734,12 +743,12 @@ def _make_directories(environment: Environment, path: str, made: list[str]) -> N
             made.remove(each)  # another process was faster
 
 
-def _sync_directory_at(environment: Environment, path: str) -> None:
+def _sync_directory_at(environment: Environment, path: str, *, must: bool) -> None:
     try:
         descriptor = environment.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:
-        return  # not ours to open: whoever made it sees to it
     except OSError as error:
+        if isinstance(error, PermissionError) and not must:
+            return  # not ours to open: the name in it was made durable by who made it
         raise noted(error, path, "opening") from None
     try:
         with _noting(path, "syncing the directory"):

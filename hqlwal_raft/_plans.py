@@ -243,6 +243,7 @@ class Outcome:
     #: seconds that it took
     seconds: float = 0.0
 
+
 # With these a write ends before it took a byte; others may come when all of it was stored.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

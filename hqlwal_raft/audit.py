@@ -9,6 +9,7 @@ that is being written to is told from a damaged one: by two looks. May be called
 from __future__ import annotations
 
 import contextlib
+import errno
 import enum
 import os
 from collections.abc import Iterator
@@ -170,7 +171,10 @@ def examine(
     """
     if directory is not None:
         lock = LockReport(is_held=True, pid=directory.environment.getpid())
-        return _report(directory, *_looked(directory, deep=deep, progress=progress), lock)
+        seen = _looked(directory, deep=deep, progress=progress)
+        if seen[0].is_torn:  # only who holds the lock removes files: that is no judgement
+            raise OSError(errno.ESTALE, "a file in it vanished while it was opened", directory.path)
+        return _report(directory, *seen, lock)
     path = os.path.abspath(os.fspath(path))
     opened = Directory(environment or Environment(), path)
     try:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import anyio
 
 from hqlwal_raft import RaftLogStorage, WalPoisonedError
 from hqlwal_raft._environment import Environment
-from tests.torture.ledger import View
+from tests.torture.ledger import Node, View
 
 __all__ = ["DIRECTORY", "Answer", "Problem", "WasCancelled", "look", "opened"]
 
@@ -51,6 +51,11 @@ class Answer:
     error: BaseException | None = None
     #: what the callback was called with, where one was given
     calls: list[BaseException | None] | None = None
+    #: it was readable and is taken back, as the callback was told
+    is_taken_back: bool = False
+    is_settled: bool = False
+    #: what an append adds to the ledger
+    nodes: list[Node] = field(default_factory=list)
     #: notes in the ledger that it succeeded; that it was refused and nothing was changed
     acknowledge: Callable[[], object] = lambda: None
     undo: Callable[[], object] = lambda: None
@@ -67,7 +72,7 @@ class Answer:
     @property
     def is_refused(self) -> bool:
         """Whether the operation must have changed nothing. A cancelled one is carried out."""
-        return (
+        return self.is_taken_back or (
             self.error is not None
             and not isinstance(self.error, WalPoisonedError)
             and not self.is_unknown

@@ -216,8 +216,9 @@ async def _live(
 def _is_of(error: OSError, fault: Fault, environment: FaultyEnvironment) -> bool:
     if error.errno == fault.errno:
         return True
-    # access() says no more than no
-    return fault.kind == "False" and error.errno in (errno.ENOENT, errno.ESTALE)
+    # who is told that a name is not there believes it
+    is_told = fault.errno == errno.ENOENT and environment.hit is not None
+    return is_told and environment.hit.name in ("open", "stat") and error.errno == errno.ESTALE
 
 
 async def _open(

@@ -61,7 +61,7 @@ def _append(player: Player, answer: Answer, *words: str) -> Awaitable[None]:
     assert player.store is not None
     ledger = player.ledger
     entries = _entries(player, words)
-    nodes = ledger.append(entries)
+    nodes = answer.nodes = ledger.append(entries)
     has_callback = answer.operation.startswith("append!")
     is_durable = player.is_immediate and not has_callback
     answer.acknowledge = lambda: (ledger.durable if is_durable else ledger.readable)(nodes)
@@ -69,7 +69,7 @@ def _append(player: Player, answer: Answer, *words: str) -> Awaitable[None]:
     def undo() -> None:
         if ledger.live[-len(nodes) :] != nodes:
             raise Violation("refused, but an append behind it was accepted")
-        ledger.cut_durable(ledger.truncate(nodes[0].entry.index))
+        ledger.withdraw_entries(nodes)
 
     answer.undo = undo
     if not has_callback:
@@ -80,6 +80,10 @@ def _append(player: Player, answer: Answer, *words: str) -> Awaitable[None]:
         calls.append(error)
         if error is None:
             ledger.durable(nodes)
+        elif isinstance(error, OSError):
+            answer.is_taken_back = True
+            if answer.is_settled:
+                undo()
 
     return player.store.append(entries, callback)
 
@@ -166,8 +170,13 @@ def _committed(player: Player, answer: Answer) -> Awaitable[None]:
 def _flush(player: Player, answer: Answer) -> Awaitable[None]:
     assert player.store is not None
     ledger, nodes = player.ledger, list(player.ledger.live)
-    # what was refused meanwhile is no longer live
-    answer.acknowledge = lambda: ledger.durable([n for n in nodes if n in ledger.live])
+
+    def acknowledge() -> None:
+        # what was refused meanwhile is no longer live, what was interrupted may not be
+        unknown = [node for each in player.called if each.is_unknown for node in each.nodes]
+        ledger.durable([n for n in nodes if n in ledger.live and n not in unknown])
+
+    answer.acknowledge = acknowledge
     return player.store.flush()
 
 

@@ -121,6 +121,7 @@ class Player:
         if not is_opening and any(isinstance(a.error, WasCancelled) for a in called):
             await anyio.sleep(_PATIENCE_SECONDS)  # what goes on without a waiter comes to its end
         for answer in reversed(called):
+            answer.is_settled = True
             self._judge(answer)
             if answer.is_refused:
                 try:
@@ -128,7 +129,7 @@ class Player:
                 except Violation as violation:
                     self.problem("half", answer.operation, violation)
         for answer in called:
-            if answer.is_answered and answer.error is None:
+            if answer.is_answered and answer.error is None and not answer.is_taken_back:
                 answer.acknowledge()
                 wrong = None if self.has_unknown else answer.check(answer.value)
                 if wrong:
@@ -149,7 +150,8 @@ class Player:
                 self.problem("hang", operation, "was never answered")
         elif isinstance(error, LogGapError):
             before = self.called[: self.called.index(answer)]
-            if all(each.error is None for each in before) and not self.has_unknown:
+            is_any = any(each.error is not None or each.is_taken_back for each in before)
+            if not is_any and not self.has_unknown:
                 self.problem("untyped", operation, f"{error!r} without a reason")
         elif isinstance(error, WalPoisonedError):
             self.is_poisoned = True

@@ -150,9 +150,18 @@ class Ledger:
             self._committed.append((self.last, begun))  # it is cut with the entries
         return cut
 
+    def withdraw_entries(self, nodes: Sequence[Node]) -> None:
+        """The append of the last entries was refused, and changed nothing."""
+        at = self.tick()
+        self.live = self.live[: -len(nodes)]
+        for node in nodes:
+            node.cut_begun = node.cut_durable = at
+
     def restore(self, cut: Sequence[Node]) -> None:
         """The truncation was refused, and changed nothing."""
         self.tick()
+        if cut and self._committed[-1][1] == cut[0].cut_begun:
+            self._committed.pop()
         for node in cut:
             node.cut_begun = NEVER
         self.live += cut
