@@ -19,7 +19,7 @@ from hqlwal_raft._format import DATA_START, LOCK_NAME, META_NAME, RECORD_OVERHEA
 from hqlwal_raft._log import MARK_SECONDS, Log, Need, Options, Work, drive
 from hqlwal_raft._plans import carry_out
 from hqlwal_raft._recovery import recover
-from hqlwal_raft._segment import Segment
+from hqlwal_raft._segment import Extent, Segment
 from hqlwal_raft._types import FindingKind
 from hqlwal_raft.audit import examine
 
@@ -100,7 +100,11 @@ class Core:
             found = log.reads.extents(position, end, 1 << 20, 1 << 30)
             if isinstance(found, Segment):
                 step = found.load_step()
-                found.loaded(*step.carry_out(log.directory))
+                file, offsets = step.carry_out(log.directory)
+                found.loaded(file, offsets)
+                if found.offsets is None:  # lengths lead astray: reading all of it says where
+                    first, stop = found.first_id, found.next_id
+                    Extent(file, found.salt, first, stop, DATA_START, step.end).read()
                 continue
             some = [entry for extent in found for entry in extent.read()]
             entries += some
