@@ -327,14 +327,21 @@ class Committer:
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
-        error = WalClosedError("the store was abandoned")
-        self._answer_all(error)
-        if self._closing is not None:
-            self._closing.answer.give(self._loop, None, None)
         log = self.log
         self._disk.submit(partial(_let_go, log.directory), _ignore)
         log.release()
         self._stop()
+        # Last: a loop that was closed under tasks that wait cannot be given their answers.
+        self._answer_all(WalClosedError("the store was abandoned"))
+        if self._closing is not None:
+            self._closing.answer.give(self._loop, None, None)
+
+    def drop(self) -> None:
+        """Abandons, from any thread: a store that nobody holds is collected in any."""
+        try:
+            self._loop.post(self.abandon)
+        except RuntimeError:  # the loop is closed: nobody else is there
+            self.abandon()
 
     # --- order -----------------------------------------------------------------------------
 

@@ -62,7 +62,7 @@ class Core:
         self.log = log
         self.committer = committer
         #: what is called where it is dropped unclosed, in whatever thread; must not hold it
-        self.abandon: Callable[[], None] = committer.abandon
+        self.abandon: Callable[[], None] = committer.drop
         self.is_closed = False
         self.why_closed = ""
         self.pid = log.directory.environment.getpid()
