@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hqlwal_raft._format import SegmentHeader
-from hqlwal_raft._scan import scan
+from hqlwal_raft._records import scan
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -70,7 +70,8 @@ def test_the_hexdump_s_bytes_are_a_valid_segment() -> None:
         data[int(offset) : int(offset) + len(shown)] = shown
     header = SegmentHeader.unpack(bytes(data))
     assert isinstance(header, SegmentHeader)
-    found = scan(bytes(data), header.salt, header.id_from, header.data_start, len(data))
+    start = header.data_start
+    found = scan(bytes(data[start:]), start, header.salt, header.id_from, len(data))
     assert found.next_id - 1 == header.id_until == 3
     assert found.end == header.data_end
 

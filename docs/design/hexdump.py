@@ -5,14 +5,14 @@ The engine writes the segment; only its salt, which is random, is fixed here.
 
 from __future__ import annotations
 
-import random
 import tempfile
 from collections.abc import Iterator
-from unittest import mock
 
 import anyio
 
 from hqlwal_raft import Entry, RaftLogStorage
+from hqlwal_raft._environment import Environment
+from hqlwal_raft._format import LENGTH_MASK, SETTLED
 
 SALT = 0x5A17_5A17
 ENTRIES = [
@@ -22,10 +22,15 @@ ENTRIES = [
 ]
 
 
+class WithoutChance(Environment):
+    def getrandbits(self, bits: int) -> int:
+        return SALT
+
+
 async def write_segment(directory: str) -> bytes:
-    with mock.patch.object(random.SystemRandom, "getrandbits", return_value=SALT):
-        async with RaftLogStorage.open(directory, segment_size=8192) as store:
-            await store.append(ENTRIES)
+    environment = WithoutChance()
+    async with RaftLogStorage.open(directory, segment_size=8192, environment=environment) as store:
+        await store.append(ENTRIES)
     return await anyio.Path(directory, "0000000000000001.wal").read_bytes()
 
 
@@ -37,7 +42,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int, str]]:
 
     header = [
         (7, "magic, {text}"),
-        (1, "version {number}"),
+        (1, "version {number:#04x}"),
         (8, "id_from = {number}"),
         (8, "id_until = {number}"),
         (4, "data_start = {number}"),
@@ -45,27 +50,36 @@ def fields(data: bytes) -> Iterator[tuple[int, int, str]]:
         (4, "salt"),
         (4, "flags = {number}"),
         (8, "length = {number}"),
-        (12, "reserved"),
+        (4, "cut = {number}"),
+        (8, "reserved"),
         (4, "CRC-32C of the 60 bytes above"),
     ]
     record = [
         (8, "record {number}: id"),
         (4, "  CRC-32C"),
-        (4, "  length = {number}"),
+        (4, "  length = {length}{settled}"),
         (8, "  term = {number}"),
         (8, "  node id = {number}"),
     ]
 
     def told(offset: int, size: int, text: str) -> tuple[int, int, str]:
         shown = data[offset : offset + size]
-        return offset, size, text.format(number=number(offset, size), text=repr(shown)[1:])
+        found = number(offset, size)
+        settled = ", settled" if found & SETTLED else ""
+        return (
+            offset,
+            size,
+            text.format(
+                number=found, text=repr(shown)[1:], length=found & LENGTH_MASK, settled=settled
+            ),
+        )
 
     offset = 0
     for size, text in header:
         yield told(offset, size, text)
         offset += size
     while number(offset, 8):
-        length = number(offset + 12, 4)
+        length = number(offset + 12, 4) & LENGTH_MASK
         for size, text in record:
             yield told(offset, size, text)
             offset += size
