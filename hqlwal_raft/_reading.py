@@ -123,9 +123,10 @@ def read(core: Core, start: int, stop: int | None, max_bytes: int | None) -> Rea
                 core.check_open()
                 if log.epoch != epoch or log.first_index > first:
                     break  # what was being read is gone: that is no damage
-                if log.cut_from is None or end <= log.cut_from:
+                if log.cut is None:
                     raise
-                # A truncation under way may have zeroed it: its outcome tells.
+                # A truncation under way may have zeroed it, or what lies behind it in its
+                # segment, which is looked at to find it: the outcome tells.
                 if (answer := core.committer.cut_answer()) is not None:
                     with contextlib.suppress(Exception):
                         yield answer
