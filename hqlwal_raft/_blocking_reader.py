@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
+from ._arguments import check_budget, check_index, check_range, check_vote
 from ._commit import Answer
 from ._lane import Lane
 from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Core, Reading, find_leaders, overtaken, read
@@ -34,6 +35,7 @@ class BlockingRaftLogReader:
 
     def try_get_log_entries(self, start: int, stop: int | None = None) -> list[Entry]:
         """Every entry that the log holds in ``[start, stop)``; to its end where stop is None."""
+        check_range(start, stop)
         found: list[Entry] = self._call(partial(self._read_now, start, stop), self._read)
         return found
 
@@ -41,12 +43,15 @@ class BlockingRaftLogReader:
         self, start: int, stop: int | None = None, max_bytes: int = 1 << 20
     ) -> list[Entry]:
         """The first entries of ``[start, stop)``, with ``max_bytes`` of payload at the most."""
+        check_range(start, stop)
+        check_budget(max_bytes)
         reading = read(self._core, start, stop, max_bytes)
         found: list[Entry] = self._call(lambda: reading, self._read)
         return found
 
     def try_get_log_entry(self, index: int) -> Entry | None:
         """The entry; None where the log does not hold it."""
+        check_index("index", index)
         found = self.try_get_log_entries(index, index + 1)
         return found[0] if found else None
 
@@ -85,6 +90,7 @@ class BlockingRaftLogReader:
     ) -> Generator[Entry]:
         """``entries_stream`` for as long as the saved vote equals ``vote``, a committed one."""
         core = self._core
+        check_vote(vote)
         core.check_leader(vote)
         for entry in self.entries_stream(start, stop):
             core.check_leader(vote)

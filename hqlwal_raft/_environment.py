@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import fcntl
+import logging
 import mmap
 import os
 import queue
@@ -27,6 +28,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from ._threads import Worker
+
+logger = logging.getLogger("hqlwal_raft")
 
 __all__ = [
     "LOCK_EX",
@@ -233,5 +236,17 @@ class Environment:
         except RuntimeError:
             import trio  # noqa: PLC0415 - needed only where it is there
 
-            run_sync_soon = trio.lowlevel.current_trio_token().run_sync_soon
+            token = trio.lowlevel.current_trio_token()
+
+            def run_sync_soon(call: Callable[[], Any]) -> None:
+                token.run_sync_soon(_contained, call)
+
             return Loop(run_sync_soon, run_sync_soon, trio.Event)
+
+
+def _contained(call: Callable[[], Any]) -> None:
+    """Trio would end the whole run. No Ctrl-C is lost: trio does not let one in here."""
+    try:
+        call()
+    except BaseException:
+        logger.exception("a call by the threads of a log failed")

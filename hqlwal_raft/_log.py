@@ -37,7 +37,7 @@ from ._plans import (
 )
 from ._reads import Options, Reads
 from ._recent import Recent
-from ._records import NotPlainError, encode, encode_one, record_sizes
+from ._records import NotPlainError, encode, encode_one, record_sizes, refusal
 from ._segment import Known, Segment
 from ._types import Entry, LogId, LogState
 
@@ -345,7 +345,7 @@ class Log:
         """
         index = self._next_index
         if index is None:
-            index = _first_index_of(entries)
+            index = _first_index_of(entries, self.options.max_entry_size)
         tail = self._tail
         if tail is None:
             return self._append_across(entries, index)
@@ -689,7 +689,10 @@ class Log:
         self.view = self.view._replace(left=(), tail=None)
 
 
-def _first_index_of(entries: Sequence[Entry]) -> int:
-    if type(entries[0]) is not Entry:
+def _first_index_of(entries: Sequence[Entry], max_payload_bytes: int) -> int:
+    first = entries[0]
+    if type(first) is not Entry:
         raise NotPlainError
-    return entries[0].index
+    if (error := refusal(first, first.index, max_payload_bytes)) is not None:
+        raise error
+    return first.index

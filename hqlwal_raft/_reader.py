@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import anyio.lowlevel
 
+from ._arguments import check_budget, check_range, check_vote
 from ._commit import Answer
 from ._reading import (
     CHUNK_BYTES,
@@ -85,6 +86,8 @@ class RaftLogReader:
         core, log = self._core, self._core.log
         if core.is_closed:
             core.check_open()
+        if start.__class__ is not int or stop.__class__ is not int or start < 0 or stop < 0:
+            check_range(start, stop)
         # The short ways of `_reading.read`, for what is in memory.
         first, end = log.clip(start, stop)
         if first >= end:
@@ -112,6 +115,8 @@ class RaftLogReader:
         At least one, however large, if there is any. Raises as ``try_get_log_entries`` does.
         """
         self._core.check_open()
+        check_range(start, stop)
+        check_budget(max_bytes)
         return await self._drive(read(self._core, start, stop, max_bytes))
 
     async def entries_stream(self, start: int, stop: int | None = None) -> AsyncGenerator[Entry]:
@@ -151,6 +156,7 @@ class RaftLogReader:
         Raises LeaderChangedError as soon as it does not, and where ``vote`` is not committed.
         """
         core = self._core
+        check_vote(vote)
         core.check_leader(vote)
         async with aclosing(self.entries_stream(start, stop)) as entries:
             async for entry in entries:

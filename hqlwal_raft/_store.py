@@ -16,9 +16,17 @@ from typing import Any
 import anyio
 
 from . import _operations
+from ._arguments import (
+    check_callback,
+    check_log_id,
+    check_number,
+    check_truth,
+    check_vote,
+    parse_truth,
+)
 from ._commit import Answer, Committer
 from ._environment import Environment, Loop
-from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX, validate_vote
+from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX
 from ._log import Log, Work, drive
 from ._reader import RaftLogReader
 from ._reading import Core, open_cores
@@ -29,11 +37,12 @@ from ._threads import Worker
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from .protocols import AppendCallback
 
-__all__ = ["Opening", "RaftLogReader", "RaftLogStorage", "check_log_id", "statistics_of"]
+__all__ = ["Opening", "RaftLogReader", "RaftLogStorage", "statistics_of"]
 
 _SEGMENT_SIZE_MINIMUM = 8192
 _SIZE_MAXIMUM = (1 << 32) - 1
 _MAX_ENTRY_SIZE_MAXIMUM = LENGTH_MASK - DATA_START - RECORD_OVERHEAD_BYTES
+_CHECK_VARIABLE = "HQL_CHECK_WAL_INTEGRITY"
 
 _REAL = Environment()
 
@@ -56,20 +65,15 @@ class Opening:
 
     def __post_init__(self) -> None:
         LogSync.parse(self.sync)
-        if not _SEGMENT_SIZE_MINIMUM <= self.segment_size <= _SIZE_MAXIMUM:
-            raise ValueError(
-                f"segment_size {self.segment_size}: give {_SEGMENT_SIZE_MINIMUM} to "
-                f"{_SIZE_MAXIMUM} bytes"
-            )
-        if not 0 <= self.max_entry_size <= _MAX_ENTRY_SIZE_MAXIMUM:
-            raise ValueError(
-                f"max_entry_size {self.max_entry_size}: give at most "
-                f"{_MAX_ENTRY_SIZE_MAXIMUM} bytes"
-            )
-        if self.max_unsynced_bytes < 1:
-            raise ValueError(f"max_unsynced_bytes {self.max_unsynced_bytes}: give at least 1 byte")
-        if self.cache_bytes < 0:
-            raise ValueError(f"cache_bytes {self.cache_bytes}: give 0 bytes or more")
+        check_number(
+            "segment_size", self.segment_size, _SEGMENT_SIZE_MINIMUM, _SIZE_MAXIMUM, " bytes"
+        )
+        check_number("max_entry_size", self.max_entry_size, 0, _MAX_ENTRY_SIZE_MAXIMUM, " bytes")
+        check_number("max_unsynced_bytes", self.max_unsynced_bytes, 1, U64_MAX, " bytes")
+        check_number("cache_bytes", self.cache_bytes, 0, U64_MAX, " bytes")
+        check_truth("auto_heal", self.auto_heal)
+        if self.check_integrity is not None:
+            check_truth("check_integrity", self.check_integrity)
 
     @property
     def policy(self) -> LogSync:
@@ -91,7 +95,8 @@ class Opening:
         environment = self.environment or _REAL
         is_checking = self.check_integrity
         if is_checking is None:
-            is_checking = (environment.getenv("HQL_CHECK_WAL_INTEGRITY") or "").lower() == "true"
+            text = environment.getenv(_CHECK_VARIABLE)
+            is_checking = text is not None and parse_truth(_CHECK_VARIABLE, text)
         recovered = recover(
             environment,
             path,
@@ -191,7 +196,7 @@ class RaftLogStorage(RaftLogReader):
             cache_bytes=cache_bytes,
             environment=environment,
         )
-        path = os.path.abspath(os.fspath(path))  # noqa: ASYNC240 - touches no disk
+        path = os.path.abspath(os.fsdecode(path))  # noqa: ASYNC240 - touches no disk
         environment = environment or _REAL
         loop = environment.running_loop()
         disk = environment.start_worker("hqlwal-disk", loop)
@@ -226,6 +231,8 @@ class RaftLogStorage(RaftLogReader):
         core = self._core
         if core.is_closed:
             core.check_open()
+        if callback is not None:
+            check_callback(callback)
         batch = entries if type(entries) is list else list(entries)
         if not batch:
             if callback is not None:
@@ -259,6 +266,7 @@ class RaftLogStorage(RaftLogReader):
         Raises LogRangeError at or below the purge frontier.
         """
         self._core.check_open()
+        check_log_id(log_id)
         await self._run(partial(_operations.truncate, self._core.log, log_id.index), is_quiet=True)
 
     async def truncate_after(self, log_id: LogId | None) -> None:
@@ -267,6 +275,7 @@ class RaftLogStorage(RaftLogReader):
         Durable on return. Raises LogRangeError where ``log_id`` is below the purge frontier.
         """
         self._core.check_open()
+        check_log_id(log_id, is_none_allowed=True)
         if log_id is not None:
             await self._run(
                 partial(_operations.truncate, self._core.log, log_id.index + 1), is_quiet=True
@@ -291,14 +300,13 @@ class RaftLogStorage(RaftLogReader):
         Raises ValueError or TypeError where the term or the node id cannot be saved.
         """
         self._core.check_open()
-        validate_vote(vote)
+        check_vote(vote)
         await self._run(partial(_operations.save_vote, self._core.log, vote))
 
     async def save_committed(self, log_id: LogId | None) -> None:
         """Saves the committed log id, without a sync: a crash can bring an older one back."""
         self._core.check_open()
-        if log_id is not None:
-            check_log_id(log_id)
+        check_log_id(log_id, is_none_allowed=True)
         await self._core.committer.save_committed(log_id).wait()
 
     async def read_committed(self) -> LogId | None:
@@ -371,11 +379,6 @@ def statistics_of(core: Core) -> StorageStatistics:
         cached_bytes=cached_bytes,
         is_poisoned=committer.poison is not None,
     )
-
-
-def check_log_id(log_id: LogId) -> None:
-    if not all(0 <= n <= U64_MAX for n in (log_id.term, log_id.index, log_id.node_id)):
-        raise ValueError(f"{log_id} must be made of numbers from 0 to 2**64 - 1")
 
 
 def _quantile(ascending: list[float], part: float) -> float:

@@ -9,8 +9,8 @@ that is being written to is told from a damaged one: by two looks. May be called
 from __future__ import annotations
 
 import contextlib
-import errno
 import enum
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

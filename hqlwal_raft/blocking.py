@@ -17,16 +17,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import _operations
+from ._arguments import check_callback, check_log_id, check_vote
 from ._blocking_reader import BlockingRaftLogReader
 from ._commit import Answer
 from ._environment import Environment
-from ._format import validate_vote
 from ._lane import Lane
 from ._log import Work, drive
 from ._reading import Core
 from ._records import NotPlainError, plain
 from ._stand_ins import Callbacks, StandIns
-from ._store import Opening, check_log_id, statistics_of
+from ._store import Opening, statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from .errors import LogRangeError, LogTruncatedError, WalClosedError
 from .protocols import AppendCallback
@@ -87,7 +87,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     @classmethod
     def open_with(cls, opening: Opening, path: str | os.PathLike[str]) -> BlockingRaftLogStorage:
         """As :meth:`open`, with options that were checked already."""
-        path = os.path.abspath(os.fspath(path))
+        path = os.path.abspath(os.fsdecode(path))
         environment = opening.ground
         stand_ins = StandIns(environment)
         interruptions: list[BaseException] = []
@@ -145,6 +145,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         called exactly once, one callback after the other, by a thread of the store's; it may
         call the store.
         """
+        check_callback(callback)
         batch = entries if type(entries) is list else list(entries)
         if not batch:
             self._core.check_open()
@@ -181,10 +182,14 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     def truncate(self, log_id: LogId) -> None:
         """Removes ``[log_id.index, ∞)``; durable on return. Past the end nothing happens."""
+        self._core.check_open()
+        check_log_id(log_id)
         self._run(partial(_operations.truncate, self._core.log, log_id.index), is_quiet=True)
 
     def truncate_after(self, log_id: LogId | None) -> None:
         """Keeps the entries up to and including ``log_id``, None of them for None."""
+        self._core.check_open()
+        check_log_id(log_id, is_none_allowed=True)
         if log_id is not None:
             begin = partial(_operations.truncate, self._core.log, log_id.index + 1)
             self._run(begin, is_quiet=True)
@@ -200,14 +205,13 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     def save_vote(self, vote: Vote) -> None:
         """Saves the vote; durable on return, as is everything that was called before."""
         self._core.check_open()
-        validate_vote(vote)
+        check_vote(vote)
         self._run(partial(_operations.save_vote, self._core.log, vote))
 
     def save_committed(self, log_id: LogId | None) -> None:
         """Saves the committed log id, without a sync: a crash can bring an older one back."""
         self._core.check_open()
-        if log_id is not None:
-            check_log_id(log_id)
+        check_log_id(log_id, is_none_allowed=True)
         self._call(partial(self._core.committer.save_committed, log_id))
 
     def read_committed(self) -> LogId | None:
@@ -225,6 +229,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         Raises LogTruncatedError where another entry has its index, LogRangeError where the log
         does not reach so far, and as :meth:`append` would.
         """
+        self._core.check_open()
+        check_log_id(log_id)
         if self._call(partial(self._begin_waiting, log_id)) is _UNKNOWN:
             found = self.log_id_at(log_id.index)
             if found is not None and found != log_id:

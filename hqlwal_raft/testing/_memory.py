@@ -13,12 +13,17 @@ from typing import Self
 
 import anyio.lowlevel
 
-from hqlwal_raft._format import U64_MAX, validate_vote
+from hqlwal_raft._arguments import (
+    check_budget,
+    check_callback,
+    check_log_id,
+    check_range,
+    check_vote,
+)
+from hqlwal_raft._records import plain, refusal
 from hqlwal_raft._types import Entry, LogId, LogState, Vote
 from hqlwal_raft.errors import (
-    EntryTooLargeError,
     LeaderChangedError,
-    LogGapError,
     LogRangeError,
     WalClosedError,
 )
@@ -69,6 +74,7 @@ class MemoryLogReader:
     async def try_get_log_entries(self, start: int, stop: int | None = None) -> list[Entry]:
         """See :class:`hqlwal_raft.protocols.LogReader`, as for every method here."""
         self._check_open()
+        check_range(start, stop)
         entries = self._held(start, stop)
         await anyio.lowlevel.checkpoint()
         return entries
@@ -77,6 +83,8 @@ class MemoryLogReader:
         self, start: int, stop: int | None = None, max_bytes: int = 1 << 20
     ) -> list[Entry]:
         self._check_open()
+        check_range(start, stop)
+        check_budget(max_bytes)
         entries: list[Entry] = []
         for entry in self._held(start, stop):
             max_bytes -= len(entry.payload)
@@ -106,6 +114,7 @@ class MemoryLogReader:
     async def leader_bounded_stream(
         self, vote: Vote, start: int, stop: int | None = None
     ) -> AsyncGenerator[Entry, None]:
+        check_vote(vote)
         self._check_leader(vote)
         async with contextlib.aclosing(self.entries_stream(start, stop)) as stream:
             async for entry in stream:
@@ -186,6 +195,7 @@ class MemoryLogStorage(MemoryLogReader):
         Cancelled or not, the entries are in the log once the call has begun.
         """
         self._check_open()
+        check_callback(callback)
         self._disk.entries += self._accepted(entries)
         if callback is not None:
             callback(None)
@@ -196,29 +206,24 @@ class MemoryLogStorage(MemoryLogReader):
         last = self._disk.last_log_id
         expected = None if last is None else last.index + 1
         accepted = []
-        for entry in entries:
-            payload = bytes(memoryview(entry.payload))
-            accepted.append(entry._replace(payload=payload))
-            _require_u64(entry.log_id)
-            if expected is not None and entry.index != expected:
-                raise LogGapError(
-                    f"entry {entry.index} does not follow: the log's next index is {expected}"
-                )
-            if len(payload) > self._max_entry_size:
-                raise EntryTooLargeError(
-                    f"entry {entry.index} has {len(payload)} bytes, more than the "
-                    f"{self._max_entry_size} of max_entry_size: split it or raise the limit"
-                )
+        for entry in map(plain, entries):
+            if expected is None:
+                expected = entry.index
+            if (error := refusal(entry, expected, self._max_entry_size)) is not None:
+                raise error
+            accepted.append(entry)
             expected = entry.index + 1
         return accepted
 
     async def truncate(self, log_id: LogId) -> None:
         self._check_open()
+        check_log_id(log_id)
         self._truncate(log_id.index)
         await anyio.lowlevel.checkpoint()
 
     async def truncate_after(self, log_id: LogId | None) -> None:
         self._check_open()
+        check_log_id(log_id, is_none_allowed=True)
         frontier = self._disk.last_purged
         if log_id is not None:
             self._truncate(log_id.index + 1)
@@ -243,7 +248,7 @@ class MemoryLogStorage(MemoryLogReader):
 
     async def purge(self, log_id: LogId) -> None:
         self._check_open()
-        _require_u64(log_id)
+        check_log_id(log_id)
         frontier = self._disk.last_purged
         if frontier is None or log_id.index > frontier.index:
             self._disk.last_purged = log_id
@@ -252,14 +257,13 @@ class MemoryLogStorage(MemoryLogReader):
 
     async def save_vote(self, vote: Vote) -> None:
         self._check_open()
-        validate_vote(vote)
+        check_vote(vote)
         self._disk.vote = vote
         await anyio.lowlevel.checkpoint()
 
     async def save_committed(self, log_id: LogId | None) -> None:
         self._check_open()
-        if log_id is not None:
-            _require_u64(log_id)
+        check_log_id(log_id, is_none_allowed=True)
         self._disk.committed = log_id
         await anyio.lowlevel.checkpoint()
 
@@ -281,10 +285,3 @@ class MemoryLogStorage(MemoryLogReader):
 
     async def aclose(self) -> None:
         self._open_flag.clear()
-
-
-def _require_u64(log_id: LogId) -> None:
-    for name in ("term", "index", "node_id"):
-        number = getattr(log_id, name)
-        if not 0 <= number <= U64_MAX:
-            raise ValueError(f"the {name} {number} of {log_id} is no u64")
