@@ -371,6 +371,7 @@ def judge(history: History, chooser: Chooser) -> Judged:
     run.chooser = chooser
     was_enabled = gc.isenabled()
     gc.disable()
+    gc.freeze()  # what was there before is not looked at again and again
     try:
         for name, content in _image(history.sizes).items():
             with open(os.path.join(directory, name), "wb") as file:
@@ -396,10 +397,11 @@ def judge(history: History, chooser: Chooser) -> Judged:
             problems, steps = run.problems, run.loop.steps
             if problems:
                 del run
-                gc.collect()  # here, where what Python says of abandoned tasks is kept
+                loops.forget()
     finally:
         shutil.rmtree(directory)
         shutil.rmtree(f"{directory}-copy", ignore_errors=True)
+        gc.unfreeze()
         if was_enabled:
             gc.enable()
     return Judged(problems, steps)

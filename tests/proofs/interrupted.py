@@ -362,36 +362,50 @@ def run(scene: Scene, calls: Sequence[Call], interrupter: Interrupter) -> list[t
     """Runs the calls; says what must not be, by kind: wrong, hang, untyped, locked."""
     if not _files:
         _files.update(_beginning())
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    directory = tempfile.mkdtemp(dir=parent)
+    directory = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     for name, content in _files.items():
         with open(os.path.join(directory, name), "wb") as file:
             file.write(content)
-    history = _History(scene, calls, directory, interrupter)
     was_enabled = gc.isenabled()
     gc.disable()  # finalizers come when the last reference goes, the same every time
+    gc.freeze()  # what was there before is not looked at again and again
     try:
         with loops.silence(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            try:
-                with loops.limit_seconds(_LIMIT_SECONDS):
-                    loops.run(scene.backend, history.main, history.turns)
-            except (Deadlock, Spins) as hang:
-                history.expected = None
-                history.problem("hang", f"the run does not end: {type(hang).__name__}")
-            except (loops.DIED, *INJECTED):
-                history.expected = None
-            except Exception as error:
-                history.problem("untyped", f"the run ended with {_innermost(error)!r}"[:200])
-            finally:
-                interrupter.stop()
+            history = _History(scene, calls, directory, interrupter)
+            has_ended = _live(history)
             _drop(history)
             history.reopen()
+            history.turns.drop_threads()
+            problems = history.problems
+            if problems or not has_ended:
+                del history
+                loops.forget()
     finally:
         shutil.rmtree(directory)
+        gc.unfreeze()
         if was_enabled:
             gc.enable()
-    return history.problems
+    return problems
+
+
+def _live(history: _History) -> bool:
+    """The run; False where tasks of it are left."""
+    try:
+        with loops.limit_seconds(_LIMIT_SECONDS):
+            loops.run(history.scene.backend, history.main, history.turns)
+    except (Deadlock, Spins) as hang:
+        history.problem("hang", f"the run does not end: {type(hang).__name__}")
+    except (loops.DIED, *INJECTED):
+        pass
+    except Exception as error:
+        history.problem("untyped", f"the run ended with {_innermost(error)!r}"[:200])
+    else:
+        return True
+    finally:
+        history.interrupter.stop()
+    history.expected = None
+    return False
 
 
 def _innermost(error: BaseException) -> BaseException:
