@@ -10,9 +10,13 @@ import asyncio
 import gc
 import logging
 import math
+import os
+import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+import tempfile
+import warnings
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +26,17 @@ from anyio._backends._asyncio import _task_states
 
 from .turns import Deadlock, OrderedLoop, Spins, Turns
 
-__all__ = ["BACKENDS", "DIED", "forget", "limit_seconds", "run", "run_asyncio", "silence"]
+__all__ = [
+    "BACKENDS",
+    "DIED",
+    "files_in",
+    "forget",
+    "isolated",
+    "limit_seconds",
+    "run",
+    "run_asyncio",
+    "silence",
+]
 
 BACKENDS = ("asyncio", "trio")
 
@@ -137,6 +151,38 @@ def silence() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         logging.disable(level)
+
+
+@contextmanager
+def isolated(files: Mapping[str, bytes]) -> Iterator[str]:
+    """A new directory in memory with these files, for a run that is the same every time: warnings
+    and what abandoned tasks say are kept back, and finalizers come when the last reference goes.
+    """
+    directory = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    for name, content in files.items():
+        with open(os.path.join(directory, name), "wb") as file:
+            file.write(content)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    gc.freeze()  # what was there before is not looked at again and again
+    try:
+        with silence(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield directory
+    finally:
+        shutil.rmtree(directory)
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
+def files_in(directory: str) -> dict[str, bytes]:
+    """The files of a directory, as :func:`isolated` takes them."""
+    result = {}
+    for name in sorted(os.listdir(directory)):
+        with open(os.path.join(directory, name), "rb") as file:
+            result[name] = file.read()
+    return result
 
 
 def forget() -> None:
