@@ -19,9 +19,7 @@ READS = {
 
 @pytest.fixture(scope="module")
 def findings() -> list[Finding]:
-    found, tried = run(stride=STRIDE)
-    assert tried["interrupts"] == -(-tried["points"] // STRIDE)
-    return found
+    return run(stride=STRIDE)[0]
 
 
 def _shown(findings: list[Finding]) -> str:

@@ -155,8 +155,8 @@ def _replay(name: str, words: list[str]) -> int:
     if not found:
         console.print("[bold green]nothing is wrong[/]")
         return 0
-    for finding in found if isinstance(found, list) else [found]:
-        _show(loop, finding, is_first=True)
+    for number, finding in enumerate(found):
+        _show(loop, finding, is_first=number == 0)
     return 1
 
 

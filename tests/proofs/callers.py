@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -347,10 +345,7 @@ def _image(sizes: tuple[int, ...]) -> dict[str, bytes]:
                     await store.append(entries)
 
             loops.run_asyncio(run.loop, fill)
-            _images[sizes] = {}
-            for name in sorted(os.listdir(directory)):
-                with open(os.path.join(directory, name), "rb") as file:
-                    _images[sizes][name] = file.read()
+            _images[sizes] = loops.files_in(directory)
     return _images[sizes]
 
 
@@ -365,41 +360,33 @@ class Judged(NamedTuple):
 
 def judge(history: History, chooser: Chooser) -> Judged:
     """Runs a history in an order."""
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    directory = tempfile.mkdtemp(dir=parent)
-    run = _Run(history, directory)
-    run.chooser = chooser
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        for name, content in _image(history.sizes).items():
-            with open(os.path.join(directory, name), "wb") as file:
-                file.write(content)
-        with loops.silence(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                with loops.limit_seconds(_LIMIT_SECONDS):
-                    loops.run_asyncio(run.loop, run.main)
-            except (Deadlock, Spins):
-                waiting = ", ".join(run.waiting) or "closing"
-                run.problem("answer", f"nothing moves any more, and these wait: {waiting}")
-            except WalError as error:
-                if not history.failing_sync:
-                    run.problem("error", f"closing raised {error!r}")
-            except Exception as error:
-                run.problem("error", f"closing raised {error!r}")
-            run.system.drop_threads()
-            if run.waiting or run.problems:  # a store that hangs keeps its lock
-                shutil.copytree(directory, f"{directory}-copy")
-                run.directory = f"{directory}-copy"
-            run.reopen()
-            problems, steps = run.problems, run.loop.steps
-            if problems:
-                del run
-                gc.collect()  # here, where what Python says of abandoned tasks is kept
-    finally:
-        shutil.rmtree(directory)
-        shutil.rmtree(f"{directory}-copy", ignore_errors=True)
-        if was_enabled:
-            gc.enable()
+    files = _image(history.sizes)
+    with loops.isolated(files) as directory:
+        run = _Run(history, directory)
+        run.chooser = chooser
+        _live(run)
+        run.system.drop_threads()
+        copy = f"{directory}-copy"
+        if run.waiting or run.problems:  # a store that hangs keeps its lock
+            run.directory = shutil.copytree(directory, copy)
+        run.reopen()
+        shutil.rmtree(copy, ignore_errors=True)
+        problems, steps = run.problems, run.loop.steps
+        if problems:
+            del run
+            loops.forget()
     return Judged(problems, steps)
+
+
+def _live(run: _Run) -> None:
+    try:
+        with loops.limit_seconds(_LIMIT_SECONDS):
+            loops.run_asyncio(run.loop, run.main)
+    except (Deadlock, Spins):
+        waiting = ", ".join(run.waiting) or "closing"
+        run.problem("answer", f"nothing moves any more, and these wait: {waiting}")
+    except WalError as error:
+        if not run.history.failing_sync:
+            run.problem("error", f"closing raised {error!r}")
+    except Exception as error:
+        run.problem("error", f"closing raised {error!r}")

@@ -8,10 +8,11 @@ docs/design/proofs.md.
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 from .callers import History, Op, judge
@@ -230,14 +231,16 @@ def replay(name: str, order: str) -> list[Finding]:
     return _find(history, order, _chooser(order))
 
 
-def shorten(finding: Finding, attempts: int = 200) -> Finding:
-    """The same kind of finding in the shortest history that leaving out calls makes."""
-    best = finding
+def shorten(finding: Finding, seconds: float = 20) -> Finding:
+    """The same kind of finding in a shorter history, made by leaving out calls: the shortest that
+    was found in so many seconds.
+    """
+    best, end = finding, time.monotonic() + seconds
     is_smaller = True
     while is_smaller:
         is_smaller = False
         for history in _smaller(best.history):
-            found = next(_like(history, finding, attempts), None)
+            found = next(_like(history, finding, end), None)
             if found is not None:
                 best, is_smaller = found, True
                 break
@@ -245,19 +248,33 @@ def shorten(finding: Finding, attempts: int = 200) -> Finding:
 
 
 def _smaller(history: History) -> Iterator[History]:
+    """Without one task, and without one call."""
     for number, ops in enumerate(history.tasks):
-        for place in range(len(ops)):
+        before, behind = history.tasks[:number], history.tasks[number + 1 :]
+        if ops:
+            yield replace(history, tasks=(*before, (), *behind))
+    for number, ops in enumerate(history.tasks):
+        before, behind = history.tasks[:number], history.tasks[number + 1 :]
+        for place in range(len(ops)) if len(ops) > 1 else ():
             fewer = ops[:place] + ops[place + 1 :]
-            tasks = (*history.tasks[:number], fewer, *history.tasks[number + 1 :])
-            yield replace(history, tasks=tasks)
+            yield replace(history, tasks=(*before, fewer, *behind))
 
 
-def _like(history: History, finding: Finding, attempts: int) -> Iterator[Finding]:
-    for order in ORDERS:
-        found: list[Finding] = []
-        for _ in islice(_departures(history, order, 1, 1, found), attempts):
-            yield from (each for each in found if each.kind == finding.kind)
-            found.clear()
+def _like(history: History, finding: Finding, end: float) -> Iterator[Finding]:
+    """Findings of the kind, in orders with one departure and in some by lot."""
+    found: list[Finding] = []
+
+    def drawn() -> Iterator[Departures]:
+        for seed in range(20):
+            found.extend(_find(history, f"seed-{seed}", Drawn(seed)))
+            yield ()
+
+    counted = (_departures(history, order, 1, 1, found) for order in ORDERS)
+    for _ in chain(drawn(), *counted):
+        if time.monotonic() > end:
+            return
+        yield from (each for each in found if each.kind == finding.kind)
+        found.clear()
 
 
 def _departures(

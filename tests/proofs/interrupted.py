@@ -6,21 +6,19 @@ For ``every_opcode``, which says where to interrupt. It knows only the public in
 from __future__ import annotations
 
 import gc
-import os
-import shutil
 import tempfile
-import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import anyio
 
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, WalError, WalLockedError
 
 from . import loops
+from .interrupted_calls import BEGINNING, CALLS, Call
 from .turns import Deadlock, Spins, Turns
 
 __all__ = ["CALLS", "INJECTED", "Call", "Interrupter", "Scene", "run"]
@@ -64,114 +62,16 @@ class Interrupter(Protocol):
     def stop(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Held:
-    """What a log should hold; every value is of one moment."""
-
-    entries: tuple[Entry, ...] = ()
-    frontier: LogId | None = None
-    vote: Vote | None = None
-
-    def append(self, entries: list[Entry]) -> Held:
-        return replace(self, entries=(*self.entries, *entries))
-
-    def truncate(self, index: int) -> Held:
-        return replace(self, entries=tuple(e for e in self.entries if e.index < index))
-
-    def purge(self, log_id: LogId) -> Held:
-        kept = tuple(e for e in self.entries if e.index > log_id.index)
-        return replace(self, entries=kept, frontier=log_id)
-
-
-def _next(held: Held, number: int, size: int, term: int = 1) -> list[Entry]:
-    """The next entries that the log takes."""
-    first = held.entries[-1].index + 1
-    return [
-        Entry(term, index, (b"%d of %d." % (index, term)).ljust(size, b"x"))
-        for index in range(first, first + number)
-    ]
-
-
-class Call(NamedTuple):
-    """One call of the history: what it makes of the log, and how it is made on that."""
-
-    name: str
-    then: Callable[[Held], Held]
-    make: Callable[[RaftLogStorage, Held, list[Any]], Awaitable[Any]]
-
-
-def _append(name: str, number: int, size: int, *, has_callback: bool = False) -> Call:
-    return Call(
-        name,
-        lambda held: held.append(_next(held, number, size)),
-        lambda store, held, told: store.append(
-            _next(held, number, size), told.append if has_callback else None
-        ),
-    )
-
-
-def _truncate(name: str, number: int) -> Call:
-    def index(held: Held) -> int:
-        return held.entries[-number].index
-
-    return Call(
-        name,
-        lambda held: held.truncate(index(held)),
-        lambda store, held, _: store.truncate(LogId(1, index(held))),
-    )
-
-
-def _same(name: str, make: Callable[[RaftLogStorage], Awaitable[Any]]) -> Call:
-    return Call(name, lambda held: held, lambda store, _held, _told: make(store))
-
-
-async def _stream(store: RaftLogStorage) -> list[Entry]:
-    return [entry async for entry in store.entries_stream(7, 11)]
-
-
-_VOTE = Vote(3, 1)
-
-CALLS = (
-    _same("cold read", lambda store: store.try_get_log_entries(2, 4)),
-    _append("append", 1, 64),
-    _append("append with roll-over", 6, 2000),
-    _append("append with callback", 2, 64, has_callback=True),
-    _truncate("truncate inside", 1),
-    _truncate("truncate across", 6),
-    _append("append after a cut", 2, 64),
-    Call(
-        "purge",
-        lambda held: held.purge(held.entries[5].log_id),
-        lambda store, held, _: store.purge(held.entries[5].log_id),
-    ),
-    Call(
-        "vote",
-        lambda held: replace(held, vote=_VOTE),
-        lambda store, _held, _told: store.save_vote(_VOTE),
-    ),
-    _same("committed", lambda store: store.save_committed(LogId(1, 8))),
-    _same("stream", _stream),
-    _same("limited read", lambda store: store.limited_get_log_entries(8, None, 3000)),
-    _same("key log ids", lambda store: store.get_key_log_ids()),
-    _same("flush", lambda store: store.flush()),
-)
-_BEGINNING = Held(tuple(Entry(1, i, (b"%d." % i).ljust(2000, b"x")) for i in range(1, 13)))
-
-
 def _beginning() -> dict[str, bytes]:
     """The files of a closed log of twelve entries in some segments."""
     with tempfile.TemporaryDirectory() as directory:
 
         async def fill() -> None:
             async with RaftLogStorage.open(directory, segment_size=8192) as store:
-                await store.append(list(_BEGINNING.entries))
+                await store.append(list(BEGINNING.entries))
 
         anyio.run(fill)
-        result = {}
-        for name in sorted(os.listdir(directory)):
-            with open(os.path.join(directory, name), "rb") as file:
-                result[name] = file.read()
-        return result
+        return loops.files_in(directory)
 
 
 # --- one run -----------------------------------------------------------------------------
@@ -188,12 +88,12 @@ class _History:
         self.directory = directory
         self.interrupter = interrupter
         self.turns = Turns()
-        self.before = self.after = _BEGINNING
+        self.before = self.after = BEGINNING
         #: entries that must be there after a reopen, and those that may
-        self.must = set(_BEGINNING.entries)
-        self.may = set(_BEGINNING.entries)
+        self.must = set(BEGINNING.entries)
+        self.may = set(BEGINNING.entries)
         #: what a reopen must give; None where only ``must`` and ``may`` bound it
-        self.expected: tuple[Entry, ...] | None = _BEGINNING.entries
+        self.expected: tuple[Entry, ...] | None = BEGINNING.entries
         self.problems: list[tuple[str, str]] = []
         self.told: list[Any] = []
         self.waits: dict[str, bool] = {}
@@ -362,36 +262,36 @@ def run(scene: Scene, calls: Sequence[Call], interrupter: Interrupter) -> list[t
     """Runs the calls; says what must not be, by kind: wrong, hang, untyped, locked."""
     if not _files:
         _files.update(_beginning())
-    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    directory = tempfile.mkdtemp(dir=parent)
-    for name, content in _files.items():
-        with open(os.path.join(directory, name), "wb") as file:
-            file.write(content)
-    history = _History(scene, calls, directory, interrupter)
-    was_enabled = gc.isenabled()
-    gc.disable()  # finalizers come when the last reference goes, the same every time
+    with loops.isolated(_files) as directory:
+        history = _History(scene, calls, directory, interrupter)
+        has_ended = _live(history)
+        _drop(history)
+        history.reopen()
+        history.turns.drop_threads()
+        problems = history.problems
+        if problems or not has_ended:
+            del history
+            loops.forget()
+    return problems
+
+
+def _live(history: _History) -> bool:
+    """The run; False where tasks of it are left."""
     try:
-        with loops.silence(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                with loops.limit_seconds(_LIMIT_SECONDS):
-                    loops.run(scene.backend, history.main, history.turns)
-            except (Deadlock, Spins) as hang:
-                history.expected = None
-                history.problem("hang", f"the run does not end: {type(hang).__name__}")
-            except (loops.DIED, *INJECTED):
-                history.expected = None
-            except Exception as error:
-                history.problem("untyped", f"the run ended with {_innermost(error)!r}"[:200])
-            finally:
-                interrupter.stop()
-            _drop(history)
-            history.reopen()
+        with loops.limit_seconds(_LIMIT_SECONDS):
+            loops.run(history.scene.backend, history.main, history.turns)
+    except (Deadlock, Spins) as hang:
+        history.problem("hang", f"the run does not end: {type(hang).__name__}")
+    except (loops.DIED, *INJECTED):
+        pass
+    except Exception as error:
+        history.problem("untyped", f"the run ended with {_innermost(error)!r}"[:200])
+    else:
+        return True
     finally:
-        shutil.rmtree(directory)
-        if was_enabled:
-            gc.enable()
-    return history.problems
+        history.interrupter.stop()
+    history.expected = None
+    return False
 
 
 def _innermost(error: BaseException) -> BaseException:

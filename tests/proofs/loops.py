@@ -6,20 +6,37 @@ where no task can go on and no thread either, time jumps to the next deadline.
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import math
+import os
+import shutil
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+import tempfile
+import warnings
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import trio
 import trio._core._run
+from anyio._backends._asyncio import _task_states
 
 from .turns import Deadlock, OrderedLoop, Spins, Turns
 
-__all__ = ["BACKENDS", "DIED", "limit_seconds", "run", "run_asyncio", "silence"]
+__all__ = [
+    "BACKENDS",
+    "DIED",
+    "files_in",
+    "forget",
+    "isolated",
+    "limit_seconds",
+    "run",
+    "run_asyncio",
+    "silence",
+]
 
 BACKENDS = ("asyncio", "trio")
 
@@ -54,6 +71,9 @@ def run_asyncio(loop: OrderedLoop, main: Callable[[], Awaitable[Any]]) -> None:
                 continue
         task.result()
     finally:
+        # anyio's notes on a task hold the task itself until it ends, and these never will
+        for each in asyncio.all_tasks(loop):
+            _task_states.pop(each, None)
         loop.close()
 
 
@@ -119,14 +139,55 @@ def limit_seconds(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def silence() -> Iterator[list[BaseException | None]]:
-    """Keeps what Python would print of abandoned runs; gives the errors of finalizers."""
-    errors: list[BaseException | None] = []
+def silence() -> Iterator[None]:
+    """Keeps back what Python would print of abandoned runs. Nothing of it is kept: an error's
+    frames would hold what they used, and that would be found when somebody listens again.
+    """
     hook, level = sys.unraisablehook, logging.root.manager.disable
-    sys.unraisablehook = lambda unraisable: errors.append(unraisable.exc_value)
+    sys.unraisablehook = lambda _unraisable: None
     logging.disable(logging.CRITICAL)
     try:
-        yield errors
+        yield
     finally:
         sys.unraisablehook = hook
         logging.disable(level)
+
+
+@contextmanager
+def isolated(files: Mapping[str, bytes]) -> Iterator[str]:
+    """A new directory in memory with these files, for a run that is the same every time: warnings
+    and what abandoned tasks say are kept back, and finalizers come when the last reference goes.
+    """
+    directory = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    for name, content in files.items():
+        with open(os.path.join(directory, name), "wb") as file:
+            file.write(content)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    gc.freeze()  # what was there before is not looked at again and again
+    try:
+        with silence(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield directory
+    finally:
+        shutil.rmtree(directory)
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
+def files_in(directory: str) -> dict[str, bytes]:
+    """The files of a directory, as :func:`isolated` takes them."""
+    result = {}
+    for name in sorted(os.listdir(directory)):
+        with open(os.path.join(directory, name), "rb") as file:
+            result[name] = file.read()
+    return result
+
+
+def forget() -> None:
+    """Has the tasks of abandoned runs go, while :func:`silence` keeps back what they say. One that
+    is ended where it waits may begin to wait for something else, and goes with the next round.
+    """
+    for _ in range(5):
+        gc.collect()
