@@ -67,9 +67,10 @@ def _append(player: Player, answer: Answer, *words: str) -> Awaitable[None]:
     answer.acknowledge = lambda: (ledger.durable if is_durable else ledger.readable)(nodes)
 
     def undo() -> None:
-        if ledger.live[-len(nodes) :] != nodes:
+        left = [node for node in nodes if node in ledger.live]  # some may be truncated by now
+        if left and ledger.live[-len(left) :] != left:
             raise Violation("refused, but an append behind it was accepted")
-        ledger.withdraw_entries(nodes)
+        ledger.withdraw_entries(left)
 
     answer.undo = undo
     if not has_callback:

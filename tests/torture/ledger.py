@@ -153,7 +153,7 @@ class Ledger:
     def withdraw_entries(self, nodes: Sequence[Node]) -> None:
         """The append of the last entries was refused, and changed nothing."""
         at = self.tick()
-        self.live = self.live[: -len(nodes)]
+        self.live = self.live[: len(self.live) - len(nodes)]
         for node in nodes:
             node.cut_begun = node.cut_durable = at
 
