@@ -668,8 +668,8 @@ class Log:
             if tail.offsets is not None:
                 tail.offsets = tail.offsets[: tail.durable_next_id - tail.first_id]
             tail.end, tail.next_id = tail.durable_end, tail.durable_next_id
-            while self.to_seal and self.to_seal[-1] is tail:
-                self.to_seal.pop()
+            back.append(tail)
+        self.to_seal = deque(s for s in self.to_seal if s not in back)
         self.left = None
         self.appended_entries, self.appended_bytes = self.durable_entries, self.durable_bytes
         last = self._durable_last
