@@ -662,7 +662,6 @@ class Log:
             segment.offsets = array("I")
             back.insert(0, segment)
         self.prepared[:0] = back
-        self.reads.forget(back)
         if self.segments:
             tail = self.segments[-1]
             if tail.offsets is not None:
@@ -670,6 +669,7 @@ class Log:
             tail.end, tail.next_id = tail.durable_end, tail.durable_next_id
             back.append(tail)
         self.to_seal = deque(s for s in self.to_seal if s not in back)
+        self.reads.forget(back)
         self.left = None
         self.appended_entries, self.appended_bytes = self.durable_entries, self.durable_bytes
         last = self._durable_last
