@@ -68,7 +68,7 @@ class Need(NamedTuple):
     #: segments to be prepared, by their lengths, behind the first ``keeps`` prepared ones
     lengths: tuple[int, ...] = ()
     keeps: int = 0
-    #: the first segment must be named in ``meta.hql``
+    #: ``meta.hql`` must name this segment as the first; 0: none
     name: int = 0
     #: blocks for the whole of a segment
     room: Segment | None = None
@@ -444,6 +444,10 @@ class Log:
         tail = self._usable_tail(index)
         parts, need = self._place(sizes, tail)
         if need is not None:
+            is_first_too_small = need.keeps == 0 and self.prepared and not self.segments
+            if is_first_too_small and self.meta.state.first_segment:
+                # It is about to go, and `meta.hql` names it: no crash must find it missing.
+                return Need(name=0)
             return need
         targets = [segment for segment, _, _ in parts if segment is not None]
         if len(targets) > (tail in targets) and len(self.to_seal) >= SEALS_WAITING:

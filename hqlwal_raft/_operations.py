@@ -105,7 +105,10 @@ def make_room(log: Log, segment: Segment) -> Work[None]:
 
 
 def name_first(log: Log, number: int) -> Work[None]:
-    """Notes in ``meta.hql`` that segments are there from now on: before any entry counts."""
+    """Notes in ``meta.hql`` that segments are there from now on: before any entry counts.
+
+    0 notes that none is needed: before one without entries is removed.
+    """
     state = replace(log.meta.state, first_segment=number)
     yield Plan("name the first segment", log.meta.steps(state), point=0)
     log.is_changing = True

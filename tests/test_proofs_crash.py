@@ -20,6 +20,8 @@ BUFFERED = Scope(
 )
 #: three letters that matter to a segment that a truncation empties
 EMPTIED = Scope(("A2 A2",), ("A2", "G+1", "T", "R"), 3)
+#: a first append that was cut off, then one that is larger than the segment it left
+TOO_SMALL = Scope(("a1 K",), ("F+1", "O", "A1"), 2)
 #: without a crash, four letters
 IN_PEACE = Scope(("A2 A2 A2 A1",), ("T", "P", "R"), 4, has_crashes=False)
 #: a part of everything, so the engine without a planted fault passes it
@@ -51,6 +53,10 @@ def test_no_crash_breaks_a_promise(scope: Scope) -> None:
 
 def test_a_crash_never_meets_the_header_of_an_emptied_segment() -> None:
     assert _found(EMPTIED) == []
+
+
+def test_a_first_segment_that_is_too_small_is_named_no_more_before_it_goes() -> None:
+    assert _found(TOO_SMALL) == []
 
 
 def test_a_segment_without_records_is_never_sealed() -> None:

@@ -226,8 +226,9 @@ class Model:
             self.votes += 1
         elif kind == "C":
             self.committed |= {self.last}
-        # a truncation, a purge, an end and an opening make durable what was written before
-        if kind in "AFGOTPSRK":
+        # a truncation, a purge, an end and an opening make durable what was accepted before; where
+        # it is kept in memory until then, a vote and the next commit do as well
+        if kind in ("AFGOTPSRK" if self.is_buffered else "AFGOTPSRKVC"):
             self.durable = len(self.log)
 
 
