@@ -163,7 +163,7 @@ def _mutate() -> int:
                         break
                 else:
                     missed += 1
-            rule = str(mutation.rule or "recovery")
+            rule = "recovery" if mutation.rule is None else str(mutation.rule)
             table.add_row(rule, mutation.what, f"seed {seed}", f"{images:,}", found)
             progress.advance(task)
     console.print(table)

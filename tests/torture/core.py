@@ -22,11 +22,17 @@ __all__ = ["CHORES", "DIRECTORY", "Core"]
 DIRECTORY = "/node/log"
 
 _Chore = Callable[[Log], Work[None] | None]
+
+
+def _prepare(log: Log) -> Work[None] | None:
+    return _operations.prepare(log) if len(log.prepared) < 2 else None
+
+
 #: what the engine does beside commits
 CHORES: dict[str, _Chore] = {
-    "seal": lambda log: _operations.seal(log),
-    "unlink": lambda log: _operations.unlink(log),
-    "prepare": lambda log: _operations.prepare(log) if len(log.prepared) < 2 else None,
+    "seal": _operations.seal,
+    "unlink": _operations.unlink,
+    "prepare": _prepare,
 }
 
 
@@ -119,7 +125,8 @@ class Core:
         log = self.log
         plan = log.begin_commit(self.environment.monotonic())
         if plan is not None:
-            outcome = _log.carry_out(log.directory, plan)
+            # looked up where mutations replace it
+            outcome = _log.carry_out(log.directory, plan)  # type: ignore[attr-defined]
             if outcome.error is not None:
                 raise outcome.error
             log.committed(outcome)

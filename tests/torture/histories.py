@@ -255,7 +255,8 @@ class History:
 
     def _vote(self, core: Core, ledger: Ledger) -> None:
         term = next(self._terms)
-        node_id = self.rng.choice((None, 1, self.rng.getrandbits(64), "n" * 1000, "knoten-ä"))
+        long = "".join(self.rng.choices("nö", k=self.rng.randint(400, 512)))
+        node_id = self.rng.choice((None, 1, self.rng.getrandbits(64), long, "knoten-ä"))
         vote = Vote(term, node_id, self.rng.random() < 0.5)
         saved = ledger.save_vote(vote)
         core.save_vote(vote)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from hqlwal_raft import Entry
+from hqlwal_raft import Entry, Vote
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._format import record_bytes
 from hqlwal_raft._records import scan
@@ -138,13 +138,15 @@ class Examiner:
     def _go_on(
         self, disk: MemoryKernel, core: Core, ledger: Ledger, story: str, *, depth: int
     ) -> None:
-        """Appends to what was recovered; that must survive the next cut."""
+        """Appends to what was recovered, and votes; that must survive the next cut."""
         recorder = Recorder(disk, ledger, self.rng, share=0.5)
         recorder.take("opened")
         disk.on_point = recorder.point
         entries = self.entries(ledger, self.rng.choice((1, 1, 1, 2, 3, 5)))
         nodes = ledger.append(entries)
         try:
+            if self.rng.random() < 0.3:
+                self._vote(core, ledger)
             core.append(entries)
             core.sync()
         except Exception as error:
@@ -161,6 +163,13 @@ class Examiner:
                 f"{story}, opened, appended to {entries[-1].index}, cut at {moment.point!r}",
                 depth=depth + 1,
             )
+
+    def _vote(self, core: Core, ledger: Ledger) -> None:
+        term = ledger.vote.term + 1 if ledger.vote is not None else 1
+        vote = Vote(term, f"{next(self.numbers)}, ".zfill(self.rng.choice((8, 700))))
+        saved = ledger.save_vote(vote)
+        core.save_vote(vote)
+        ledger.saved(saved)
 
     def _some(self, moments: list[Moment], count: int) -> list[Moment]:
         return self.rng.sample(moments, min(count, len(moments)))

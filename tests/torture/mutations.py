@@ -1,26 +1,48 @@
 """The write rules of docs/design/format.md, each switched off, to show that the images tell.
 
-A mutation meddles with the calls the engine makes, or replaces one of its functions: the engine
-itself has no switches. Rule 0 stands for what recovery must do.
+A mutation meddles with the system's calls, with the plans before they are carried out, or
+replaces a function: the engine itself has no switches. No rule: what recovery must do.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 from unittest import mock
 
-from hqlwal_raft import LogId, _log, _recovery
+from hqlwal_raft import _log, _look, _operations, _records, _recovery
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._files import File
-from hqlwal_raft._log import Log, Work
+from hqlwal_raft._files import Directory
+from hqlwal_raft._format import (
+    META_NAME,
+    SLOT_BYTES,
+    SegmentHeader,
+    segment_name,
+    segment_number,
+    unpack_slot,
+)
+from hqlwal_raft._log import Log
+from hqlwal_raft._plans import (
+    Outcome,
+    Plan,
+    Step,
+    Sync,
+    SyncDirectory,
+    Unlink,
+    Write,
+    Zero,
+    carry_out,
+)
 from hqlwal_raft._segment import Segment
 from hqlwal_raft.testing import PassingEnvironment
 
 __all__ = ["MUTATIONS", "Mutation"]
 
+Meddle = Callable[[Plan], Plan]
 
 # --- meddling with calls -----------------------------------------------------------------
 
@@ -38,18 +60,27 @@ class _UnsyncedMeta(PassingEnvironment):
 
 
 class _NoTemporaryName(PassingEnvironment):
+    def __init__(self, environment: Environment | None = None) -> None:
+        super().__init__(environment)
+        self._made: set[str] = set()
+
     def open(self, path: str, flags: int, mode: int = 0o600, *, dir_fd: int | None = None) -> int:
-        return super().open(path.removesuffix(".tmp"), flags, mode, dir_fd=dir_fd)
+        if path.endswith(".tmp"):
+            path = path.removesuffix(".tmp")
+            self._made.add(path)
+        return super().open(path, flags, mode, dir_fd=dir_fd)
+
+    def stat(
+        self, path: str, *, dir_fd: int | None = None, follow_symlinks: bool = True
+    ) -> os.stat_result:
+        if path in self._made:  # the engine looks whether the name is free
+            self._made.discard(path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return super().stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
 
     def rename(self, source: str, target: str, **directories: int | None) -> None:
         if source.removesuffix(".tmp") != target:
             super().rename(source, target, **directories)
-
-
-class _AcknowledgedFirst(PassingEnvironment):
-    def fdatasync(self, descriptor: int, /) -> None:
-        if not self.path_of(descriptor).endswith(".wal"):
-            super().fdatasync(descriptor)
 
 
 class _NoDirectorySync(PassingEnvironment):
@@ -76,6 +107,10 @@ class _ReadIsNotSynced(PassingEnvironment):
         self._written.add(descriptor)
         return super().pwrite(descriptor, data, offset)
 
+    def pwritev(self, descriptor: int, buffers: Any, offset: int, /) -> int:
+        self._written.add(descriptor)
+        return super().pwritev(descriptor, buffers, offset)
+
     def fdatasync(self, descriptor: int, /) -> None:
         if descriptor in self._written:
             super().fdatasync(descriptor)
@@ -93,110 +128,156 @@ class _Retrying(PassingEnvironment):
         super().fdatasync(descriptor)
 
 
+# --- meddling with plans -----------------------------------------------------------------
+
+
+class _Nothing:
+    """In the place of a step: the others keep their numbers."""
+
+    def carry_out(self, directory: Directory) -> bool:
+        return True
+
+
+_NOTHING: Any = _Nothing()
+
+Chooses = Callable[[list[Step], int], bool]
+
+
+def _without(name: str, chooses: Chooses) -> Meddle:
+    """Leaves steps out of the plans of this name."""
+
+    def meddle(plan: Plan) -> Plan:
+        steps = list(plan.steps)
+        left = [_NOTHING if chooses(steps, place) else step for place, step in enumerate(steps)]
+        return replace(plan, steps=tuple(left))
+
+    return _of(name, meddle)
+
+
+def _of(name: str, meddle: Meddle) -> Meddle:
+    return lambda plan: meddle(plan) if plan.name == name else plan
+
+
+def _is_sync(steps: list[Step], place: int) -> bool:
+    step = steps[place]
+    return isinstance(step, Sync) and step.file.name != META_NAME
+
+
+def _is_early_sync(steps: list[Step], place: int) -> bool:
+    return _is_sync(steps, place) and any(_is_sync(steps, p) for p in range(place + 1, len(steps)))
+
+
+def _is_zero(steps: list[Step], place: int) -> bool:
+    return isinstance(steps[place], Zero)
+
+
+def _is_sync_before_zero(steps: list[Step], place: int) -> bool:
+    return isinstance(steps[place], Sync) and any(isinstance(s, Zero) for s in steps[place:])
+
+
+def _is_header(steps: list[Step], place: int) -> bool:
+    step = steps[place]
+    is_segments = isinstance(step, Write) and segment_number(step.file.name) is not None
+    return is_segments and step.offset == 0  # type: ignore[union-attr]
+
+
+def _is_directory_sync(steps: list[Step], place: int) -> bool:
+    return isinstance(steps[place], SyncDirectory)
+
+
+def _is_sync_of_unlinks(steps: list[Step], place: int) -> bool:
+    return _is_directory_sync(steps, place) and isinstance(steps[place - 1], Unlink)
+
+
+def _is_meta(steps: list[Step], place: int) -> bool:
+    step = steps[place]
+    return isinstance(step, Write | Sync) and step.file.name == META_NAME
+
+
+def _is_slot(steps: list[Step], place: int) -> bool:
+    step = steps[place]
+    return _is_meta(steps, place) and isinstance(step, Write) and step.offset < 2 * SLOT_BYTES
+
+
+def _is_first_meta_sync(steps: list[Step], place: int) -> bool:
+    return isinstance(steps[place], Sync) and _is_meta(steps, place) and place == 1
+
+
+def _forget_the_cut(plan: Plan) -> Plan:
+    steps: list[Step] = []
+    for step in plan.steps:
+        if isinstance(step, Write) and isinstance(
+            header := SegmentHeader.unpack(step.parts[0]), SegmentHeader
+        ):
+            step = replace(step, parts=(replace(header, cut=0).pack(),))  # noqa: PLW2901
+        steps.append(step)
+    return replace(plan, steps=tuple(steps))
+
+
+def _is_unlink(step: Step) -> bool:
+    return isinstance(step, Unlink)
+
+
+def _unlink_oldest_first(plan: Plan) -> Plan:
+    unlinks = iter([step for step in plan.steps if _is_unlink(step)][::-1])
+    return replace(
+        plan, steps=tuple(next(unlinks) if _is_unlink(step) else step for step in plan.steps)
+    )
+
+
+def _unlink_at_once(plan: Plan) -> Plan:
+    return replace(plan, steps=tuple(sorted(plan.steps, key=lambda s: not _is_unlink(s))))
+
+
+def _unlink_before_the_frontier(plan: Plan) -> Plan:
+    slot = plan.steps[0]
+    assert isinstance(slot, Write)
+    found = unpack_slot(slot.parts[0])
+    assert isinstance(found, tuple)
+    first = found[1].first_segment
+    unlinks = [Unlink(segment_name(number)) for number in range(max(first - 9, 1), first)]
+    return replace(plan, steps=(*unlinks, *plan.steps))
+
+
+def _meta_last(plan: Plan) -> Plan:
+    steps = list(plan.steps)
+    early = [step for place, step in enumerate(steps) if not _is_meta(steps, place)]
+    late = [step for place, step in enumerate(steps) if _is_meta(steps, place)]
+    return replace(plan, steps=(*early, *late))
+
+
 # --- replaced functions ------------------------------------------------------------------
 
-_sync_on_disk = _log._sync_on_disk
-_cut_on_disk = Log._cut_on_disk
-_purge = Log.purge
-_usable_tail = Log._usable_tail
+_plan_goal = Log._plan_goal
+_encode, _encode_one = _records.encode, _records.encode_one
+_look_behind = _look._look_behind
 
 
-def _sync_newest_only(goals: Sequence[_log.Goal]) -> None:
-    _sync_on_disk(goals[-1:])
-
-
-def _seal_with_the_records(goals: Sequence[_log.Goal]) -> None:
-    for segment, end, next_id, is_followed in goals:
-        assert segment.file is not None
-        if is_followed:
-            segment.write_mark(next_id, end, is_sealed=True)
-        segment.file.sync()
-
-
-def _mark_ahead(goals: Sequence[_log.Goal]) -> None:
-    for segment, end, next_id, _ in goals:
-        assert segment.file is not None
-        segment.write_mark(next_id, end, is_sealed=False)
-        segment.file.sync()
-
-
-def _zero_nothing(_file: File, _start: int, _stop: int) -> bool:
-    return False
-
-
-class _SyncsOnce:
-    """A file, but for its first sync, which is left out."""
-
-    def __init__(self, file: File) -> None:
-        self._file = file
-        self._is_first = True
-
-    def sync(self) -> None:
-        if self._is_first:
-            self._is_first = False
-        else:
-            self._file.sync()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
-def _cut_in_one_sync(
-    self: Log, kept: Segment, removed: list[Segment], old_end: int, *, was_sealed: bool
-) -> None:
-    assert kept.file is not None
-    file = kept.file
-    kept.file = cast(File, _SyncsOnce(file))
+def _mark_ahead(self: Log, segment: Segment, *arguments: Any) -> None:
+    durable = segment.durable_end, segment.durable_next_id
+    segment.durable_end, segment.durable_next_id = segment.end, segment.next_id
+    segment.mark_seconds = -1.0
     try:
-        _cut_on_disk(self, kept, removed, old_end, was_sealed=was_sealed)
+        _plan_goal(self, segment, *arguments)
     finally:
-        kept.file = file
+        segment.durable_end, segment.durable_next_id = durable
 
 
-def _unlink_oldest_first(
-    self: Log, kept: Segment, removed: list[Segment], old_end: int, *, was_sealed: bool
-) -> None:
-    _cut_on_disk(self, kept, removed[::-1], old_end, was_sealed=was_sealed)
+def _encode_settled(*arguments: Any, **named: Any) -> Any:
+    return _encode(*arguments, **(named | {"is_settled": True}))
 
 
-def _unlink_before_unsealing(
-    self: Log, kept: Segment, removed: list[Segment], old_end: int, *, was_sealed: bool
-) -> None:
-    for segment in reversed(removed):
-        self._files.unlink(segment.path)
-    _cut_on_disk(self, kept, removed, old_end, was_sealed=was_sealed)
+def _encode_one_settled(*arguments: Any, **named: Any) -> Any:
+    return _encode_one(*arguments, **(named | {"is_settled": True}))
 
 
-def _unlink_before_the_frontier(self: Log, log_id: LogId) -> Work[Callable[[], None]]:
-    purging = _purge(self, log_id)
-    try:
-        save = next(purging)
-    except StopIteration as end:
-        done: Callable[[], None] = end.value
-        return done
-    first = save.args[0].first_segment  # type: ignore[attr-defined]
-
-    def unlink_then_save() -> Any:
-        for segment in self.segments:
-            if segment.number < first:
-                self._files.unlink(segment.path)
-        return save()
-
-    result = yield unlink_then_save
-    try:
-        purging.send(result)
-    except StopIteration as end:
-        done = end.value
-        return done
-    raise AssertionError("a purge has one step")
+def _is_there(log: Log, segment: Segment) -> bool:
+    """Its own records are durable, and the follower exists."""
+    return segment is not log.segments[-1] and segment.durable_next_id == segment.next_id
 
 
-def _any_tail_will_do(self: Log, index: int) -> Segment | None:
-    tail = self.segments[-1] if self.segments else None
-    if tail is None or tail.is_sealed:
-        return None
-    tail.next_id = index
-    return tail
+def _look_behind_the_cut(file: Any, segment: Any, header: SegmentHeader, *rest: Any) -> None:
+    _look_behind(file, segment, replace(header, cut=0), *rest)
 
 
 # --- the table ---------------------------------------------------------------------------
@@ -206,58 +287,93 @@ def _any_tail_will_do(self: Log, index: int) -> Segment | None:
 class Mutation:
     """One rule switched off."""
 
-    rule: int
+    rule: int | None
     what: str
     wrap: Callable[[Environment], Environment] | None = None
+    meddle: Meddle | None = None
     #: object, attribute, replacement
-    patch: tuple[Any, str, Any] | None = None
+    patches: tuple[tuple[Any, str, Any], ...] = ()
     #: of all lives, how many meet a failing sync
     failing_share: float = 0.0
 
     @property
     def name(self) -> str:
-        rule = f"rule {self.rule}" if self.rule else "recovery"
+        rule = f"rule {self.rule}" if self.rule is not None else "recovery"
         return f"{rule}: {self.what}"
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        if self.patch is None:
+        patches = list(self.patches)
+        if self.meddle is not None:
+            patches += [
+                (_log, "carry_out", self._carry_out),
+                (_recovery, "carry_out", self._carry_out),
+            ]
+        with contextlib.ExitStack() as stack:
+            for target, name, replacement in patches:
+                stack.enter_context(mock.patch.object(target, name, replacement))
             yield
-        else:
-            target, name, replacement = self.patch
-            with mock.patch.object(target, name, replacement):
-                yield
+
+    def _carry_out(self, directory: Directory, plan: Plan) -> Outcome:
+        assert self.meddle is not None
+        return carry_out(directory, self.meddle(plan))
 
 
 MUTATIONS = (
     Mutation(1, "a segment is renamed before it is synced", _UnsyncedBeforeRename),
     Mutation(1, "a segment is made under its final name", _NoTemporaryName),
-    Mutation(2, "an append is acknowledged before its sync", _AcknowledgedFirst),
     Mutation(
-        3, "only the newest segment is synced", patch=(_log, "_sync_on_disk", _sync_newest_only)
+        1,
+        "a segment is used before its name is synced",
+        meddle=_without("prepare", _is_directory_sync),
     ),
+    Mutation(2, "an append is acknowledged before its sync", meddle=_without("commit", _is_sync)),
+    Mutation(3, "only the newest segment is synced", meddle=_without("commit", _is_early_sync)),
     Mutation(
-        3, "the seal rides with the records", patch=(_log, "_sync_on_disk", _seal_with_the_records)
+        3,
+        "sealed before its follower is durable",
+        patches=((_operations, "_is_followed", _is_there),),
     ),
     Mutation(3, "meta.hql is not durable before the first segment", _UnsyncedMeta),
-    Mutation(4, "the cut-off bytes are not zeroed", patch=(_log, "zero_on_disk", _zero_nothing)),
-    Mutation(4, "mark and cut share one sync", patch=(Log, "_cut_on_disk", _cut_in_one_sync)),
-    Mutation(4, "the oldest is unlinked first", patch=(Log, "_cut_on_disk", _unlink_oldest_first)),
-    Mutation(4, "unlinked before unsealed", patch=(Log, "_cut_on_disk", _unlink_before_unsealing)),
+    Mutation(4, "the cut-off bytes are not zeroed", meddle=_without("truncate", _is_zero)),
+    Mutation(4, "mark and cut share one sync", meddle=_without("truncate", _is_sync_before_zero)),
+    Mutation(4, "the cut is not noted", meddle=_of("truncate", _forget_the_cut)),
+    Mutation(4, "the mark is not lowered", meddle=_without("truncate", _is_header)),
+    Mutation(4, "the oldest is unlinked first", meddle=_of("truncate", _unlink_oldest_first)),
+    Mutation(4, "unlinked before unsealed", meddle=_of("truncate", _unlink_at_once)),
+    Mutation(4, "what was unlinked may come back", meddle=_without("truncate", _is_directory_sync)),
+    Mutation(4, "emptied before meta.hql says so", meddle=_of("truncate", _meta_last)),
     Mutation(
         5,
         "unlinked before the frontier is durable",
-        patch=(Log, "purge", _unlink_before_the_frontier),
+        meddle=_of("purge", _unlink_before_the_frontier),
     ),
     Mutation(
-        6,
-        "an emptied log goes on in the old segment",
-        patch=(Log, "_usable_tail", _any_tail_will_do),
+        5, "the first segment is not named", meddle=_without("name the first segment", _is_meta)
     ),
     Mutation(7, "the directory is never synced", _NoDirectorySync),
-    Mutation(8, "a failed sync is tried again", _Retrying),
-    Mutation(8, "a reopened store believes what a failed sync left", _NoReload, None, 0.5),
-    Mutation(0, "the mark is written ahead", patch=(_log, "_sync_on_disk", _mark_ahead)),
-    Mutation(0, "what recovery only read is not synced", _ReadIsNotSynced),
-    Mutation(0, "the torn tail is not zeroed", patch=(_recovery, "zero_on_disk", _zero_nothing)),
+    Mutation(10, "a failed sync is tried again", _Retrying),
+    Mutation(10, "a reopened store believes what a failed sync left", _NoReload, failing_share=0.5),
+    Mutation(None, "the mark is written ahead", patches=((Log, "_plan_goal", _mark_ahead),)),
+    Mutation(
+        None,
+        "every record counts as settled",
+        patches=((_log, "encode", _encode_settled), (_log, "encode_one", _encode_one_settled)),
+    ),
+    Mutation(
+        None,
+        "what lies behind a cut counts",
+        patches=((_look, "_look_behind", _look_behind_the_cut),),
+    ),
+    Mutation(None, "what recovery only read is not synced", _ReadIsNotSynced),
+    Mutation(None, "the torn tail is not zeroed", meddle=_without("recover", _is_zero)),
+    Mutation(None, "a lagging slot is left", meddle=_without("recover", _is_slot)),
+    Mutation(None, "the oldest is dropped first", meddle=_of("recover", _unlink_oldest_first)),
+    Mutation(None, "headers stay as they were", meddle=_without("recover", _is_header)),
+    Mutation(None, "names are not synced", meddle=_without("recover", _is_directory_sync)),
+    Mutation(
+        None,
+        "one slot is written before the other is synced",
+        meddle=_without("save vote", _is_first_meta_sync),
+    ),
 )
