@@ -40,8 +40,10 @@ class Reads:
         self._options = options
         self._segments = segments
         self._first_ids = first_ids
-        # lately read, the oldest first; the tail is not among them, it is always loaded
-        self._loaded: OrderedDict[Segment, None] = OrderedDict()
+        # lately read, the oldest first, and how many offsets each has; the tail is not among
+        # them, it is always loaded
+        self._loaded: OrderedDict[Segment, int] = OrderedDict()
+        self._offsets = 0
 
     def segment_of(self, index: int) -> Segment:
         return self._segments[bisect_right(self._first_ids, index) - 1]
@@ -99,17 +101,17 @@ class Reads:
         if segment in loaded:
             loaded.move_to_end(segment)
             return
-        loaded[segment] = None
-        offsets = sum(s.count for s in loaded)
-        while len(loaded) > self._options.open_segments or offsets > self._options.loaded_offsets:
+        loaded[segment] = segment.count
+        self._offsets += segment.count
+        options = self._options
+        while len(loaded) > options.open_segments or self._offsets > options.loaded_offsets:
             oldest = next(iter(loaded))
             if oldest is segment or not oldest.is_sealed:
                 break  # one that is not sealed yet has its seal still to come
-            del loaded[oldest]
-            offsets -= oldest.count
+            self._offsets -= loaded.pop(oldest)
             oldest.release()
 
     def forget(self, segments: Iterable[Segment]) -> None:
         """For segments that are no longer the log's, or are its tail again."""
         for segment in segments:
-            self._loaded.pop(segment, None)
+            self._offsets -= self._loaded.pop(segment, 0)
