@@ -588,11 +588,7 @@ class Committer:
         if self._committing is not None:
             return False
         if self.phase is Phase.POISONED:  # only closing is left; files are closed as they are
-            if self._chore is not None:
-                return False
-            self._queue.popleft()
-            self._operation = operation
-            self._close_files(None)
+            self._go_on_closing()
             return True
         if not self.log.is_clean:
             self._is_sync_wanted = True
@@ -705,11 +701,24 @@ class Committer:
         if error is None and not self._was_poisoned:
             error = self.poison  # the last commit failed: who closes is the first to be answered
         is_clean = error is None and self.poison is None
-        directory = self.log.directory
         self.log.release()
-        self._disk.submit(
-            partial(_let_go, directory, is_clean=is_clean), partial(self._closed, error)
-        )
+        let_go = partial(_let_go, self.log.directory, is_clean=is_clean)
+        done = partial(self._closed, error)
+        if is_clean:
+            self._disk.submit(let_go, done)
+        else:  # behind whatever the two threads still do
+            self._housekeeping.submit(
+                _nothing, lambda _value, _error: self._disk.submit(let_go, done)
+            )
+
+    def _go_on_closing(self) -> None:
+        """Where it was poisoned: closing needs no more of the lane, and waits for nobody."""
+        closing = self._closing
+        if closing is None or self.phase is Phase.CLOSED:
+            return
+        self._queue.clear()
+        self._operation = closing
+        self._close_files(None)
 
     def _closed(
         self, error: BaseException | None, _value: object, late: BaseException | None
@@ -757,10 +766,10 @@ class Committer:
     def _begin_chore(self, work: Work[None]) -> None:
         plan = next(work)
         self.log.is_changing = True
-        self._chore = work
         self._housekeeping.submit(
             partial(carry_out, self.log.directory, plan), partial(self._carried_chore, work, plan)
         )
+        self._chore = work
         self.log.is_changing = False
 
     def _carried_chore(
@@ -839,6 +848,7 @@ class Committer:
         )
         _clear(error)
         self._answer_all(poisoned(error))
+        self._go_on_closing()
 
     def _answer_all(self, error: BaseException) -> None:
         groups = [self._committing, self._group]
@@ -863,6 +873,10 @@ def _pass_on(loop: Loop, answer: Answer, error: BaseException | None) -> None:
 
 
 def _ignore(_value: object, _error: BaseException | None) -> None:
+    pass
+
+
+def _nothing() -> None:
     pass
 
 
