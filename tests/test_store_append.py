@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -120,55 +119,6 @@ async def test_a_callback_comes_only_when_its_entries_are_durable(tmp_path: Path
 
 
 # --- the event loop ----------------------------------------------------------------------
-
-#: what may wait for the device
-BLOCKING = {
-    "fdatasync",
-    "posix_fallocate",
-    "unlink",
-    "rename",
-    "fsync",
-    "listdir",
-    "open",
-    "pread",
-    "flock",
-}
-
-
-@on_both_backends
-async def test_no_call_that_may_block_runs_on_the_event_loop(tmp_path: Path) -> None:
-    loop_thread = threading.get_ident()
-    blocking: list[tuple[str, str]] = []
-    kinds = set()
-
-    def note(call: str, path: str) -> None:
-        kinds.add(call)
-        if call in BLOCKING and threading.get_ident() == loop_thread:
-            blocking.append((call, path))
-
-    files = HookedEnvironment(note)
-    for run in range(2):
-        options: dict[str, Any] = {
-            "segment_size": SEGMENT_SIZE,
-            "cache_bytes": 0,
-            "environment": files,
-        }
-        async with RaftLogStorage.open(tmp_path / "log", **options) as store:
-            state = await store.get_log_state()
-            first = state.last_log_id.index + 1 if state.last_log_id else 1
-            await store.append(entries(first, first + 40, size=700))
-            await store.append(entries(first + 40, first + 41, size=20_000))
-            await store.append(entries(first + 41, first + 60, size=700))
-            await store.save_vote(Vote(run, "node"))
-            await store.save_committed(LogId(1, first + 3))
-            await store.truncate(LogId(1, first + 50))
-            await store.purge(LogId(1, first + 20))
-            assert len(await store.try_get_log_entries(0)) == 29
-            assert len([entry async for entry in store.entries_stream(0)]) == 29
-            await store.get_key_log_ids()
-            await store.flush()
-    assert {"fdatasync", "posix_fallocate", "unlink", "rename", "fsync", "flock"} <= kinds
-    assert blocking == []
 
 
 @on_both_backends
