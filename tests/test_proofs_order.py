@@ -57,7 +57,7 @@ def test_every_history_is_run_in_every_order_with_one_departure(
     tried = sample[1]
     assert tried["orders with 0 departures"] == len(ORDERS) * len(HISTORIES)
     assert tried["orders with 1 departures"] > 1000
-    assert tried["orders with 2 departures"] > 200
+    assert tried["orders with 2 departures"] > 100
     assert all(tried[f"orders of {history.name!r}"] == 20_000 // STRIDE for history in SMALLEST)
 
 
