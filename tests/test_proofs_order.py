@@ -61,19 +61,16 @@ def test_every_history_is_run_in_every_order_with_one_departure(
     assert all(tried[f"orders of {history.name!r}"] == 20_000 // STRIDE for history in SMALLEST)
 
 
-@pytest.mark.xfail(strict=True, reason="C.1: a reader writes back over what a truncation set")
 def test_a_read_beside_a_truncation_spoils_nothing(findings: list[Finding]) -> None:
     found = _by_fault(findings).get("C.1", [])
     assert not found, _shown(found)
 
 
-@pytest.mark.xfail(strict=True, reason="D.1: a callback's CancelledError ends what calls them all")
 def test_every_callback_is_called_whatever_another_raises(findings: list[Finding]) -> None:
     found = _by_fault(findings).get("D.1", [])
     assert not found, _shown(found)
 
 
-@pytest.mark.xfail(strict=True, reason="D.2: a stream that a purge overtakes ends as if complete")
 def test_a_stream_that_a_purge_overtakes_says_so(findings: list[Finding]) -> None:
     found = _by_fault(findings).get("D.2", [])
     assert not found, _shown(found)
