@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hqlwal_raft import Entry, LogId, RaftLogStorage, _segment
+from hqlwal_raft import Entry, LogId, RaftLogStorage, _plans
 from tests._support import on_both_backends
 
 SEGMENT_SIZE = 64 << 10
@@ -17,7 +17,7 @@ SEGMENT_SIZE = 64 << 10
 async def test_records_are_found_wherever_the_pieces_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int, sizes: str
 ) -> None:
-    monkeypatch.setattr(_segment, "_PIECE_BYTES", piece)
+    monkeypatch.setattr(_plans, "_PIECE_BYTES", piece)
     random.seed(piece)
     entries = [
         Entry(1, i, random.randbytes(68 if sizes == "alike" else random.choice([0, 1, 68, 5000])))

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hqlwal_raft import Entry
+from hqlwal_raft._findings import MetaReport
 from hqlwal_raft._format import (
     DATA_START,
     META_BYTES,
@@ -18,9 +19,16 @@ from hqlwal_raft._format import (
     unpack_committed,
     unpack_slot,
 )
-from hqlwal_raft._meta import MetaReport
-from hqlwal_raft._scan import decode, hop, scan
-from hqlwal_raft._segment import encode
+from hqlwal_raft._look import _judge_slots
+from hqlwal_raft._records import (
+    decode,
+    encode,
+    encode_one,
+    find_records,
+    find_settled,
+    locate,
+    scan,
+)
 
 SALT = 0x5EED
 
@@ -30,9 +38,13 @@ payloads = st.lists(st.binary(max_size=80), min_size=1, max_size=12)
 damages = st.lists(st.tuples(st.integers(0, 2000), st.binary(max_size=24)), max_size=4)
 
 
-def _records(payloads: list[bytes], first_id: int) -> bytes:
-    entries = [Entry(1, first_id + i, payload, 7) for i, payload in enumerate(payloads)]
-    return encode(entries, first_id, SALT, 0, 1 << 20)[0]
+def _entries(payloads: list[bytes], first_id: int) -> list[Entry]:
+    return [Entry(1, first_id + i, payload, 7) for i, payload in enumerate(payloads)]
+
+
+def _records(payloads: list[bytes], first_id: int, *, is_settled: bool = True) -> bytes:
+    entries = _entries(payloads, first_id)
+    return b"".join(encode(entries, first_id, SALT, 0, 1 << 20, is_settled=is_settled)[0])
 
 
 def _damaged(data: bytes, damages: list[tuple[int, bytes]]) -> bytes:
@@ -43,19 +55,22 @@ def _damaged(data: bytes, damages: list[tuple[int, bytes]]) -> bytes:
 
 
 def _check_scan(data: bytes, first_id: int, start: int, stop: int) -> None:
-    found = scan(data, SALT, first_id, start, stop)
+    """The records from ``start`` on, which must end before ``stop``."""
+    found = scan(data[start:], start, SALT, first_id, stop)
     limit = max(start, min(stop, len(data)))
     assert start <= found.end <= limit
     assert list(found.offsets) == sorted(set(found.offsets))
     assert all(start <= offset < found.end for offset in found.offsets)
     assert found.next_id == first_id + len(found.offsets)
-    assert found.why
+    # it stops for a reason, or says how many bytes more it takes to go on
+    assert found.why or found.wanted > len(data) - found.end
     # what the scan takes for healthy, the reader takes too, and nothing of it lies outside
     read = decode(data[start : found.end], SALT, first_id, len(found.offsets))
     assert [entry.index for entry in read] == list(range(first_id, found.next_id))
     assert sum(RECORD_OVERHEAD_BYTES + len(entry.payload) for entry in read) == found.end - start
     # and nothing that follows the buffer's end can change what was found within it
-    assert scan(data[:limit] + b"\xff" * 64, SALT, first_id, start, limit) == found
+    more = scan(data[start:limit] + b"\xff" * 64, start, SALT, first_id, limit)
+    assert (more.offsets, more.end, more.next_id) == (found.offsets, found.end, found.next_id)
 
 
 @given(st.binary(max_size=400), numbers, st.integers(0, 500), st.integers(0, 500))
@@ -74,7 +89,7 @@ def test_scanning_damaged_records_gives_only_records_that_were_written(
     written = decode(data, SALT, first_id, len(payloads))
     bad = _damaged(data, damages)[: cut or None]
     _check_scan(bad, first_id, 0, len(bad))
-    found = scan(bad, SALT, first_id, 0, len(bad))
+    found = scan(bad, 0, SALT, first_id, len(bad))
     assert decode(bad, SALT, first_id, len(found.offsets)) == written[: len(found.offsets)]
 
 
@@ -90,11 +105,11 @@ def test_decoding_any_bytes_gives_consecutive_entries_or_fewer(
 
 
 @given(payloads, st.integers(0, 300), damages, st.integers(0, 200), st.integers(0, 2000))
-def test_hopping_over_any_lengths_ends_and_stays_inside(
+def test_locating_by_any_lengths_ends_and_stays_inside(
     payloads: list[bytes], first_id: int, damages: list[tuple[int, bytes]], start: int, stop: int
 ) -> None:
     data = _damaged(_records(payloads, first_id), damages)
-    offsets = list(hop(data, start, stop))
+    offsets = list(locate(data, start, stop))
     assert offsets == sorted(set(offsets))
     assert all(
         start <= offset <= min(stop, len(data)) - RECORD_OVERHEAD_BYTES for offset in offsets
@@ -102,9 +117,9 @@ def test_hopping_over_any_lengths_ends_and_stays_inside(
 
 
 @given(payloads, st.integers(0, 300))
-def test_hopping_over_healthy_records_finds_each(payloads: list[bytes], first_id: int) -> None:
+def test_locating_healthy_records_finds_each(payloads: list[bytes], first_id: int) -> None:
     data = _records(payloads, first_id)
-    assert hop(data, 0, len(data)) == scan(data, SALT, first_id, 0, len(data)).offsets
+    assert locate(data, 0, len(data)) == scan(data, 0, SALT, first_id, len(data)).offsets
 
 
 @given(st.one_of(st.binary(max_size=80), st.binary(min_size=DATA_START, max_size=DATA_START)))
@@ -134,11 +149,48 @@ def test_unpacking_any_meta_slot_gives_a_state_a_version_or_a_reason(
     unpack_committed(data)
 
 
+@given(payloads, st.integers(0, 300), st.booleans())
+def test_of_a_commit_the_first_record_alone_is_settled(
+    payloads: list[bytes], first_id: int, is_settled: bool
+) -> None:
+    data = _records(payloads, first_id, is_settled=is_settled)
+    found = find_records(data, 0, SALT, first_id, first_id + len(payloads))
+    assert [each.is_settled for each in found[:1]] == [is_settled]
+    assert not any(each.is_settled for each in found[1:])
+    assert [each.index for each in found] == list(range(first_id, first_id + len(payloads)))
+    one = encode_one(
+        Entry(1, first_id, payloads[0], 7), first_id, SALT, 1 << 20, is_settled=is_settled
+    )
+    assert data.startswith(one)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=90), payloads, st.integers(1, 70_000), st.integers(0, 70_000))
+def test_a_settled_record_is_found_wherever_it_begins_if_its_id_is_in_the_range(
+    junk: bytes, payloads: list[bytes], first_id: int, lowest: int
+) -> None:
+    data = junk + _records(payloads, first_id) + bytes(40)
+    found = find_settled(data, 1000, SALT, lowest, 70_000)
+    if lowest <= first_id:
+        assert found is not None
+        assert (found.offset, found.index) == (1000 + len(junk), first_id)
+    else:
+        assert found is None
+
+
+@given(st.binary(max_size=400), numbers, numbers)
+def test_looking_for_records_in_any_bytes_ends(data: bytes, first: int, last: int) -> None:
+    for found in find_records(data, 0, SALT, first, last):
+        assert first <= found.index <= last
+        assert 0 <= found.offset <= len(data) - RECORD_OVERHEAD_BYTES
+
+
 @given(st.binary(max_size=300), damages)
-def test_reading_any_meta_file_gives_a_report(
+def test_reading_any_meta_file_gives_a_finding_or_what_was_written(
     data: bytes, damages: list[tuple[int, bytes]]
 ) -> None:
     slot = pack_slot(3, MetaState())
     for content in (data, _damaged((slot + slot).ljust(META_BYTES, b"\0"), damages)):
-        report = MetaReport("meta.hql", content)
-        assert report.findings or report.sequence == 3
+        report = MetaReport("meta.hql")
+        _judge_slots(report, content)
+        assert report.findings or (report.sequence, report.state) == (3, MetaState())
