@@ -338,10 +338,11 @@ class Committer:
 
     def drop(self) -> None:
         """Abandons, from any thread: a store that nobody holds is collected in any."""
-        try:
+        # At once, and without touching memory: the loop may be closed, or never run again.
+        self._disk.submit(partial(_let_go, self.log.directory), _ignore)
+        self._stop()
+        with contextlib.suppress(RuntimeError):
             self._loop.post(self.abandon)
-        except RuntimeError:  # the loop is closed: nobody else is there
-            self.abandon()
 
     # --- order -----------------------------------------------------------------------------
 
