@@ -62,7 +62,7 @@ class Answer:
     A commit's answer serves all whose entries it makes durable: they are its group.
     """
 
-    __slots__ = ("_event", "callbacks", "error", "is_awaited", "value")
+    __slots__ = ("_event", "callbacks", "error", "followers", "is_awaited", "value")
 
     def __init__(self, event: Event) -> None:
         self._event = event
@@ -71,6 +71,8 @@ class Answer:
         self.is_awaited = False
         #: called one by one, each by its own turn of the loop, with None or the error
         self.callbacks: deque[Callable[[BaseException | None], object]] = deque()
+        #: answered with it, in the same way
+        self.followers: list[Answer] = []
 
     def give(self, loop: Loop, value: Any, error: BaseException | None) -> None:
         """Answers. May be called again after an interrupt: nobody is answered twice."""
@@ -79,6 +81,11 @@ class Answer:
         # All at once: those of a later group, and who closed, must come after the last of them.
         for _ in self.callbacks:
             loop.soon(self._call_next)
+        for follower in self.followers:
+            if self.callbacks:
+                loop.soon(partial(follower.give, loop, None, error))
+            else:
+                follower.give(loop, None, error)
 
     def _call_next(self) -> None:
         """Calls one callback of the user's: what it raises stops nothing here."""
@@ -388,12 +395,17 @@ class Committer:
             return self._start_append(call)
         if isinstance(call, _Operation):
             return self._start_operation(call)
-        self._queue.popleft()
         try:
             call.call(call.answer)
         except Exception as error:
             call.answer.give(self._loop, None, self._judged(error))
+        self._leave_queue(call)
         return True
+
+    def _leave_queue(self, call: _Append | _Operation | _Call) -> None:
+        """It was answered, or will be; poison may have emptied the queue meanwhile."""
+        if self._queue and self._queue[0] is call:
+            self._queue.popleft()
 
     def _start_append(self, append: _Append) -> bool:
         log = self.log
@@ -403,15 +415,13 @@ class Committer:
         try:
             need = log.append(append.entries)
         except Exception as error:
-            with contextlib.suppress(IndexError):
-                if self._queue[0] is append:
-                    self._queue.popleft()
             self._refuse(append, self._judged(error))
+            self._leave_queue(append)
             return True
         if need is not None:
             return self._meet(need)
-        self._queue.popleft()
         append.answer.give(self._loop, self._accepted(append.callback), None)
+        self._leave_queue(append)
         return True
 
     def _meet(self, need: Need) -> bool:
@@ -462,7 +472,7 @@ class Committer:
         if group is None:
             answer.give(self._loop, None, None)
         else:
-            group.callbacks.append(partial(_pass_on, self._loop, answer))
+            group.followers.append(answer)
 
     @property
     def _has_more(self) -> bool:
@@ -479,7 +489,7 @@ class Committer:
         if self.log.options.is_buffered:
             answer.give(self._loop, None, None)
             return
-        self._next_group().callbacks.append(partial(_pass_on, self._loop, answer))
+        self._next_group().followers.append(answer)
         self._is_sync_wanted = True
 
     def _alarm(self) -> None:
@@ -680,8 +690,9 @@ class Committer:
         if operation is self._closing:
             self._close_files(error)
             return
-        self._operation = None
+        # Answered before it is forgotten: an interrupt in between poisons, and that answers all.
         operation.answer.give(self._loop, None, error)
+        self._operation = None
         if is_need and self._has_append_first:
             self._refuse(self._queue.popleft(), error)
         self._advance()
@@ -690,8 +701,8 @@ class Committer:
         if operation is self._closing:
             self._close_files(None)
             return
-        self._operation = None
         operation.answer.give(self._loop, value, None)
+        self._operation = None
         self._keep_house()
         self._advance()
 
@@ -724,12 +735,18 @@ class Committer:
     def _closed(
         self, error: BaseException | None, _value: object, late: BaseException | None
     ) -> None:
-        self.phase = Phase.CLOSED
-        self._operation = None
-        self._stop()
         failure = poisoned(error) if error is not None else late
         assert self._closing is not None
-        self._closing.answer.give(self._loop, None, failure)
+        answer = self._closing.answer
+        try:
+            self.phase = Phase.CLOSED
+            self._operation = None
+            answer.give(self._loop, None, failure)
+            self._stop()
+        except BaseException:  # an interrupt: there is no later call that could make up for it
+            answer.give(self._loop, None, failure)
+            self._stop()
+            raise
 
     def _stop(self) -> None:
         self._disk.stop()
@@ -867,10 +884,6 @@ class Committer:
                 group.give(self._loop, None, error)
         for call in refused:
             self._refuse(call, error)
-
-
-def _pass_on(loop: Loop, answer: Answer, error: BaseException | None) -> None:
-    answer.give(loop, None, error)
 
 
 def _ignore(_value: object, _error: BaseException | None) -> None:
