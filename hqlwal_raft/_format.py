@@ -352,13 +352,13 @@ def pack_slot(sequence: int, state: MetaState) -> bytes:
 
 def unpack_slot(data: bytes) -> tuple[int, MetaState] | int | str:
     """Sequence and state; an int: the version found instead; a str: what is wrong."""
+    if len(data) > 7 and data[:7] != MAGIC_META:
+        return "the slot does not begin with its magic bytes"
+    if len(data) > 7 and data[7] != VERSION:
+        return data[7]  # a file of version 1 can be shorter than our head
     if len(data) < _SLOT_HEAD.size:
         return "the slot is cut short"
-    magic, version, sequence, length, checksum = _SLOT_HEAD.unpack_from(data)
-    if magic != MAGIC_META:
-        return "the slot does not begin with its magic bytes"
-    if version != VERSION:
-        return int(version)
+    _, _, sequence, length, checksum = _SLOT_HEAD.unpack_from(data)
     payload = data[_SLOT_HEAD.size : _SLOT_HEAD.size + length]
     if len(payload) < length or crc32c(payload, crc32c(data[8:20])) != checksum:
         return "the slot's checksum is wrong"
