@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
-from hqlwal_raft import LogId, RaftLogStorage, Vote, WalPoisonedError
+from hqlwal_raft import LogGapError, LogId, RaftLogStorage, Vote, WalPoisonedError
 from hqlwal_raft.testing import FailingEnvironment
 from tests._support import ColdEnvironment, Gate, HookedEnvironment, entries, on_both_backends
 
@@ -106,7 +107,7 @@ async def test_a_failed_sync_is_never_tried_again(tmp_path: Path) -> None:
     calls: list[tuple[str, str]] = []
 
     def note(call: str, path: str) -> None:
-        if call in ("fdatasync", "pwrite") and not path.endswith(".tmp"):
+        if call in ("fdatasync", "pwrite", "pwritev", "store") and not path.endswith(".tmp"):
             calls.append((call, path))
 
     hooked = HookedEnvironment(note, environment=files)
@@ -254,6 +255,115 @@ async def test_a_full_disk_refuses_the_append_and_passes(tmp_path: Path) -> None
         assert await store.try_get_log_entries(0) == [*held[:-1], *more]
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         assert await store.try_get_log_entries(0) == [*held[:-1], *more]
+
+
+@on_both_backends
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("size", [20, 4000])  # within the tail, or across segments
+async def test_a_write_for_which_there_is_no_block_refuses_all_that_waited_for_it(
+    tmp_path: Path, number: int, size: int
+) -> None:
+    """As where a copy of the open store came to share its blocks."""
+    files = FailingEnvironment()
+    gate = Gate("pwrite")
+    told: list[BaseException | None] = []
+    hooked = HookedEnvironment(gate, environment=files)
+    async with RaftLogStorage.open(
+        tmp_path, environment=hooked, segment_size=SEGMENT_SIZE
+    ) as store:
+        await store.append(entries(1, 3))
+        for _ in range(2):
+            for call in ("pwrite", "pwritev"):
+                files.fail(call, number, times=1000, where=is_segment)
+            gate.shut()
+            outcomes: dict[int, BaseException | None] = {}
+
+            async def append(index: int, outcomes: dict[int, BaseException | None]) -> None:
+                outcomes[index] = await raised(store.append(entries(index, index + 1, size=size)))
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(append, 3, outcomes)
+                await gate.held()
+                for index in range(4, 9):  # accepted while that one is written
+                    tasks.start_soon(append, index, outcomes)
+                for _ in range(5):
+                    await anyio.lowlevel.checkpoint()
+                gate.open()
+            assert set(outcomes) == set(range(3, 9))
+            for error in outcomes.values():
+                assert isinstance(error, OSError | LogGapError), error
+                assert getattr(error, "errno", number) == number
+            assert isinstance(outcomes[3], OSError)
+            assert str(tmp_path) in "".join(outcomes[3].__notes__)
+            told.clear()
+            error = await raised(store.append(entries(3, 5, size=size), told.append))
+            await raised(store.flush())
+            assert error is None or isinstance(error, OSError)
+            assert [type(error) for error in told] == ([OSError] if error is None else [])
+            assert await store.try_get_log_entries(0) == entries(1, 3)
+            assert (await store.get_log_state()).last_log_id == LogId(1, 2)
+            assert not store.statistics().is_poisoned
+            await store.save_vote(Vote(1))
+            files.heal()
+        await store.append(entries(3, 30, size=size))
+        assert await store.try_get_log_entries(0) == [*entries(1, 3), *entries(3, 30, size=size)]
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == [*entries(1, 3), *entries(3, 30, size=size)]
+
+
+@on_both_backends
+async def test_a_write_of_which_a_part_was_stored_poisons(tmp_path: Path) -> None:
+    class Torn(FailingEnvironment):
+        """The system takes the half of a write, and then has no room."""
+
+        is_on = False
+
+        def pwrite(self, descriptor: int, data: Any, offset: int, /) -> int:
+            if self.is_on and is_segment(self.path_of(descriptor)):
+                if len(data) < 3000:
+                    raise OSError(errno.ENOSPC, "no space")
+                data = memoryview(data)[: len(data) // 2]
+            return super().pwrite(descriptor, data, offset)
+
+    files = Torn()
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 3))
+        files.is_on = True
+        assert_poisoned(await raised(store.append(entries(3, 4, size=5000))), errno.ENOSPC)
+        assert await store.try_get_log_entries(0) == entries(1, 3)
+        assert (await store.get_log_state()).last_log_id == LogId(1, 2)
+        await close_poisoned(store)
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == entries(1, 3)
+
+
+@on_both_backends
+async def test_a_mark_for_which_there_is_no_room_stays_behind(tmp_path: Path) -> None:
+    class NoMarks(FailingEnvironment):
+        """Nothing can be written to the headers of published segments."""
+
+        refused = 0
+
+        def pwrite(self, descriptor: int, data: Any, offset: int, /) -> int:
+            if offset == 0 and is_segment(self.path_of(descriptor)) and len(data) == 64:
+                self.refused += 1
+                raise OSError(errno.ENOSPC, "no space")
+            return super().pwrite(descriptor, data, offset)
+
+        def monotonic(self) -> float:  # every commit's mark is due
+            self._now = getattr(self, "_now", 1000.0) + 0.02
+            return self._now
+
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 3))
+    files = NoMarks()
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
+        for index in range(3, 9):
+            await store.append(entries(index, index + 1))
+        assert not store.statistics().is_poisoned
+    assert files.refused > 3
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == entries(1, 9)
 
 
 @on_both_backends
