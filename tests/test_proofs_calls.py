@@ -1,7 +1,7 @@
 """Every call of the system fails once, every argument is wrong once, every callback raises.
 
 A sample of what ``tests.proofs`` plays in full: every 29th case, and all that are like something
-that went wrong before. The expected failures name the kinds of faults that the engine has.
+that went wrong before. The kinds are those of the faults that the engine once had.
 """
 
 from __future__ import annotations
@@ -21,15 +21,6 @@ STRIDE = 29
 ANSWER_STRIDE = 3
 
 
-def _expected(kinds: dict[str, str]) -> list[object]:
-    return [
-        pytest.param(
-            kind, marks=pytest.mark.xfail(strict=True, reason=f"{kind}: {reason}"), id=kind
-        )
-        for kind, reason in kinds.items()
-    ]
-
-
 @pytest.fixture(scope="module")
 def found() -> list[every_call.Finding]:
     return every_call.run(stride=STRIDE)[0]
@@ -44,7 +35,7 @@ def _show(findings: list[object]) -> str:
     return "\n".join(map(str, findings[:5])) + f"\n{len(findings)} in all"
 
 
-@pytest.mark.parametrize("kind", _expected(every_call.KINDS))
+@pytest.mark.parametrize("kind", every_call.KINDS)
 def test_a_failing_call_leads_to_no_fault_of_the_kind(
     kind: str, found: list[every_call.Finding]
 ) -> None:
@@ -78,9 +69,6 @@ def _full_disks(what: str) -> list[Problem]:
     return [each for each in every_call.full_disks() if what in each.where]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="F.1: opening makes the lock file anew, which needs an inode"
-)
 def test_a_store_opens_on_a_disk_without_a_free_inode() -> None:
     assert not _full_disks("inodes")
 
@@ -89,7 +77,7 @@ def test_a_store_opens_on_a_disk_without_a_free_block() -> None:
     assert not _full_disks("bytes")
 
 
-@pytest.mark.parametrize("kind", _expected(every_answer.KINDS))
+@pytest.mark.parametrize("kind", every_answer.KINDS)
 def test_a_wrong_argument_or_a_callback_that_raises_leads_to_no_fault_of_the_kind(
     kind: str, answers: list[every_answer.Finding]
 ) -> None:

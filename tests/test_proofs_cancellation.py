@@ -21,7 +21,6 @@ def outcome() -> tuple[list[Finding], Counter[str]]:
     return every_cancellation.run(stride=STRIDE)
 
 
-@pytest.mark.xfail(strict=True, reason=f"D.4: {every_cancellation.KINDS['D.4']}")
 def test_a_cancelled_open_leaves_a_directory_that_can_be_opened_at_once(
     outcome: tuple[list[Finding], Counter[str]],
 ) -> None:
