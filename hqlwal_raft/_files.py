@@ -165,14 +165,16 @@ class File:
             raise
         return offset
 
-    def store(self, offset: int, data: bytes) -> None:
-        """As ``write``, through the map if there is one: cheaper where little is stored, and
-        into pages that were stored into since the last sync. Elsewhere a page fault is dearer.
+    def store(self, offset: int, data: bytes) -> bool:
+        """As ``write``, through the map; False, and nothing is done, where there is none.
+
+        Cheaper where little is stored, and into pages that were stored into since the last
+        sync. Elsewhere a page fault is dearer.
         """
         if self._map is None:
-            self.write(offset, (data,))
-        else:
-            self._map[offset : offset + len(data)] = data
+            return False
+        self._map[offset : offset + len(data)] = data
+        return True
 
     def map(self) -> None:
         """From now on ``store`` goes through a map, where the file system has maps.

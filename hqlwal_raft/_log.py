@@ -200,6 +200,10 @@ class Log:
         self.written_next = 0
         # The tail, while entries can simply be added to it; None where an append has to look.
         self._tail: Segment | None = None
+        if options.is_buffered and directory.allows_maps:
+            for segment in [*segments[-1:], *prepared]:
+                if segment.file is not None and segment.has_room:
+                    segment.file.map()
         self.set_ends(last_log_id)
         self.left: tuple[Known, ...] | None = None
         self.view = self.durable_view()
@@ -425,16 +429,22 @@ class Log:
         file = segment.file
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         assert file is not None
-        if size < _THROUGH_THE_MAP_BYTES and self._dirty and self._dirty[-1] is segment:
-            file.store(offset, data)
-        else:
-            self._carry_out_here(Plan("append", (Write(file, offset, (data,)),), point=0))
+        # An interrupt that comes behind the storing finds it set: what was stored and is not in
+        # memory would be read behind the next append.
+        self.is_changing = True
+        is_small = size < _THROUGH_THE_MAP_BYTES and self._dirty and self._dirty[-1] is segment
+        if is_small and file.store(offset, data):
+            return
+        self._carry_out_here(Plan("append", (Write(file, offset, (data,)),), point=0))
 
     def _carry_out_here(self, plan: Plan) -> None:
+        """Leaves ``is_changing`` set where it succeeds: the caller changes memory next."""
+        self.is_changing = True
         outcome = carry_out(self.directory, plan)
         if outcome.error is None:
             return
         if outcome.is_refused:
+            self.is_changing = False
             raise outcome.error
         raise PoisonError from outcome.error
 

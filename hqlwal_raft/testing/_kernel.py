@@ -200,7 +200,7 @@ class MemoryKernel(KernelFiles):
             twin = type(self)(page_bytes=self.page_bytes, seed=self.seed + 1)
             for name in (
                 *("capacity_bytes", "capacity_inodes", "max_file_bytes", "has_attributes"),
-                *("umask", "max_descriptors", "_first_descriptor", "_last_number"),
+                *("file_system", "umask", "max_descriptors", "_first_descriptor", "_last_number"),
             ):
                 setattr(twin, name, getattr(self, name))
             twin._nodes = {number: node.twin() for number, node in self._nodes.items()}

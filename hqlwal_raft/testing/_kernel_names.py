@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
-from ._kernel_pages import Directory, Fifo, FileNode, Node, Symlink
+from ._kernel_pages import Directory, Fifo, FileData, FileNode, Node, Symlink
 from ._kernel_tree import Description, KernelTree, NeverReturns, Place, fail
 
 __all__ = ["KernelNames"]
@@ -26,6 +26,8 @@ class KernelNames(KernelTree):
             if flags & os.O_CREAT and flags & os.O_DIRECTORY:
                 fail(errno.EINVAL, path)
             self._require_free_descriptor(path)
+            if self.file_system and path.startswith("/proc/self/"):
+                return self._install(Description(self._about_mounts(path), os.O_RDONLY, path))
             place = self._walk_to_open(path, flags, dir_fd)
             node = place.node
             is_new = node is None
@@ -43,6 +45,19 @@ class KernelNames(KernelTree):
                 node.resize(0)
             self._point("written", full)
         return descriptor
+
+    def _about_mounts(self, path: str) -> FileNode:
+        """The files of Linux that say on which file system a descriptor is."""
+        if path == "/proc/self/mountinfo":
+            text = f"21 1 8:1 / / rw,relatime shared:1 - {self.file_system} /dev/sda1 rw\n"
+        else:
+            directory, _, number = path.rpartition("/")
+            if directory != "/proc/self/fdinfo" or not number.isdigit():
+                fail(errno.ENOENT, path)
+            if int(number) not in self._descriptors:
+                fail(errno.ENOENT, path)
+            text = "pos:\t0\nflags:\t02100000\nmnt_id:\t21\n"
+        return FileNode.of(0, FileData.of(text.encode(), self.page_bytes), self.page_bytes)
 
     def _walk_to_open(self, path: str, flags: int, dir_fd: int | None) -> Place:
         creates = flags & os.O_CREAT

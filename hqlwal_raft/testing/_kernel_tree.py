@@ -79,6 +79,8 @@ class KernelTree(Environment):
         self.page_bytes = page_bytes
         self.max_descriptors = max_descriptors
         self.capacity_inodes: int | None = None
+        #: what kind it says it is, to who asks /proc; there is no /proc where it is ""
+        self.file_system = ""
         #: called with a word and a path, in the calling thread, with nothing locked
         self.on_point: Callable[[str, str], object] | None = None
         self.umask = 0o022

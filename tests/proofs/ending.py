@@ -7,6 +7,7 @@ play histories with ``store.Player``. It must not know the engine.
 from __future__ import annotations
 
 import gc
+from typing import NamedTuple
 
 from hqlwal_raft import WalLockedError
 from hqlwal_raft.testing._kernel import Image
@@ -15,7 +16,14 @@ from tests.torture.ledger import Ledger, View, Violation
 from .machine import Machine, oldest
 from .store import Player, look, opened
 
-__all__ = ["judge_disk"]
+__all__ = ["Moment", "images", "judge_disk", "judge_moment"]
+
+
+class Moment(NamedTuple):
+    """What a power cut would leave at one moment, and what must be there."""
+
+    images: list[tuple[str, Image]]
+    ledger: Ledger
 
 
 async def judge_disk(
@@ -30,13 +38,13 @@ async def judge_disk(
         player.problem("descriptor", "the end", f"left open: {machine.open_descriptors}")
     ledger = player.ledger
     is_exact = player.is_closed_cleanly and not player.has_unknown
-    images = _images(machine)
+    left = images(machine)
     if is_interrupted:
         machine = machine.after_kill()
     view = await _reopen(player, machine, "opened again", is_healing=is_healing)
     if view is not None:
         _hold(player, ledger, view, "opened again", is_exact=is_exact)
-    for story, image in images:
+    for story, image in left:
         view = await _reopen(player, Machine.of(image), story, is_healing=is_healing)
         if view is not None:
             _hold(player, ledger, view, story, is_power_lost=True)
@@ -60,16 +68,24 @@ def _hold(
         player.problem("lost", story, violation)
 
 
-def _images(machine: Machine) -> list[tuple[str, Image]]:
+def images(machine: Machine) -> list[tuple[str, Image]]:
     """What a power cut leaves, where that is anything else than what the disk shows."""
     shown = machine.image()
     snapshot = machine.snapshot()
-    images: list[tuple[str, Image]] = []
+    found: list[tuple[str, Image]] = []
     for story, has_new_names in (("power cut", False), ("power cut, names kept", True)):
         image = oldest(snapshot, has_new_names=has_new_names)
-        if image != shown and all(image != other for _, other in images):
-            images.append((story, image))
-    return images
+        if image != shown and all(image != other for _, other in found):
+            found.append((story, image))
+    return found
+
+
+async def judge_moment(player: Player, moment: Moment, *, is_healing: bool) -> None:
+    for when, image in moment.images:
+        story = f"{when} right after the fault"
+        view = await _reopen(player, Machine.of(image), story, is_healing=is_healing)
+        if view is not None:
+            _hold(player, moment.ledger, view, story, is_power_lost=True)
 
 
 async def _reopen(player: Player, machine: Machine, story: str, *, is_healing: bool) -> View | None:

@@ -3,8 +3,9 @@
 A handful of histories that together cover every operation are played again and again over files in
 memory; each time one call of the system fails. Then the history goes on, the store is closed, and
 opened again: on what the disk shows, and on what a power cut would have left (nothing there that no
-sync brought there). ``run`` plays all of it; a failure is replayed by
-``python -m tests.proofs call 'history' '17:EIO after'``. It must not know the engine.
+sync brought there), at the end and right after the calls during which the fault came. ``run`` plays
+all of it; a failure is replayed by ``python -m tests.proofs call 'history' '17:EIO after'``. It must
+not know the engine.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import anyio
 from hqlwal_raft import WalError, WalLockedError
 from tests.torture.ledger import Ledger, View, Violation
 
-from .ending import judge_disk
+from . import loops
+from .ending import Moment, images, judge_disk, judge_moment
 from .faulty import WRITES, Call, Fault, FaultyEnvironment, faults_of
 from .histories import HISTORIES, History
 from .machine import Machine, Spinning
@@ -142,13 +144,20 @@ def play(history: History, fault: Fault | None) -> Played:
     start = _start(history)
     machine = start.machine.after_kill()
     machine.now = 1000.0
+    machine.file_system, machine.is_cold = history.file_system, history.is_cold
     environment = FaultyEnvironment(machine, fault)
     environment.is_in_job = lambda: machine.jobs > 0
     played = Played(environment.calls, [], [])
     ledger = copy.deepcopy(start.ledger)
     try:
         run_on(
-            "asyncio", machine, lambda: _live(history, environment, machine, ledger, start, played)
+            history.backend,
+            machine,
+            lambda: _live(history, environment, machine, ledger, start, played),
+        )
+    except loops.DIED as died:
+        played.problems.append(
+            Problem("untyped", played.operation, f"the run died of {died.__cause__!r}")
         )
     except Deadlock:
         played.problems.append(Problem("hang", played.operation, "waits for ever at the end"))
@@ -192,6 +201,7 @@ async def _live(
         if history.before and history.damage is None:
             player.is_poisoned = history.is_killed
         before = machine.contents()
+        moment: Moment | None = None
         for text in history.rounds:
             if environment.hit is None:
                 played.operation = text
@@ -199,15 +209,20 @@ async def _live(
                 await _open(player, machine, before, is_damaged=history.damage is not None)
             else:
                 await player.round(text)
+            if environment.hit is not None and moment is None:
+                moment = Moment(images(machine), copy.deepcopy(player.ledger))
             played.rounds.extend([text] * (len(environment.calls) - len(played.rounds)))
         if player.store is not None:
             await player.round("close")
         environment.is_quiet = True
         player.judge_end()
+        is_healing = bool(history.options.get("auto_heal"))
+        if moment is not None:
+            await judge_moment(player, moment, is_healing=is_healing)
         await judge_disk(
             player,
             machine,
-            is_healing=bool(history.options.get("auto_heal")),
+            is_healing=is_healing,
             is_interrupted=bool(fault and fault.interrupt),
         )
         tasks.cancel_scope.cancel()
@@ -217,8 +232,9 @@ def _is_of(error: OSError, fault: Fault, environment: FaultyEnvironment) -> bool
     if error.errno == fault.errno:
         return True
     # who is told that a name is not there believes it
-    is_told = fault.errno == errno.ENOENT and environment.hit is not None
-    return is_told and environment.hit.name in ("open", "stat") and error.errno == errno.ESTALE
+    hit = environment.hit
+    is_told = fault.errno == errno.ENOENT and hit is not None and hit.name in ("open", "stat")
+    return is_told and error.errno == errno.ESTALE
 
 
 async def _open(

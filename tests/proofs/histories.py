@@ -20,6 +20,11 @@ class History:
     rounds: tuple[str, ...]
     before: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    #: the kind of file system; "" where nobody can tell
+    file_system: str = ""
+    #: whether no read finds its bytes in memory
+    is_cold: bool = False
+    backend: str = "asyncio"
     #: whether the process is killed after ``before``
     is_killed: bool = False
     #: has the closed files damaged
@@ -154,6 +159,41 @@ HISTORIES = (
         ),
         options={"sync": "immediate_async"},
         is_killed=True,
+    ),
+    History(
+        "through the map, on ext4",
+        (
+            "open",
+            "append 300 | append 300 | append! 300",
+            "append 300 | vote | append 300",
+            "append 2000*3 | append 300",
+            "append 300*2 | append 300",
+            "truncate 3",
+            "append 300 | append 300",
+            "append 9000",
+            "append 300 | purge 3 | append 300",
+            "read",
+            "close",
+        ),
+        before=_FILL,
+        options={"sync": "immediate_async"},
+        file_system="ext4",
+    ),
+    History(
+        "under trio, reads that have to wait for the disk",
+        (
+            "open",
+            "read",
+            "limited 2500 | stream | leader",
+            "append 300 | read | truncate 2 | keys",
+            "append! 2000*4 | vote | committed",
+            "reader | purge 3 | append 300",
+            "read",
+            "close",
+        ),
+        before=_FILL,
+        is_cold=True,
+        backend="trio",
     ),
     History(
         "healing of a damaged directory",

@@ -136,6 +136,8 @@ class Player:
                     self.problem("wrong", answer.operation, wrong)
         is_unknown = any(answer.is_unknown for answer in called)
         self.has_unknown |= is_unknown
+        if any(answer.calls == [] for answer in called):
+            await anyio.sleep(0.001)  # a callback may be about to say that it is taken back
         if is_opening:
             return  # what it shows is judged by who asked for it
         if self.store is not None and not self._sees_poison():
