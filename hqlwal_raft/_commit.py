@@ -151,7 +151,7 @@ class _Append:
 class _Operation:
     """Runs alone on the lane, on a clean log."""
 
-    __slots__ = ("answer", "begin", "is_quiet", "work")
+    __slots__ = ("answer", "begin", "has_changed", "is_quiet", "work")
 
     def __init__(
         self, answer: Answer, begin: Callable[[], Work[Any] | None], *, is_quiet: bool
@@ -161,6 +161,8 @@ class _Operation:
         #: no chore may be under way: it writes or removes segments
         self.is_quiet = is_quiet
         self.work: Work[Any] | None = None
+        #: a plan with a point of no return was carried out: what goes wrong now poisons
+        self.has_changed = False
 
 
 class _Call:
@@ -672,13 +674,14 @@ class Committer:
                 self._operation = None
                 self._advance()
             return
+        operation.has_changed = operation.has_changed or outcome.is_behind_point
         try:
             plan = work.send(outcome)
         except StopIteration as end:
             self._operation_ended(operation, end.value)
         except Exception as error:
-            if self.log.is_changing:
-                self.fall(error)
+            if self.log.is_changing or operation.has_changed:
+                raise  # poisons: the disk has what memory may not
             self._operation_failed(operation, error)
         else:
             self._send(operation, plan, is_need=is_need)

@@ -240,6 +240,8 @@ class Outcome:
     error: BaseException | None = None
     #: the error came before the point of no return: nothing was changed
     is_refused: bool = False
+    #: steps at or behind a point of no return were carried out
+    is_behind_point: bool = False
     #: seconds that it took
     seconds: float = 0.0
 
@@ -257,7 +259,9 @@ def carry_out(directory: Directory, plan: Plan) -> Outcome:
         started = clock()
         for step in plan.steps:
             values.append(step.carry_out(directory))  # noqa: PERF401 - what was done counts
-        return Outcome(tuple(values), seconds=clock() - started)
+        return Outcome(
+            tuple(values), is_behind_point=plan.point is not None, seconds=clock() - started
+        )
     except BaseException as error:
         return Outcome(tuple(values), error, _is_refused(plan, len(values), error))
 
