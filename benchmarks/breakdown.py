@@ -27,7 +27,7 @@ from _measure import RUNTIMES, describe_machine, is_installed, run
 from _report import make_console, show_machine
 from hqlwal_raft import Entry, RaftLogStorage
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._segment import encode
+from hqlwal_raft._records import encode
 
 _PAYLOAD = bytes(256)
 #: of each round, not counted
@@ -122,7 +122,7 @@ async def _buffered(path: str, calls: int, batch: int) -> dict[str, list[float]]
             begin = perf_counter()
             entries = [Entry(1, index, _PAYLOAD) for index in range(first, first + batch)]
             made.append(perf_counter() - begin)
-            encoded.append(_timed(partial(encode, entries, first, 7, 64, 1 << 20)))
+            encoded.append(_timed(partial(encode, entries, first, 7, 64, 1 << 20, is_settled=True)))
             begin = perf_counter()
             await store.append(entries)
             appended.append(perf_counter() - begin)

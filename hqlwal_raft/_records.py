@@ -291,9 +291,7 @@ def candidates(data: bytes, first_id: int, last_id: int) -> Iterator[tuple[int, 
             yield place, index, checksum, marked
 
 
-def find_records(
-    data: bytes, base: int, salt: int, first_id: int, last_id: int
-) -> list[Found]:
+def find_records(data: bytes, base: int, salt: int, first_id: int, last_id: int) -> list[Found]:
     """Every valid record in ``data`` with an id in the range, wherever it begins.
 
     ``data`` lies at the offset ``base`` of its file. Records that the buffer cuts off are not

@@ -22,7 +22,7 @@ MODULES = {
     *("mmap", "fcntl", "time", "random", "threading", "queue", "socket", "subprocess"),
     *("signal", "select", "selectors", "tempfile", "shutil", "glob", "pathlib", "multiprocessing"),
 }
-OS_NAMES = {"fspath", "path", "stat_result", "statvfs_result", "strerror", "PathLike"}
+OS_NAMES = {"fsdecode", "fspath", "path", "stat_result", "statvfs_result", "strerror", "PathLike"}
 OS_PREFIXES = ("O_", "RWF_", "POSIX_FADV_", "SEEK_", "F_OK", "R_OK", "W_OK", "X_OK")
 #: ``realpath`` follows links, which no test stands in for; ``samestat`` compares two results
 OS_PATH_NAMES = {"abspath", "basename", "dirname", "join", "realpath", "samestat"}
@@ -38,7 +38,7 @@ ALLOWED = {
     "testing._cases_callback": {"threading"},
     # tools of a person, who has no double of a system
     "pysyncobj._import": {"os", "open", "os.path", "shutil", "tempfile"},
-    "cli.*": {"os", "open", "time", "tempfile"},
+    "cli.*": {"os", "time", "tempfile"},
 }
 
 

@@ -1,6 +1,6 @@
 """Every call of the system fails once, every argument is wrong once, every callback raises.
 
-A sample of what ``tests.proofs`` plays in full: every 29th case, and all that are like something
+A sample of what ``tests.proofs`` plays in full: every 53rd case, and all that are like something
 that went wrong before. The kinds are those of the faults that the engine once had.
 """
 
@@ -17,7 +17,7 @@ from tests.proofs.histories import HISTORIES, History
 from tests.proofs.store import Problem
 
 #: coprime to the numbers of faults that the calls have
-STRIDE = 29
+STRIDE = 53
 ANSWER_STRIDE = 3
 
 

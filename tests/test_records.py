@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hqlwal_raft import Entry
+from hqlwal_raft import Entry, EntryTooLargeError, LogGapError
 from hqlwal_raft._findings import MetaReport
 from hqlwal_raft._format import (
     DATA_START,
+    ENTRY_HEAD_BYTES,
     META_BYTES,
     RECORD_OVERHEAD_BYTES,
     SLOT_BYTES,
@@ -21,6 +25,8 @@ from hqlwal_raft._format import (
 )
 from hqlwal_raft._look import _judge_slots
 from hqlwal_raft._records import (
+    NotPlainError,
+    candidates,
     decode,
     encode,
     encode_one,
@@ -120,6 +126,119 @@ def test_locating_by_any_lengths_ends_and_stays_inside(
 def test_locating_healthy_records_finds_each(payloads: list[bytes], first_id: int) -> None:
     data = _records(payloads, first_id)
     assert locate(data, 0, len(data)) == scan(data, 0, SALT, first_id, len(data)).offsets
+
+
+def _with_bits(payloads: list[bytes], first_id: int, settled: list[bool]) -> bytes:
+    """Records each of which is settled or not, as those of many groups are."""
+    return b"".join(
+        encode_one(each, each.index, SALT, 1 << 20, is_settled=is_settled)
+        for each, is_settled in zip(_entries(payloads, first_id), settled, strict=False)
+    )
+
+
+bits = st.lists(st.booleans(), min_size=12, max_size=12)
+
+
+@pytest.mark.parametrize("what", ["id", "size", "type", "term", "entry"])
+@given(payloads, st.integers(0, 300), st.integers(0, 11))
+def test_an_entry_that_can_be_no_record_is_refused_whatever_stands_before_it(
+    what: str, payloads: list[bytes], first_id: int, place: int
+) -> None:
+    entries = _entries(payloads, first_id)
+    place %= len(entries)
+    good = entries[place]
+    bad, error = {
+        "id": (good._replace(index=good.index + 1), LogGapError),
+        "size": (good._replace(payload=b"x" * 81), EntryTooLargeError),
+        "type": (good._replace(payload=bytearray(b"x")), NotPlainError),  # type: ignore[arg-type]
+        "term": (good._replace(term=1 << 64), ValueError),
+        "entry": (tuple(good), NotPlainError),
+    }[what]
+    entries[place] = bad  # type: ignore[call-overload]
+    with pytest.raises(error):
+        encode(entries, first_id, SALT, 64, 80, is_settled=True)
+    with pytest.raises(error):
+        encode_one(entries[place], first_id + place, SALT, 80, is_settled=True)
+
+
+@given(payloads, st.integers(0, 300), bits, st.integers(1, 300))
+def test_a_scan_piece_by_piece_finds_what_one_of_the_whole_finds(
+    payloads: list[bytes], first_id: int, settled: list[bool], piece: int
+) -> None:
+    data = _with_bits(payloads, first_id, settled)
+    stop = DATA_START + len(data)
+    whole = scan(data, DATA_START, SALT, first_id, stop)
+    assert whole.next_id == first_id + len(payloads)
+    offsets: list[int] = []
+    place, id_, size = DATA_START, first_id, piece
+    for _ in range(1000):
+        found = scan(data[place - DATA_START :][:size], place, SALT, id_, stop)
+        offsets += found.offsets
+        place, id_ = found.end, found.next_id
+        if found.why is not None:
+            break
+        size = max(piece, found.wanted)
+    assert (offsets, place, id_) == (list(whole.offsets), whole.end, whole.next_id)
+
+
+@pytest.mark.parametrize("others", [[], [500], [0, 301, 700, 899]])
+def test_a_long_run_of_records_of_one_size_is_crossed_whatever_their_settled_bits(
+    others: list[int],
+) -> None:
+    rng = random.Random(1)
+    sizes = [12 if i in others else 48 for i in range(900)]
+    settled = [rng.random() < 0.5 for _ in sizes]
+    data = _with_bits([b"x" * size for size in sizes], 1, settled)
+    assert locate(data, 0, len(data)) == scan(data, 0, SALT, 1, len(data)).offsets
+
+
+@settings(max_examples=300)
+@given(payloads, st.integers(0, 1 << 40), bits, damages, st.binary(max_size=40), st.data())
+def test_finding_gives_every_whole_record_in_the_range_and_no_other(
+    payloads: list[bytes],
+    first_id: int,
+    settled: list[bool],
+    damages: list[tuple[int, bytes]],
+    before: bytes,
+    drawn: st.DataObject,
+) -> None:
+    good = before + _with_bits(payloads, first_id, settled)
+    bad = _damaged(good, damages)
+    ids = st.integers(max(first_id - 1, 0), first_id + len(payloads))
+    low, high = drawn.draw(ids), drawn.draw(ids)
+    found = {each.index: each for each in find_records(bad, 0, SALT, low, high)}
+    assert find_settled(bad, 0, SALT, low, high) == next(
+        (each for each in found.values() if each.is_settled), None
+    )
+    end = len(before)
+    for index, payload in enumerate(payloads, first_id):
+        start, end = end, end + RECORD_OVERHEAD_BYTES + len(payload)
+        if bad[start:end] == good[start:end] and low <= index <= high:
+            each = found.pop(index)
+            assert (each.offset, each.is_settled) == (start, settled[index - first_id])
+    # what junk may have moved is whole as well
+    for each in found.values():
+        payload = payloads[each.index - first_id]
+        start = good.index(bad[each.offset :][: RECORD_OVERHEAD_BYTES + len(payload)])
+        assert start >= len(before)
+
+
+@given(numbers, st.integers(0, 1 << 20), st.binary(max_size=200), damages)
+def test_candidates_are_those_places_whose_eight_bytes_are_an_id_in_the_range(
+    low: int, span: int, noise: bytes, damages: list[tuple[int, bytes]]
+) -> None:
+    high = min(low + span, (1 << 64) - 1)
+    some = [low, (low + high) // 2, high, high + 1, low - 1]
+    heads = [i.to_bytes(8, "big") for i in some if 0 <= i < 1 << 64]
+    rest = b"\0\0\0\0\x80\0\0\x20" + bytes(16)
+    data = _damaged(noise + b"".join(head + rest for head in heads), damages)
+    wanted = [
+        place
+        for place in range(len(data) - RECORD_OVERHEAD_BYTES + 1)
+        if low <= int.from_bytes(data[place : place + 8], "big") <= high
+        and int.from_bytes(data[place + 12 : place + 16], "big") % (1 << 31) >= ENTRY_HEAD_BYTES
+    ]
+    assert [place for place, *_ in candidates(data, low, high)] == wanted
 
 
 @given(st.one_of(st.binary(max_size=80), st.binary(min_size=DATA_START, max_size=DATA_START)))

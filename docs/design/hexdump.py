@@ -23,6 +23,8 @@ ENTRIES = [
 
 
 class WithoutChance(Environment):
+    """The real system, but for the salt."""
+
     def getrandbits(self, bits: int) -> int:
         return SALT
 

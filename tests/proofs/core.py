@@ -216,13 +216,14 @@ class Core:
     def housekeeping(self, name: str) -> None:
         """One of the steps that are due."""
         log = self._log
-        work = {
-            "unlink": lambda: _operations.unlink(log),
-            "prepare": lambda: _operations.prepare(log),
-            "seal": lambda: _operations.seal(log),
-            "mark": lambda: _operations.mark(log, self._now),
-        }
-        self._run(work[name]())
+        if name == "unlink":
+            self._run(_operations.unlink(log))
+        elif name == "prepare":
+            self._run(_operations.prepare(log))
+        elif name == "seal":
+            self._run(_operations.seal(log))
+        else:
+            self._run(_operations.mark(log, self._now))
 
     # --- the end ---------------------------------------------------------------------------
 

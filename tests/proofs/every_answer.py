@@ -46,7 +46,7 @@ CALLBACK_ERRORS: tuple[type[BaseException], ...] = (
 )
 
 
-#: what is known to go wrong
+#: what went wrong once
 KINDS = {
     "D.1": "a callback that lets a BaseException out keeps the others from being called",
     "D.3": "arguments are not judged before something is touched",

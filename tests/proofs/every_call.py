@@ -107,6 +107,8 @@ def _start(history: History) -> _Start:
         async with anyio.create_task_group() as tasks:
             player = Player(machine, history.options, tasks)
             await player.play(history.before)
+            if history.is_killed:
+                player.kill()
             tasks.cancel_scope.cancel()
 
     run_on("asyncio", machine, main)
@@ -269,7 +271,7 @@ def _without_lock(files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 # --- all of them -----------------------------------------------------------------------------
 
-#: what is known to go wrong; a finding of none of these kinds is "new"
+#: what went wrong once; a finding of none of these kinds is "new"
 KINDS = {
     "A.2": "a directory's sync that fails after a rename is taken for 'nothing changed'",
     "B.committed": "a failed write of the committed hint neither answers nor poisons",

@@ -49,7 +49,7 @@ _CLOSES = ("aclose", "close")
 _FILL = ("open", "append 2000*3", "append 2000*3", "append 2000*2", "vote", "close")
 
 
-#: what is known to go wrong
+#: what went wrong once
 KINDS = {"D.4": "a cancelled open leaves the lock to its thread, and the next open is refused"}
 
 

@@ -251,6 +251,13 @@ class Player:
         name, *words = answer.operation.split()
         return OPERATIONS[name.rstrip("!")](self, answer, *words)
 
+    def kill(self) -> None:
+        """The process dies: nothing of the store goes on, and nothing says that it was dropped."""
+        assert self.store is not None
+        # a finalizer leaves a store of another process alone
+        self.store._core.pid = 0
+        self.store = None
+
     async def begin(self) -> View:
         """Judges what a store that was just opened shows, and begins its ledger."""
         assert self.store is not None

@@ -13,7 +13,7 @@ from hqlwal_raft import Entry, LogId, Vote, _log, _operations
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._log import SEALS_WAITING, Log, Need, Options, Work, drive
 from hqlwal_raft._recovery import recover
-from hqlwal_raft._segment import Segment
+from hqlwal_raft._segment import Segment, damage
 
 from .ledger import View
 
@@ -81,6 +81,9 @@ class Core:
             found = log.reads.extents(position, written, 1 << 20, 1 << 30)
             if isinstance(found, Segment):
                 found.loaded(*found.load_step().carry_out(log.directory))
+                if found.offsets is None:
+                    why = "not all of its records can be found"
+                    raise damage(found.path, 0, found.first_id, found.next_id - 1, why)
                 continue
             for extent in found:
                 entries += extent.read()
