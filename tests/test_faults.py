@@ -37,8 +37,6 @@ FAULTS = (
     ("pread", errno.EIO),
     ("pwrite", errno.EIO),
     ("pwrite", errno.ENOSPC),
-    ("pwritev", errno.EIO),
-    ("pwritev", errno.ENOSPC),
     ("preadv", errno.EIO),
     ("lseek", errno.EIO),
     ("fstat", errno.EIO),
@@ -57,6 +55,8 @@ MEANS = {errno.ENOENT: errno.ESTALE}
 class Fixed:
     """The fixed history: everything a store does, every answer noted in a ledger."""
 
+    segment_size = SEGMENT_SIZE
+
     def __init__(self, files: Environment) -> None:
         self.files = files
         self.ledger = Ledger()
@@ -74,7 +74,7 @@ class Fixed:
 
     def _open(self) -> contextlib.AbstractAsyncContextManager[RaftLogStorage]:
         return RaftLogStorage.open(
-            DIRECTORY, segment_size=SEGMENT_SIZE, cache_bytes=0, environment=self.files
+            DIRECTORY, segment_size=self.segment_size, cache_bytes=0, environment=self.files
         )
 
     async def _begin(self, store: RaftLogStorage) -> None:
@@ -215,6 +215,43 @@ async def test_any_call_may_fail_once_and_nothing_false_is_acknowledged(
             assert isinstance(cause, OSError), f"{call} {nth}: {error!r}"
             assert cause.errno in (number, MEANS.get(number)), f"{call} {nth}: {error!r}"
         _examine(disk, fixed.ledger)
+
+
+class Gathering(Fixed):
+    """Batches that are so large that they are not joined before they are written."""
+
+    segment_size = 1 << 20
+
+    async def _use(self, store: RaftLogStorage) -> None:
+        await self._vote(store)
+        for _ in range(3):
+            await self._append(store, 140_000, 10, 140_000)
+        await self._read(store)
+        if self.ledger.live:
+            await self._truncate(store, self.ledger.live[1].entry.log_id)
+        await self._append(store, 140_000, 140_000)
+        await self._read(store)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+async def test_a_gathered_write_may_fail_once_and_nothing_false_is_acknowledged(
+    number: int,
+) -> None:
+    failed = []
+    for nth in range(1, 9):
+        disk = MemoryKernel()
+        files = FailingEnvironment(disk)
+        files.fail("pwritev", number, nth=nth)
+        fixed = Gathering(files)
+        with anyio.fail_after(20):
+            await fixed.run()
+        failed.append(files.failed)
+        for error in fixed.errors:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            assert isinstance(cause, OSError)
+            assert cause.errno == number
+        _examine(disk, fixed.ledger)
+    assert sum(failed) >= 4
 
 
 @pytest.mark.parametrize("call", ["fdatasync", "fsync"])
