@@ -143,6 +143,16 @@ class HookedEnvironment(PassingEnvironment):
         return perform()
 
 
+class StandingClock(Environment):
+    """Time goes on when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 class ColdEnvironment(HookedEnvironment):
     """Nothing is in memory: every read goes to a thread, as after a start of the machine."""
 

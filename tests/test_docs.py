@@ -51,6 +51,16 @@ def test_every_link_to_a_file_of_ours_leads_somewhere(document: Path) -> None:
             assert fragment in [anchor(heading) for heading in headings], target
 
 
+def test_every_test_that_the_documents_name_is_there() -> None:
+    there = {path.stem for path in ROOT.glob("tests/**/*.py")}
+    for path in ROOT.glob("tests/**/*.py"):
+        there.update(re.findall(r"def (test_\w+)", path.read_text()))
+    for document in DOCUMENTS:
+        for name, is_cut in re.findall(r"`(test_\w+)([…*]?)[^`]*`", document.read_text()):
+            found = [one for one in there if one == name or (is_cut and one.startswith(name))]
+            assert found, f"{document.name} names {name}"
+
+
 async def test_the_hexdump_is_what_the_engine_writes(tmp_path: Path) -> None:
     hexdump = load_hexdump()
     data = await hexdump.write_segment(str(tmp_path / "log"))

@@ -14,7 +14,14 @@ import pytest
 
 from hqlwal_raft import LogId, LogSync, RaftLogStorage, Vote
 from hqlwal_raft.testing import MemoryKernel
-from tests._support import Gate, HookedEnvironment, entries, on_both_backends, start_python
+from tests._support import (
+    Gate,
+    HookedEnvironment,
+    StandingClock,
+    entries,
+    on_both_backends,
+    start_python,
+)
 
 POLICIES = ["immediate", "immediate_async", "interval_60000"]
 
@@ -110,9 +117,9 @@ def _set(event: anyio.Event, _error: BaseException | None) -> None:
 @on_both_backends
 async def test_one_interval_is_one_sync_for_all_that_was_appended(tmp_path: Path) -> None:
     gate = Gate()
-    async with RaftLogStorage.open(
-        tmp_path, sync="interval_1", environment=HookedEnvironment(gate)
-    ) as store:
+    # no second is ever over, in which a tail that is idle would get its mark
+    files = HookedEnvironment(gate, environment=StandingClock())
+    async with RaftLogStorage.open(tmp_path, sync="interval_1", environment=files) as store:
         await store.append(entries(1, 2))
         await store.flush()
         syncs = store.statistics().syncs

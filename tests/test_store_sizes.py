@@ -13,11 +13,11 @@ from hqlwal_raft import (
     LogId,
     RaftLogStorage,
 )
-from hqlwal_raft._environment import Environment
 from hqlwal_raft.testing import MemoryKernel
 from tests._support import (
     Gate,
     HookedEnvironment,
+    StandingClock,
     Started,
     entries,
     on_both_backends,
@@ -26,16 +26,6 @@ from tests._support import (
 
 SEGMENT_SIZE = 8192
 WRITES = ("pwrite", "pwritev")
-
-
-class StandingClock(Environment):
-    """Time goes on when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @on_both_backends
