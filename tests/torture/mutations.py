@@ -272,9 +272,8 @@ def _encode_one_settled(*arguments: Any, **named: Any) -> Any:
 
 
 def _is_there(log: Log, segment: Segment) -> bool:
-    """The follower exists, and no commit is at the segment."""
-    is_idle = not log.is_committing or segment.durable_next_id == segment.next_id
-    return segment is not log.segments[-1] and is_idle
+    """Its own records are durable, and the follower exists."""
+    return segment is not log.segments[-1] and segment.durable_next_id == segment.next_id
 
 
 def _look_behind_the_cut(file: Any, segment: Any, header: SegmentHeader, *rest: Any) -> None:
