@@ -8,7 +8,7 @@ from tests.torture.histories import History
 from tests.torture.ledger import Violation
 from tests.torture.mutations import MUTATIONS, Mutation
 
-SEEDS = range(40)
+SEEDS = range(80)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

@@ -13,7 +13,7 @@ from hqlwal_raft import WalLockedError
 from hqlwal_raft.testing._kernel import Image
 from tests.torture.ledger import Ledger, View, Violation
 
-from .machine import Machine, oldest
+from .machine import Kernel, Machine, oldest
 from .store import Player, look, opened
 
 __all__ = ["Moment", "images", "judge_disk", "judge_moment"]
@@ -27,7 +27,7 @@ class Moment(NamedTuple):
 
 
 async def judge_disk(
-    player: Player, machine: Machine, *, is_healing: bool = False, is_interrupted: bool = False
+    player: Player, machine: Kernel, *, is_healing: bool = False, is_interrupted: bool = False
 ) -> None:
     """What is there at the end: descriptors, the lock, the log."""
     player.store = None
@@ -40,7 +40,7 @@ async def judge_disk(
     is_exact = player.is_closed_cleanly and not player.has_unknown
     left = images(machine)
     if is_interrupted:
-        machine = machine.after_kill()
+        machine = Machine.of(machine.image())
     view = await _reopen(player, machine, "opened again", is_healing=is_healing)
     if view is not None:
         _hold(player, ledger, view, "opened again", is_exact=is_exact)
@@ -68,7 +68,7 @@ def _hold(
         player.problem("lost", story, violation)
 
 
-def images(machine: Machine) -> list[tuple[str, Image]]:
+def images(machine: Kernel) -> list[tuple[str, Image]]:
     """What a power cut leaves, where that is anything else than what the disk shows."""
     shown = machine.image()
     snapshot = machine.snapshot()
@@ -88,7 +88,7 @@ async def judge_moment(player: Player, moment: Moment, *, is_healing: bool) -> N
             _hold(player, moment.ledger, view, story, is_power_lost=True)
 
 
-async def _reopen(player: Player, machine: Machine, story: str, *, is_healing: bool) -> View | None:
+async def _reopen(player: Player, machine: Kernel, story: str, *, is_healing: bool) -> View | None:
     """What a store shows there; it must open, and take one more entry."""
     try:
         async with opened(machine, auto_heal=is_healing) as store:

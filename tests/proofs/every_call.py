@@ -18,20 +18,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anyio
 
 from hqlwal_raft import WalError, WalLockedError
 from tests.torture.ledger import Ledger, View, Violation
 
-from . import loops
+from . import loops, threaded
 from .ending import Moment, images, judge_disk, judge_moment
 from .faulty import WRITES, Call, Fault, FaultyEnvironment, faults_of
-from .histories import HISTORIES, History
-from .machine import Machine, Spinning
+from .histories import HISTORIES, THREADED, History
+from .machine import Kernel, Machine, Spinning
 from .machine import play as run_on
 from .store import DIRECTORY, Player, Problem, look, opened
+from .threaded import ThreadedMachine
 from .turns import Deadlock
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "run",
     "shorten",
 ]
+
+AnyMachine = Machine | ThreadedMachine
 
 _LOCK_PATH = f"{DIRECTORY}/lock.hql"
 
@@ -77,7 +80,7 @@ class Finding(NamedTuple):
 class _Start:
     """Where a history begins."""
 
-    machine: Machine
+    machine: AnyMachine
     ledger: Ledger
     numbers: int
 
@@ -99,24 +102,27 @@ class Played:
 
 @functools.cache
 def _start(history: History) -> _Start:
-    machine = Machine()
+    machine: AnyMachine = ThreadedMachine() if history.is_threaded else Machine()
     player: Player | None = None
 
     async def main() -> None:
         nonlocal player
         async with anyio.create_task_group() as tasks:
-            player = Player(machine, history.options, tasks)
+            player = Player(machine, history.options, tasks, opened=_opener(history))
             await player.play(history.before)
             if history.is_killed:
                 player.kill()
             tasks.cancel_scope.cancel()
 
     run_on("asyncio", machine, main)
+    machine.drop_threads()
     assert player is not None
     assert not player.problems, player.problems
     ledger = player.ledger
     if history.damage is not None:
-        machine = Machine.of(history.damage(machine.contents()), page_bytes=machine.page_bytes)
+        machine = type(machine).of(
+            history.damage(machine.contents()), page_bytes=machine.page_bytes
+        )
         # what is to be kept is what is kept in peace; of the hints any that was saved
         kept = Ledger(_view(machine.after_kill(), history, is_healing=True))
         kept._committed = [(log_id, 0) for log_id, _ in ledger._committed]
@@ -124,7 +130,11 @@ def _start(history: History) -> _Start:
     return _Start(machine.after_kill(), ledger, next(player.numbers))
 
 
-def _view(machine: Machine, history: History, *, is_healing: bool = False) -> View:
+def _opener(history: History) -> Callable[..., Any]:
+    return threaded.opened if history.is_threaded else opened
+
+
+def _view(machine: AnyMachine, history: History, *, is_healing: bool = False) -> View:
     views: list[View] = []
 
     async def main() -> None:
@@ -148,7 +158,7 @@ def play(history: History, fault: Fault | None) -> Played:
     machine.now = 1000.0
     machine.file_system, machine.is_cold = history.file_system, history.is_cold
     environment = FaultyEnvironment(machine, fault)
-    environment.is_in_job = lambda: machine.jobs > 0
+    environment.is_in_job = lambda: history.is_threaded or machine.jobs > 0
     played = Played(environment.calls, [], [])
     ledger = copy.deepcopy(start.ledger)
     try:
@@ -165,6 +175,8 @@ def play(history: History, fault: Fault | None) -> Played:
         played.problems.append(Problem("hang", played.operation, "waits for ever at the end"))
     except Spinning:
         played.problems.append(Problem("hang", played.operation, "runs for ever"))
+    finally:
+        machine.drop_threads()
     played.hit = environment.hit
     return played
 
@@ -172,7 +184,7 @@ def play(history: History, fault: Fault | None) -> Played:
 async def _live(
     history: History,
     environment: FaultyEnvironment,
-    machine: Machine,
+    machine: AnyMachine,
     ledger: Ledger,
     start: _Start,
     played: Played,
@@ -198,6 +210,7 @@ async def _live(
             quiet,
             may_raise,
             numbers=count(start.numbers),
+            opened=_opener(history),
         )
         player.problems = played.problems
         if history.before and history.damage is None:
@@ -240,7 +253,7 @@ def _is_of(error: OSError, fault: Fault, environment: FaultyEnvironment) -> bool
 
 
 async def _open(
-    player: Player, machine: Machine, before: dict[str, bytes], *, is_damaged: bool
+    player: Player, machine: Kernel, before: dict[str, bytes], *, is_damaged: bool
 ) -> None:
     """Opens; where that fails, once more, which must succeed: the fault came once."""
     for attempt in range(2):
@@ -342,14 +355,16 @@ def findings_of(history: History, fault: Fault) -> list[Finding]:
 
 def replay(name: str, fault: str) -> list[Finding]:
     """What ``Finding.replay`` calls for."""
-    history = next(history for history in HISTORIES if history.name == name)
+    history = next(history for history in (*HISTORIES, *THREADED) if history.name == name)
     number, _, kind = fault.partition(":")
     return findings_of(history, Fault(int(number), kind))
 
 
 def shorten(finding: Finding) -> str:
     """The fewest rounds in which the same call failing leads to a fault of the same kind."""
-    history = next(history for history in HISTORIES if history.name == finding.history)
+    history = next(
+        history for history in (*HISTORIES, *THREADED) if history.name == finding.history
+    )
     # what came with the fault must stay; the others are left out, the last first
     for place in reversed(range(len(history.rounds))):
         text = history.rounds[place]
@@ -374,12 +389,14 @@ def _shows(history: History, finding: Finding) -> bool:
 
 
 def run(
-    progress: Callable[[int, int], object] = lambda _done, _all: None, stride: int = 1
+    progress: Callable[[int, int], object] = lambda _done, _all: None,
+    stride: int = 1,
+    histories: tuple[History, ...] = (*HISTORIES, *THREADED),
 ) -> tuple[list[Finding], Counter[str]]:
     """Plays every ``stride``-th case, and those in focus; the findings, and what was tried."""
     everything = []
     chosen = []
-    for history in HISTORIES:
+    for history in histories:
         calls = calls_of(history).calls
         for fault in cases(history):
             everything.append((history, fault))
@@ -393,7 +410,7 @@ def run(
         tried[fault.kind] += 1
         progress(done + 1, len(chosen))
     tried["cases"] = len(everything)
-    tried["calls"] = sum(len(calls_of(history).calls) for history in HISTORIES)
+    tried["calls"] = sum(len(calls_of(history).calls) for history in histories)
     return findings, tried
 
 

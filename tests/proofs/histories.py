@@ -6,10 +6,10 @@ Written as ``store`` reads them. They must not know the engine.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-__all__ = ["HISTORIES", "History"]
+__all__ = ["HISTORIES", "THREADED", "History"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,8 @@ class History:
     #: whether no read finds its bytes in memory
     is_cold: bool = False
     backend: str = "asyncio"
+    #: whether it is played on the blocking face, a thread for each call
+    is_threaded: bool = False
     #: whether the process is killed after ``before``
     is_killed: bool = False
     #: has the closed files damaged
@@ -202,4 +204,10 @@ HISTORIES = (
         options={"auto_heal": True},
         damage=_flip_last_record,
     ),
+)
+
+#: the same on the other face
+THREADED = tuple(
+    replace(history, name=f"threads: {history.name}", backend="asyncio", is_threaded=True)
+    for history in HISTORIES
 )

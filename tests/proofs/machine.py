@@ -28,7 +28,7 @@ from hqlwal_raft.testing._kernel_pages import Content, apply
 from . import loops
 from .turns import SteppedThread, Turns
 
-__all__ = ["Inline", "Machine", "Spinning", "oldest", "play", "without_frames"]
+__all__ = ["Inline", "Kernel", "Machine", "Spinning", "oldest", "play", "without_frames"]
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ def without_frames(error: BaseException) -> BaseException:
 
 
 def play(
-    backend: str, machine: Inline, main: Callable[[], Awaitable[Any]], seconds: float = 20
+    backend: str, machine: Turns, main: Callable[[], Awaitable[Any]], seconds: float = 20
 ) -> None:
     """Runs ``main`` on an event loop; the same every time, and silently.
 
@@ -190,8 +190,8 @@ class Inline(Turns):
         return result
 
 
-class Machine(Inline, MemoryKernel):  # type: ignore[misc]  # both have a chance of their own
-    """See the module."""
+class Kernel(MemoryKernel):
+    """What the machines have in common."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -217,7 +217,11 @@ class Machine(Inline, MemoryKernel):  # type: ignore[misc]  # both have a chance
         return self._count_inodes()
 
 
-def oldest(snapshot: Snapshot[Machine], *, has_new_names: bool) -> Image:
+class Machine(Inline, Kernel):  # type: ignore[misc]  # both have a chance of their own
+    """See the module."""
+
+
+def oldest(snapshot: Snapshot[Any], *, has_new_names: bool) -> Image:
     """What a power cut leaves where nothing reached the disk that no sync brought there.
 
     With ``has_new_names`` what happened to the directories did.

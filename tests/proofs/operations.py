@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hqlwal_raft import Entry, LogId, Vote
 from tests.torture.ledger import Violation
 
-from .answers import Answer, opened
+from .answers import Answer
 
 if TYPE_CHECKING:
     from .store import Player
@@ -23,7 +23,7 @@ __all__ = ["OPERATIONS"]
 
 async def _open(player: Player, answer: Answer) -> None:
     player.is_closed_cleanly = False
-    player.manager = opened(player.environment, player.directory, **player.options)
+    player.manager = player.opened(player.environment, player.directory, **player.options)
     player.store = await player.manager.__aenter__()
 
 

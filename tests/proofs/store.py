@@ -66,6 +66,8 @@ class Player:
     is_closed_cleanly: bool = False
     #: wraps each call: to step or to cancel it
     wrap: Callable[[str, Awaitable[Any]], Awaitable[Any]] = lambda _operation, call: call
+    #: opens a store: of which face
+    opened: Callable[..., Any] = opened
     manager: Any = None
     called: list[Answer] = field(default_factory=list)
     #: callers that an interrupt left waiting: they must be answered by the end

@@ -33,6 +33,7 @@ __all__ = [
     "SteppedThread",
     "Thing",
     "Turns",
+    "here",
 ]
 
 T = TypeVar("T")
@@ -95,7 +96,8 @@ class SteppedThread:
         self.name = name
         #: the call that it will make when it goes on
         self.at = "start"
-        self.waits_for: _SteppedQueue | None = None
+        #: something with ``items``: it may go on when there are any
+        self.waits_for: Any = None
         #: when it will have waited long enough
         self.deadline: float | None = None
         self.is_over = False
@@ -147,6 +149,12 @@ class SteppedThread:
 _here = threading.local()
 
 
+def here() -> SteppedThread | None:
+    """The stepped thread that asks; None for the one that steps them."""
+    thread: SteppedThread | None = getattr(_here, "thread", None)
+    return thread
+
+
 class _SteppedQueue:
     """A queue whose taker is a stepped thread."""
 
@@ -190,14 +198,14 @@ class Turns(Environment):
 
     def _call(self, name: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         if name in self.stops:
-            thread: SteppedThread | None = getattr(_here, "thread", None)
+            thread = here()
             if thread is not None:
                 thread.stop_at(name)
         return call(*args, **options)
 
     def moved(self) -> None:
         """Something came for a thread; in lockstep all run at once to where they wait."""
-        if self.chooser is None and getattr(_here, "thread", None) is None:
+        if self.chooser is None and here() is None:
             while runnable := self.runnable():
                 runnable[0].go()
 

@@ -150,7 +150,7 @@ def _mutate() -> int:
             progress.update(task, note=mutation.name)
             images, found, seed = 0, "[bold red]not found[/]", 0
             with mutation.applied():
-                for seed in range(40):
+                for seed in range(80):
                     history = History(
                         seed, failing_share=mutation.failing_share, wrap=mutation.wrap
                     )

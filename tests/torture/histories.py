@@ -150,7 +150,7 @@ class History:
             if self._core.is_ready and self.rng.random() < 0.6:
                 self._append(self._core, self._ledger)
                 recorder.take("appended while syncing")
-            elif self._core.do(chore := self.rng.choice(list(CHORES))):
+            elif (chore := self._chore(self._core)) is not None:
                 self.steps[f"{chore} in a commit"] += 1
                 recorder.take(f"{chore} while syncing")
 
@@ -165,7 +165,7 @@ class History:
             (7, self._purge),
             (2, self._purge_everything),
             (4, self._do_chores),
-            (6, self._do_one_chore),
+            (9, self._do_one_chore),
             (2, self._mark),
             (6, self._vote),
             (6, self._commit),
@@ -247,7 +247,12 @@ class History:
         core.do_chores()
 
     def _do_one_chore(self, core: Core, _ledger: Ledger) -> None:
-        core.do(self.rng.choice(list(CHORES)))
+        self._chore(core)
+
+    def _chore(self, core: Core) -> str | None:
+        """One of those that there are to do."""
+        chores = self.rng.sample(list(CHORES), len(CHORES))
+        return next((chore for chore in chores if core.do(chore)), None)
 
     def _mark(self, core: Core, ledger: Ledger) -> None:
         core.mark()

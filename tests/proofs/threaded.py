@@ -1,0 +1,157 @@
+"""The blocking face, played by the same ``Player``: each call is made in a thread of its own.
+
+``InThreads`` gives a ``BlockingRaftLogStorage`` the methods of the async face; a call runs in a
+stepped thread, and those of one round wait for each other as threads do. ``ThreadedMachine`` is a
+kernel in memory whose threads are real, move in lockstep, and stand still for a moment at every
+sync, so that others come while one leads. For the proofs. It must not know the engine.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any
+
+from hqlwal_raft import Entry, Vote
+from hqlwal_raft._environment import Environment, Lock
+from hqlwal_raft.blocking import BlockingRaftLogStorage
+
+from .answers import DIRECTORY, SEGMENT_SIZE
+from .machine import Kernel
+from .turns import Deadlock, SteppedThread, Turns, here
+
+__all__ = ["InThreads", "ThreadedMachine", "opened"]
+
+_SYNC_SECONDS = 0.001
+
+
+class _Lock:
+    """A lock whose takers are stepped threads, or the one that steps them."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._is_held = False
+        #: who waits for something may go on while it has any: the one place behind the lock
+        self.items: deque[None] = deque([None])
+
+    def acquire(self, blocking: bool = True) -> bool:  # noqa: FBT002
+        thread = here()
+        while not self.items:
+            if not blocking:
+                return False
+            if thread is None:
+                runnable = self._turns.runnable()
+                if runnable:
+                    runnable[0].go()
+                elif not self._turns.pass_time():
+                    raise Deadlock
+            else:
+                thread.waits_for = self
+                thread.stop_at("lock")
+                thread.waits_for = None
+        self.items.pop()
+        return True
+
+    def release(self) -> None:
+        if self.items:
+            raise RuntimeError("release unlocked lock")
+        self.items.append(None)
+        self._turns.moved()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *arguments: object) -> None:
+        self.release()
+
+
+class _Never:
+    items = ()
+
+
+class ThreadedMachine(Turns, Kernel):  # type: ignore[misc]  # both have a chance of their own
+    """See the module."""
+
+    #: as of a machine without threads, where no job is done beside the loop
+    jobs = 0
+
+    def lock(self) -> Lock:
+        return _Lock(self)
+
+    def _call(self, name: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        thread = here()
+        if name == "fdatasync" and thread is not None:
+            self._rest(thread)
+        return super()._call(name, call, *args, **options)
+
+    def _rest(self, thread: SteppedThread) -> None:
+        thread.waits_for, thread.deadline = _Never(), self.now + _SYNC_SECONDS
+        thread.stop_at("fdatasync")
+        thread.waits_for = thread.deadline = None
+
+
+class InThreads:
+    """See the module."""
+
+    def __init__(self, environment: Environment, store: Any) -> None:
+        self._environment = environment
+        self._store = store
+
+    @property
+    def _core(self) -> Any:
+        return self._store._core
+
+    async def _run(self, method: str, *arguments: Any) -> Any:
+        call = partial(getattr(self._store, method), *arguments)
+        return await self._environment.run_in_thread(call)
+
+    async def append(self, entries: Iterable[Entry], callback: Any = None) -> None:
+        await self._run("append", entries, callback)
+
+    async def entries_stream(self, start: int, stop: int | None = None) -> AsyncIterator[Entry]:
+        for entry in await self._environment.run_in_thread(
+            lambda: list(self._store.entries_stream(start, stop))
+        ):
+            yield entry
+
+    async def leader_bounded_stream(
+        self, vote: Vote, start: int, stop: int | None = None
+    ) -> AsyncIterator[Entry]:
+        for entry in await self._environment.run_in_thread(
+            lambda: list(self._store.leader_bounded_stream(vote, start, stop))
+        ):
+            yield entry
+
+    async def get_log_reader(self) -> InThreads:
+        return InThreads(self._environment, await self._run("get_log_reader"))
+
+    async def aclose(self) -> None:
+        await self._run("close")
+
+    def statistics(self) -> Any:
+        """In the main thread, for which another one makes the call."""
+        return self._store.statistics()
+
+    def __getattr__(self, method: str) -> Any:
+        return partial(self._run, method)
+
+
+def opened(
+    environment: Environment, directory: str = DIRECTORY, **options: Any
+) -> AbstractAsyncContextManager[InThreads]:
+    options = {"segment_size": SEGMENT_SIZE, "cache_bytes": 0, **options}
+    return _opened(environment, directory, options)
+
+
+@asynccontextmanager
+async def _opened(
+    environment: Environment, directory: str, options: dict[str, Any]
+) -> AsyncIterator[InThreads]:
+    open_it = partial(BlockingRaftLogStorage.open, directory, environment=environment, **options)
+    store = InThreads(environment, await environment.run_in_thread(open_it))
+    try:
+        yield store
+    finally:
+        await store.aclose()
