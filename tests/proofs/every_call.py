@@ -31,6 +31,7 @@ from .faulty import WRITES, Call, Fault, FaultyEnvironment, faults_of
 from .histories import HISTORIES, THREADED, History
 from .machine import Kernel, Machine, Spinning
 from .machine import play as run_on
+from .mutants import Mutant
 from .store import DIRECTORY, Player, Problem, look, opened
 from .threaded import ThreadedMachine
 from .turns import Deadlock
@@ -41,6 +42,7 @@ __all__ = [
     "Finding",
     "History",
     "cases",
+    "first_of",
     "full_disks",
     "play",
     "replay",
@@ -115,7 +117,9 @@ def _start(history: History) -> _Start:
             tasks.cancel_scope.cancel()
 
     run_on("asyncio", machine, main)
-    machine.drop_threads()
+    running, machine = machine, machine.after_kill()
+    with loops.silence():
+        running.drop_threads()
     assert player is not None
     assert not player.problems, player.problems
     ledger = player.ledger
@@ -176,7 +180,8 @@ def play(history: History, fault: Fault | None) -> Played:
     except Spinning:
         played.problems.append(Problem("hang", played.operation, "runs for ever"))
     finally:
-        machine.drop_threads()
+        with loops.silence():
+            machine.drop_threads()
     played.hit = environment.hit
     return played
 
@@ -324,7 +329,7 @@ def cases(history: History) -> Iterator[Fault]:
 
 
 def is_in_focus(fault: Fault, call: Call) -> bool:
-    """Whether it is like something that went wrong once: these are in every sample."""
+    """Whether it is like something that went wrong once: samples have more of these."""
     return (
         (call.path == DIRECTORY and (call.name, fault.kind) in _FOCUS_DIRECTORY)
         or (call.path.endswith("/meta.hql") and call.is_on_loop and fault.kind == "EIO")
@@ -333,6 +338,8 @@ def is_in_focus(fault: Fault, call: Call) -> bool:
     )
 
 
+#: so many times as often as others
+_FOCUS_DENSITY = 10
 _FOCUS_DIRECTORY = (("open", "EMFILE"), ("close", "EIO"), ("fsync", "EIO after"))
 _FOCUS = (
     ("fsync", "EDQUOT"),
@@ -355,7 +362,7 @@ def findings_of(history: History, fault: Fault) -> list[Finding]:
 
 def replay(name: str, fault: str) -> list[Finding]:
     """What ``Finding.replay`` calls for."""
-    history = next(history for history in (*HISTORIES, *THREADED) if history.name == name)
+    history = _named(name)
     number, _, kind = fault.partition(":")
     return findings_of(history, Fault(int(number), kind))
 
@@ -393,15 +400,18 @@ def run(
     stride: int = 1,
     histories: tuple[History, ...] = (*HISTORIES, *THREADED),
 ) -> tuple[list[Finding], Counter[str]]:
-    """Plays every ``stride``-th case, and those in focus; the findings, and what was tried."""
+    """Plays every ``stride``-th case, and more of those in focus; the findings, and what was tried."""
     everything = []
-    chosen = []
+    chosen, focused = [], []
     for history in histories:
         calls = calls_of(history).calls
         for fault in cases(history):
             everything.append((history, fault))
-            if len(everything) % stride == 0 or is_in_focus(fault, calls[fault.number]):
+            if len(everything) % stride == 0:
                 chosen.append(everything[-1])
+            elif is_in_focus(fault, calls[fault.number]):
+                focused.append(everything[-1])
+    chosen += focused[:: max(stride // _FOCUS_DENSITY, 1)]
     tried = Counter[str]()
     findings: list[Finding] = []
     for done, (history, fault) in enumerate(chosen):
@@ -412,6 +422,22 @@ def run(
     tried["cases"] = len(everything)
     tried["calls"] = sum(len(calls_of(history).calls) for history in histories)
     return findings, tried
+
+
+def first_of(mutant: Mutant, name: str, call: str) -> Finding | None:
+    """The first finding in a history where the engine has a fault, and a call fails."""
+    history = _named(name)
+    for number, made in enumerate(calls_of(history).calls):
+        for fault in faults_of(number, made) if made.name == call else ():
+            with mutant.applied():
+                findings = findings_of(history, fault)
+            if findings:
+                return findings[0]
+    return None
+
+
+def _named(name: str) -> History:
+    return next(history for history in (*HISTORIES, *THREADED) if history.name == name)
 
 
 def full_disks() -> list[Problem]:
