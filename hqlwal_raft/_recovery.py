@@ -137,7 +137,7 @@ def _reload(directory: Directory) -> None:
     for name in [name for name in names if name == META_NAME] + segments:
         try:
             file = directory.open_file(name)
-        except (FileNotFoundError, IrregularFileError):
+        except IrregularFileError:
             continue  # the judgement says what it is
         header = SegmentHeader.unpack(file.read(0, DATA_START))
         if name in segments[-1:] or not isinstance(header, SegmentHeader) or not header.is_sealed:

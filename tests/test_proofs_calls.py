@@ -1,7 +1,7 @@
 """Every call of the system fails once, every argument is wrong once, every callback raises.
 
-A sample of what ``tests.proofs`` plays in full: every 53rd case, and all that are like something
-that went wrong before. The kinds are those of the faults that the engine once had.
+A sample of what ``tests.proofs`` plays in full: every 97th case, and more of those that are like
+something that went wrong before. The kinds are those of the faults that the engine once had.
 """
 
 from __future__ import annotations
@@ -13,12 +13,29 @@ import pytest
 from hqlwal_raft.testing._kernel import MemoryKernel
 from tests.proofs import every_answer, every_call
 from tests.proofs.faulty import FaultyEnvironment
-from tests.proofs.histories import HISTORIES, History
+from tests.proofs.histories import HISTORIES, THREADED, History
+from tests.proofs.mutants import CALLS, Mutant
 from tests.proofs.store import Problem
 
+#: where each planted fault shows: a history, and a call that fails in it
+PLANTED = {
+    "a truncation's point comes a step late": ("threads: interval", "unlink"),
+    "a refused commit is taken back by half": ("purges: inside, at, beyond, everything", "pwrite"),
+    "callbacks are not told of errors": ("interval", "fdatasync"),
+    "any failed write is a refused one": ("immediate_async", "pwrite"),
+    "the lock stays where closing fails": (
+        "an existing directory: vote, committed, flush, cold and cached reads",
+        "fstat",
+    ),
+    "of many threads one is answered": (
+        "threads: fresh directory, roll-over, batches, an oversized entry",
+        "flock",
+    ),
+}
+
 #: coprime to the numbers of faults that the calls have
-STRIDE = 53
-ANSWER_STRIDE = 3
+STRIDE = 97
+ANSWER_STRIDE = 5
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +67,13 @@ def test_a_failing_call_leads_to_no_fault_of_a_kind_without_a_name(
     assert not new, _show(new)
 
 
-@pytest.mark.parametrize("history", HISTORIES, ids=lambda history: history.name)
+@pytest.mark.parametrize("mutant", CALLS, ids=lambda mutant: mutant.name)
+def test_a_planted_fault_is_found_by_a_failing_call(mutant: Mutant) -> None:
+    history, call = PLANTED[mutant.name]
+    assert every_call.first_of(mutant, history, call) is not None
+
+
+@pytest.mark.parametrize("history", (*HISTORIES, *THREADED), ids=lambda history: history.name)
 def test_nothing_is_found_where_nothing_fails(history: History) -> None:
     played = every_call.play(history, None)
     assert not played.problems

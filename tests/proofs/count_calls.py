@@ -116,8 +116,13 @@ def _name(line: str, directory: str) -> str | None:
     name, rest = match[1], match[2]
     node = os.path.dirname(directory)
     # the directories above are opened and synced, too, once the new one is in them
-    above = [os.path.dirname(node), os.path.dirname(os.path.dirname(node))]
-    if node not in rest and not any(f"{each}>" in rest or f'"{each}"' in rest for each in above):
+    above = [node]
+    while above[-1] != "/":
+        above.append(os.path.dirname(above[-1]))
+    is_above = any(f"<{each}>" in rest or f'"{each}"' in rest for each in above[1:])
+    # where it is asked which file system this is
+    is_about = re.search(r"/proc/(self|\d+)/(fdinfo/|mountinfo)", rest)
+    if node not in rest and not is_above and not is_about:
         return None
     if name == "openat" and "O_NONBLOCK" in rest and "O_DIRECTORY" in rest:
         return "opendir"  # a part of listing it

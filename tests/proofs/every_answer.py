@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import anyio
 
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, WalError
 
-from . import loops
+from . import answers, loops, threaded
 from .machine import Machine, Spinning
 from .machine import play as run_on
 from .store import Problem, look, opened
@@ -88,7 +89,7 @@ async def _collect(stream: Any) -> list[Entry]:
 
 
 def _wrong() -> Iterator[Wrong]:
-    numbers: tuple[Any, ...] = (-1, -(1 << 40), 1 << 64, 2.0, 2.5, "3", None)
+    numbers: tuple[Any, ...] = (-1, -(1 << 40), 1 << 64, 2.0, 2.5, True, "3", None)
     for number in numbers:
         text = repr(number)
         log_ids = {"index": LogId(1, number), "term": LogId(number, 3), "node": LogId(1, 3, number)}
@@ -108,6 +109,8 @@ def _wrong() -> Iterator[Wrong]:
             "second": Entry(1, number, b"x"),
         }
         for part, entry in entries.items():
+            if number is True and part in ("term", "node"):
+                continue  # among thousands of entries that is the number that it equals
             batch = [Entry(1, _LAST + 1, b"x"), entry] if part == "second" else [entry]
             yield Wrong(
                 f"append({part}={text})",
@@ -161,7 +164,14 @@ def _wrong() -> Iterator[Wrong]:
             lambda s, p=payload: s.append([Entry(1, _LAST + 1, p)]),  # type: ignore[misc]
             is_write=True,
         )
-    for node_id in (-1, 1 << 64, 1.5, b"x", "x" * 2000):
+    callback: Any
+    for callback in ("x", 3, []):
+        yield Wrong(
+            f"append(callback={callback!r})",
+            lambda s, c=callback: s.append([Entry(1, _LAST + 1, b"x")], c),  # type: ignore[misc]
+            is_write=True,
+        )
+    for node_id in (-1, True, 1 << 64, 1.5, b"x", "x" * 2000):
         yield Wrong(
             f"save_vote(node_id={node_id!r})"[:60],
             lambda s, n=node_id: s.save_vote(Vote(1, n)),  # type: ignore[misc]
@@ -172,9 +182,12 @@ def _wrong() -> Iterator[Wrong]:
 WRONG = tuple(_wrong())
 
 
-def try_wrong(wrong: Wrong, cache_bytes: int, backend: str = "asyncio") -> list[Problem]:
+def try_wrong(
+    wrong: Wrong, cache_bytes: int, *, is_threaded: bool = False, backend: str = "asyncio"
+) -> list[Problem]:
     """Makes a call with a wrong argument; the log must be afterwards as it was before."""
-    machine = Machine()
+    machine = threaded.ThreadedMachine() if is_threaded else Machine()
+    opened: Callable[..., Any] = threaded.opened if is_threaded else answers.opened
     problems: list[Problem] = []
 
     def problem(kind: str, what: str) -> None:
@@ -216,6 +229,9 @@ def try_wrong(wrong: Wrong, cache_bytes: int, backend: str = "asyncio") -> list[
         problem("hang", "waits for ever")
     except BaseException as error:
         problem("broken", f"and then {_innermost(error)!r}")
+    finally:
+        with loops.silence():
+            machine.drop_threads()
     return problems
 
 
@@ -281,8 +297,10 @@ def _cases() -> dict[str, Callable[[], list[Problem]]]:
     cases: dict[str, Callable[[], list[Problem]]] = {}
     for wrong in WRONG:
         for cache_bytes in (0, 1 << 20):
-            name = f"wrong argument: {wrong.name}, cache {cache_bytes}"
-            cases[name] = lambda w=wrong, c=cache_bytes: try_wrong(w, c)  # type: ignore[misc]
+            for is_threaded in (False, True):
+                face = "threads" if is_threaded else "tasks"
+                name = f"wrong argument: {wrong.name}, {face}, cache {cache_bytes}"
+                cases[name] = partial(try_wrong, wrong, cache_bytes, is_threaded=is_threaded)
     for error in CALLBACK_ERRORS:
         for place in (1, 2, 3):
             for backend in loops.BACKENDS:

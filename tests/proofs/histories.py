@@ -52,6 +52,8 @@ HISTORIES = (
             "append 1500*3",
             "vote | committed | append 300",
             "append 3000 | append! 3000 | append 3000",
+            # two of them wait while one writes
+            "append 200 | append 200 | append 200 | append 200",
             "append 1000*12",
             "append 20000",
             # a replaced segment that was not given up would be written to by these

@@ -13,19 +13,34 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from hqlwal_raft import LogId, _format, _log, _look, _operations, _records, _recovery
+from hqlwal_raft import (
+    LogId,
+    _commit,
+    _format,
+    _lane,
+    _log,
+    _look,
+    _operations,
+    _plans,
+    _records,
+    _recovery,
+)
+from hqlwal_raft._commit import Answer
+from hqlwal_raft._environment import Loop
 from hqlwal_raft._files import Directory
 from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
+from hqlwal_raft._lane import _Event
 from hqlwal_raft._log import Log, Work
 from hqlwal_raft._plans import Outcome, Plan, Step, SyncDirectory, Unlink, Write, Zero, carry_out
 from hqlwal_raft._segment import Segment
 
 from . import core
 
-__all__ = ["CHECKSUMS", "CRASHES", "Mutant"]
+__all__ = ["CALLS", "CHECKSUMS", "CRASHES", "Mutant"]
 
 _encode, _encode_one = _records.encode, _records.encode_one
 _marked = Segment.marked
+_give, _is_refused = Answer.give, _plans._is_refused
 _purge, _truncate = _operations.purge, _operations.truncate
 
 
@@ -160,4 +175,59 @@ CHECKSUMS = (
         "records have no checksum",
         ((_records, "crc32c", _no_checksum), (_look, "crc32c", _no_checksum)),
     ),
+)
+
+
+# --- what a failure means --------------------------------------------------------------------
+
+
+def _point_late(plan: Plan) -> Plan:
+    """The point of no return one step late, for truncations."""
+    is_cut = plan.name == "truncate" and plan.point is not None
+    return replace(plan, point=plan.point + 1) if is_cut else plan  # type: ignore[operator]
+
+
+def _carry_out_late(directory: Directory, plan: Plan) -> Outcome:
+    return carry_out(directory, _point_late(plan))
+
+
+def _retreat_by_half(self: Log) -> None:
+    """What was accepted stays in memory, as if it were written."""
+    self._in_flight, self._unwritten, self._dirty, self._committed = None, [], [], None
+    self.durable_entries, self.durable_bytes = self.appended_entries, self.appended_bytes
+
+
+def _give_to_waiters_only(self: Answer, loop: Loop, value: Any, error: Any) -> None:
+    """Whoever waits is answered of an error, callbacks are not."""
+    if error is not None:
+        self.callbacks.clear()
+    _give(self, loop, value, error)
+
+
+def _refuse_all_writes(plan: Plan, place: int, error: BaseException) -> bool:
+    """An error at the point of no return is taken for 'nothing was stored', whatever it is."""
+    return _is_refused(plan, place, error) or (place == plan.point and isinstance(error, OSError))
+
+
+def _let_go_if_all_is_well(directory: Directory, *, is_clean: bool = False) -> None:
+    if is_clean:
+        directory.say_clean()
+    directory.close()
+
+
+def _wake_one(self: _Event) -> None:
+    """Of the threads that wait for one answer, the first is woken."""
+    self.is_set = True
+    for waiter in self.waiters[:1]:
+        self._lane.wake(waiter)
+
+
+#: what the loop over failing calls must find
+CALLS = (
+    Mutant("a truncation's point comes a step late", ((_commit, "carry_out", _carry_out_late),)),
+    Mutant("a refused commit is taken back by half", ((Log, "retreat", _retreat_by_half),)),
+    Mutant("callbacks are not told of errors", ((Answer, "give", _give_to_waiters_only),)),
+    Mutant("any failed write is a refused one", ((_plans, "_is_refused", _refuse_all_writes),)),
+    Mutant("the lock stays where closing fails", ((_commit, "_let_go", _let_go_if_all_is_well),)),
+    Mutant("of many threads one is answered", ((_lane._Event, "set", _wake_one),)),
 )
