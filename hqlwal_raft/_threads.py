@@ -26,7 +26,7 @@ __all__ = ["Done", "Outcomes", "Worker"]
 Done = Callable[[Any, "BaseException | None"], None]
 
 #: what was not applied by then is delivered again
-_AGAIN_SECONDS = 1.0
+_AGAIN_SECONDS = 0.1
 
 
 class Outcomes:

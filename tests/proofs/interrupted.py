@@ -26,8 +26,8 @@ __all__ = ["CALLS", "INJECTED", "Call", "Interrupter", "Scene", "run"]
 
 #: of the processor; a run takes some hundredths
 _LIMIT_SECONDS = 10
-#: virtual: nothing is waited for
-_PATIENCE_SECONDS = 1
+#: virtual: nothing is waited for. What an interrupt has had forgotten is found within two seconds
+_PATIENCE_SECONDS = 5
 
 
 class Interrupt(KeyboardInterrupt):
@@ -128,12 +128,12 @@ class _History:
         for call in self.calls:
             self.before, self.after = self.after, call.then(self.after)
             self.may |= set(self.after.entries)
+            self.must = set(self.before.entries) & set(self.after.entries)
             with self.interrupter.during(call.name):
                 await self._make(call.name, partial(call.make, store, self.before, self.told))
                 # what it left to the threads comes back as well
-                await anyio.sleep(_PATIENCE_SECONDS / 1000)
+                await anyio.sleep(_PATIENCE_SECONDS / 5000)
             if self.interrupter.hit_during is not None:
-                self.must = set(self.before.entries) & set(self.after.entries)
                 await self._go_on(store, call)
                 break
             self.before = self.after
@@ -141,7 +141,7 @@ class _History:
             self.expected = self.after.entries
         with self.interrupter.during("close"):
             await self._make("close", lambda: self.opening.__aexit__(None, None, None))
-            await anyio.sleep(_PATIENCE_SECONDS / 1000)
+            await anyio.sleep(_PATIENCE_SECONDS / 5000)
         if self.interrupter.hit_during == "close":
             await self._make("closing again", store.aclose)
         for call, times in Counter(self.told).items():
