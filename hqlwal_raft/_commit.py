@@ -785,9 +785,13 @@ class Committer:
             return
         log = self.log
         work: Work[None] | None = None
-        if not log.prepared and self._may_prepare_ahead:
-            self._prepare(None)
-            return
+        if self._may_prepare_ahead:
+            if not log.prepared:
+                self._prepare(None)
+                return
+            if log.lacks_filling:
+                self._prepare(Need((log.options.segment_size,)))
+                return
         if self._may_seal:
             work = _operations.seal(log)
         work = work or _operations.unlink(log)
