@@ -6,7 +6,6 @@ unclosed goes. Knows the event loop, but nothing of logs.
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 from collections.abc import Callable
@@ -23,6 +22,9 @@ Done = Callable[[Any, "BaseException | None"], None]
 
 class Worker:
     """A long-lived thread. A fresh or pooled one per sync would cost more than the sync."""
+
+    #: called once, in the thread, where it finds that the loop has ended
+    orphaned: Callable[[], None] | None = None
 
     def __init__(self, name: str, loop: Loop, environment: Environment) -> None:
         self._post = loop.post
@@ -71,6 +73,9 @@ class Worker:
             del item, job, done, outcome
 
     def _report(self, call: Callable[[], Any]) -> None:
-        # without an event loop there is nobody left who could be told
-        with contextlib.suppress(RuntimeError):
+        try:
             self._post(call)
+        except RuntimeError:  # without an event loop there is nobody left who could be told
+            orphaned, self.orphaned = self.orphaned, None
+            if orphaned is not None:
+                orphaned()
