@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import fcntl
 import logging
 import mmap
@@ -93,6 +94,8 @@ class Loop(NamedTuple):
     event: Callable[[], Event]
     #: the same as ``soon``, where that is not after all who are about to ask for something too
     gather: Callable[[Callable[[], Any]], Any] | None = None
+    #: whether the caller runs on it; None where any thread may call. In a forked child nobody does
+    is_here: Callable[[], bool] | None = None
 
 
 class Environment:
@@ -224,15 +227,41 @@ class Environment:
 
     def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
         """Runs a job that may wait for the disk. Cancelled, it is abandoned, not stopped."""
+        return self._run_in_daemon(job)
+
+    async def _run_in_daemon(self, job: Callable[[], T]) -> T:
+        # anyio's own threads, under asyncio, keep the interpreter from ending for as long as a
+        # disk does not answer. Its limit of threads is kept.
         from anyio import to_thread  # noqa: PLC0415 - the log below needs no event loop
 
-        return to_thread.run_sync(job, abandon_on_cancel=True)
+        loop = self.running_loop()
+        event = loop.event()
+        values: list[T] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                values.append(job())
+            except BaseException as error:
+                errors.append(error)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.post(event.set)
+
+        limiter, borrower = to_thread.current_default_thread_limiter(), object()
+        await limiter.acquire_on_behalf_of(borrower)
+        try:
+            self.start_thread(run, "hqlwal-read")
+            await event.wait()
+        finally:
+            limiter.release_on_behalf_of(borrower)
+        if errors:
+            raise errors.pop()
+        return values.pop()
 
     def running_loop(self) -> Loop:
         """The event loop of the calling task, asyncio's or trio's."""
         try:
             loop = asyncio.get_running_loop()
-            return Loop(loop.call_soon_threadsafe, loop.call_soon, asyncio.Event)
         except RuntimeError:
             import trio  # noqa: PLC0415 - needed only where it is there
 
@@ -241,7 +270,20 @@ class Environment:
             def run_sync_soon(call: Callable[[], Any]) -> None:
                 token.run_sync_soon(_contained, call)
 
-            return Loop(run_sync_soon, run_sync_soon, trio.Event)
+            def is_in_run() -> bool:
+                try:
+                    return trio.lowlevel.current_trio_token() is token
+                except RuntimeError:
+                    return False
+
+            return Loop(run_sync_soon, run_sync_soon, trio.Event, is_here=is_in_run)
+        running = asyncio._get_running_loop  # noqa: SLF001 - documented; get_running_loop raises
+        return Loop(
+            loop.call_soon_threadsafe,
+            loop.call_soon,
+            asyncio.Event,
+            is_here=lambda: running() is loop,
+        )
 
 
 def _contained(call: Callable[[], Any]) -> None:
