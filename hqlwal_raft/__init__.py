@@ -28,10 +28,12 @@ from .errors import (
     LogRangeError,
     LogTruncatedError,
     UnknownVersionError,
+    UnsupportedPlatformError,
     WalClosedError,
     WalError,
     WalLockedError,
     WalPoisonedError,
+    WrongLoopError,
 )
 
 __all__ = [
@@ -49,11 +51,13 @@ __all__ = [
     "RaftLogStorage",
     "StorageStatistics",
     "UnknownVersionError",
+    "UnsupportedPlatformError",
     "Vote",
     "WalClosedError",
     "WalError",
     "WalLockedError",
     "WalPoisonedError",
+    "WrongLoopError",
 ]
 
 __version__ = "0.1.0"

@@ -90,6 +90,7 @@ class BlockingRaftLogReader:
     ) -> Generator[Entry]:
         """``entries_stream`` for as long as the saved vote equals ``vote``, a committed one."""
         core = self._core
+        core.check_open()
         check_vote(vote)
         core.check_leader(vote)
         for entry in self.entries_stream(start, stop):

@@ -34,6 +34,7 @@ from typing import Any
 
 from . import _operations
 from ._environment import Event, Loop
+from ._files import Directory
 from ._log import SEALS_WAITING, Log, Need, PoisonError, Work
 from ._plans import Outcome, Plan, carry_out
 from ._threads import Worker
@@ -203,6 +204,9 @@ class Committer:
         self._loop = loop
         self._disk = disk
         self._housekeeping = self._environment.start_worker("hqlwal-housekeeping", loop)
+        # These hold no committer, so that one that is dropped goes.
+        self._leave = partial(_leave, _Leaving(log.directory), disk, self._housekeeping)
+        disk.orphaned = self._housekeeping.orphaned = self._leave
         self._queue: deque[_Append | _Operation | _Call] = deque()
         #: whom the next commit to begin will answer, and whom the one under way
         self._group: Answer | None = None
@@ -343,15 +347,14 @@ class Committer:
     def abandon(self) -> None:
         """Answers every caller at once, and lets go without waiting for the disk.
 
-        The lock goes when the disk thread is done with what it is doing.
+        The lock goes when the two threads are done with what they are doing.
         """
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
         log = self.log
-        self._disk.submit(partial(_let_go, log.directory), _ignore)
+        self._leave()
         log.release()
-        self._stop()
         # Last: a loop that was closed under tasks that wait cannot be given their answers.
         self._answer_all(WalClosedError("the store was abandoned"))
         if self._closing is not None:
@@ -360,10 +363,12 @@ class Committer:
     def drop(self) -> None:
         """Abandons, from any thread: a store that nobody holds is collected in any."""
         # At once, and without touching memory: the loop may be closed, or never run again.
-        self._disk.submit(partial(_let_go, self.log.directory), _ignore)
-        self._stop()
-        with contextlib.suppress(RuntimeError):
+        self._leave()
+        try:
             self._loop.post(self.abandon)
+        except RuntimeError:  # the loop has ended: memory is nobody's any more
+            with contextlib.suppress(RuntimeError):
+                self.abandon()
 
     # --- order -----------------------------------------------------------------------------
 
@@ -925,7 +930,32 @@ def _nothing() -> None:
     pass
 
 
-def _let_go(directory: Any, *, is_clean: bool = False) -> None:
+class _Leaving:
+    """Lets go of a directory once both threads are done with it: who has the lock after us must
+    not meet a chore that was begun under it.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._lock = directory.environment.lock()
+        self._left = {"disk", "housekeeping"}
+
+    def leave(self, thread: str) -> None:
+        with self._lock:
+            self._left.discard(thread)
+            is_last = not self._left
+        if is_last:
+            self._directory.close()
+
+
+def _leave(leaving: _Leaving, disk: Worker, housekeeping: Worker) -> None:
+    disk.submit(partial(leaving.leave, "disk"), _ignore)
+    disk.stop()
+    housekeeping.submit(partial(leaving.leave, "housekeeping"), _ignore)
+    housekeeping.stop()
+
+
+def _let_go(directory: Directory, *, is_clean: bool) -> None:
     try:
         if is_clean:
             directory.say_clean()

@@ -84,8 +84,7 @@ class RaftLogReader:
         never gives a shortened list; OSError where the disk fails.
         """
         core, log = self._core, self._core.log
-        if core.is_closed:
-            core.check_open()
+        core.check_open()
         if start.__class__ is not int or stop.__class__ is not int or start < 0 or stop < 0:
             check_range(start, stop)
         # The short ways of `_reading.read`, for what is in memory.
@@ -156,6 +155,7 @@ class RaftLogReader:
         Raises LeaderChangedError as soon as it does not, and where ``vote`` is not committed.
         """
         core = self._core
+        core.check_open()
         check_vote(vote)
         core.check_leader(vote)
         async with aclosing(self.entries_stream(start, stop)) as entries:
@@ -166,6 +166,7 @@ class RaftLogReader:
 
     async def get_key_log_ids(self) -> list[LogId]:
         """The first entry's log id, the first of each leader's, and the last; no repeats."""
+        self._core.check_open()
         return await self._drive(find_leaders(self._core))
 
     async def get_log_state(self) -> LogState:

@@ -1,11 +1,22 @@
-"""Runs a module's tests twice, called from the main thread and from another."""
+"""Fixtures: running a module's tests in two threads, and what a test must not leave behind."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests._leaks import Holdings
+
+
+@pytest.fixture
+def leaves_nothing() -> Iterator[Holdings]:
+    """For ``usefixtures``: no thread of a store, and no descriptor, is left when a test ends."""
+    before = Holdings()
+    yield before
+    before.assert_nothing_new()
 
 
 @pytest.fixture(params=["called from the main thread", "called from another thread"])
