@@ -233,8 +233,13 @@ class File:
             return None  # not in memory, or this file system cannot say: let a thread read
         return bytes(buffer) if count == length else None
 
-    def data_regions(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The parts of ``[start, stop)`` that were ever written, where the system knows."""
+    def data_regions(self, start: int, stop: int) -> tuple[tuple[int, int], ...]:
+        """The parts of ``[start, stop)`` that were ever written, where the system knows.
+
+        All are asked for before any is read: a page that was read, or read ahead, counts as
+        written on ext4 and XFS, so that one region after the other would lead through all of it.
+        """
+        regions = []
         offset = start
         while offset < stop:
             try:
@@ -242,12 +247,13 @@ class File:
                 last = self._environment.lseek(self._descriptor, first, os.SEEK_HOLE)
             except OSError as error:
                 if error.errno == errno.ENXIO:
-                    return  # nothing but a hole
+                    break  # nothing but a hole
                 first, last = offset, min(stop, self.size)
             if first >= stop or first >= last:
-                return
-            yield max(first, start), min(last, stop)
+                break
+            regions.append((max(first, start), min(last, stop)))
             offset = last
+        return tuple(regions)
 
     def reload(self) -> None:
         """What is read from now on comes from the disk, not from memory.
