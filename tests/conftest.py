@@ -1,11 +1,23 @@
-"""Runs a module's tests twice, called from the main thread and from another."""
+"""Runs a module's tests twice, called from the main thread and from another.
+
+Where HQLWAL_GROUND is set (``make test-filesystems``) only tests that take a real directory run.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
 import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "HQLWAL_GROUND" not in os.environ:
+        return
+    chosen = [item for item in items if "tmp_path" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.fixture(params=["called from the main thread", "called from another thread"])
