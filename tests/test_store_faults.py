@@ -537,7 +537,7 @@ async def test_an_append_is_refused_where_neither_space_nor_unlinks_can_be_had()
         with anyio.fail_after(10), pytest.raises(OSError) as caught:
             for last in range(31, 61):
                 await store.append(entries(last, last + 1, size=1000))
-        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.errno in (errno.ENOSPC, errno.EIO)  # a name left over cannot go either
         files.heal()
 
 
