@@ -219,7 +219,7 @@ class Committer:
         self._is_preparing = False
         # not again on a full disk, until somebody needs a segment
         self._may_prepare_ahead = True
-        self._may_seal = True
+        self._may_seal = self._may_unlink = True
         self._is_sync_wanted = False
         self._is_sync_coming = False
         # whether the last commit served more than one append, and how many there were before it
@@ -586,7 +586,7 @@ class Committer:
             self.sync_max_seconds = max(self.sync_max_seconds, outcome.seconds)
             group.give(self._loop, None, None)
             self._committing = None
-            self._may_seal = True
+            self._may_seal = self._may_unlink = True
             self._keep_house()
             self._set_idle_alarm()
         elif outcome.is_refused and not log.options.is_buffered:
@@ -733,6 +733,7 @@ class Committer:
             return
         operation.answer.give(self._loop, value, None)
         self._operation = None
+        self._may_unlink = True
         self._keep_house()
         self._advance()
 
@@ -799,7 +800,8 @@ class Committer:
                 return
         if self._may_seal:
             work = _operations.seal(log)
-        work = work or _operations.unlink(log)
+        if work is None and self._may_unlink:
+            work = _operations.unlink(log)
         if work is not None:
             self._begin_chore(work)
 
@@ -850,24 +852,27 @@ class Committer:
         elif outcome.is_refused:
             work.close()
             _clear(outcome.error)
-            self._chore_refused(outcome.error, was_preparing=was_preparing)
+            self._chore_refused(outcome.error, plan.name, was_preparing=was_preparing)
         else:
             self.fall(outcome.error)
         self._keep_house()
         self._advance()
 
-    def _chore_refused(self, error: BaseException, *, was_preparing: bool) -> None:
+    def _chore_refused(self, error: BaseException, name: str, *, was_preparing: bool) -> None:
         """A full disk, say: nothing was written, and it may pass."""
         log = self.log
         if not was_preparing:
             # Another attempt after the next commit; what is to be unlinked goes to the back.
-            self._may_seal = False
-            log.to_unlink.rotate(-1)
+            if name == "unlink":
+                self._may_unlink = False
+                log.to_unlink.rotate(-1)
+            else:
+                self._may_seal = False
             logger.warning("%s: housekeeping failed: %s", log.directory.path, describe(error))
-            if len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
+            if not self._may_seal and len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
                 self._refuse(self._queue.popleft(), error)
             return
-        if log.to_unlink and (work := _operations.unlink(log)) is not None:
+        if self._may_unlink and (work := _operations.unlink(log)) is not None:
             self._begin_chore(work)  # the space that an append lacks may be about to come free
             return
         self._may_prepare_ahead = False
