@@ -282,7 +282,7 @@ class MetaState:
 def validate_vote(vote: Vote) -> None:
     """Raises ValueError or TypeError where the vote could not be saved."""
     if not 0 <= vote.term <= U64_MAX:
-        raise ValueError(f"the vote's term {vote.term} is no u64")
+        raise ValueError(f"the term {vote.term} of a vote is no u64")
     node_id = vote.node_id
     if isinstance(node_id, str):
         if len(node_id.encode()) > NODE_ID_BYTES_MAX:

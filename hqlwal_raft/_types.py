@@ -87,6 +87,10 @@ class LogState:
     last_log_id: LogId | None
 
 
+#: of milliseconds: longer ones are no policy but a mistake
+_INTERVAL_MAXIMUM = 86_400_000
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class LogSync:
@@ -103,27 +107,51 @@ class LogSync:
     IMMEDIATE: ClassVar[LogSync]
     IMMEDIATE_ASYNC: ClassVar[LogSync]
 
+    def __post_init__(self) -> None:
+        if (self.name, self.interval_seconds) not in (
+            ("immediate", 0.0),
+            ("immediate_async", 0.0),
+            (f"interval_{round(self.interval_seconds * 1000)}", self.interval_seconds),
+        ):
+            raise ValueError(
+                f"{self.name!r} is no sync policy: take LogSync.IMMEDIATE, "
+                "LogSync.IMMEDIATE_ASYNC or LogSync.interval(milliseconds)"
+            )
+
     @classmethod
     def interval(cls, milliseconds: int) -> LogSync:
-        """One sync every ``milliseconds`` (a whole number, at least 1)."""
-        if milliseconds < 1:
-            raise ValueError(f"sync interval of {milliseconds} ms: give at least 1 ms")
+        """One sync every ``milliseconds``: a whole number, from 1 to a day's."""
+        if isinstance(milliseconds, bool) or not hasattr(milliseconds, "bit_length"):
+            kind = type(milliseconds).__name__
+            raise TypeError(
+                f"the milliseconds of a sync interval are of the type {kind}: give an int"
+            )
+        if not 1 <= milliseconds <= _INTERVAL_MAXIMUM:
+            raise ValueError(
+                f"a sync interval has at least 1 ms, and at most {_INTERVAL_MAXIMUM} (a day)"
+            )
         return cls(f"interval_{milliseconds}", milliseconds / 1000)
 
     @classmethod
     def parse(cls, value: LogSync | str) -> LogSync:
-        """The policy that ``value`` names; ``ValueError`` where it names none."""
+        """The policy that ``value`` names; ValueError where it names none."""
         if isinstance(value, LogSync):
             return value
+        if not isinstance(value, str):
+            raise TypeError(
+                f"sync is of the type {type(value).__name__}: give a hqlwal_raft.LogSync, or "
+                "'immediate', 'immediate_async' or 'interval_N' (N milliseconds)"
+            )
         if value == "immediate":
             return cls.IMMEDIATE
         if value == "immediate_async":
             return cls.IMMEDIATE_ASYNC
         prefix, _, milliseconds = value.partition("_")
         if prefix == "interval" and milliseconds.isascii() and milliseconds.isdigit():
-            return cls.interval(int(milliseconds))
+            # no more digits than any that is allowed has
+            return cls.interval(int(milliseconds[:20]))
         raise ValueError(
-            f"unknown sync policy {value!r}: give 'immediate', 'immediate_async' or "
+            f"unknown sync policy {value[:40]!r}: give 'immediate', 'immediate_async' or "
             "'interval_N' (N milliseconds)"
         )
 
