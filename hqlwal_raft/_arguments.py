@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ._format import U64_MAX, validate_vote
 from ._types import Entry, LogId, Vote
+from .errors import given
 
 if TYPE_CHECKING:
     from .protocols import AppendCallback
@@ -27,7 +28,6 @@ __all__ = [
     "check_range",
     "check_truth",
     "check_vote",
-    "given",
     "index_of",
     "listed",
     "parse_truth",
@@ -37,16 +37,6 @@ _TRUTHS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0", ""), False),
 }
-
-
-def given(value: object) -> str:
-    """What was given, for a message: a number, or the type alone, since it may be a payload."""
-    if type(value) is int and value.bit_length() > 128:
-        return f"a number of {value.bit_length()} bits"
-    if value is None or type(value) in (int, bool, float):
-        return repr(value)
-    name = type(value).__name__
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def check_number(name: str, value: object, least: int, most: int, unit: str = "") -> None:

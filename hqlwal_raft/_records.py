@@ -20,7 +20,6 @@ from typing import Any
 
 from crc32c import crc32c
 
-from ._arguments import given
 from ._format import (
     COVERED,
     ENTRY_HEAD,
@@ -35,7 +34,7 @@ from ._format import (
     record_bytes,
 )
 from ._types import Entry, LogId
-from .errors import EntryTooLargeError, LogGapError, LogRangeError, RaftRuleError
+from .errors import EntryTooLargeError, LogGapError, LogRangeError, RaftRuleError, given
 
 __all__ = [
     "Found",

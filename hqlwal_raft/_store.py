@@ -23,7 +23,6 @@ from ._arguments import (
     check_path,
     check_truth,
     check_vote,
-    given,
     listed,
     parse_truth,
 )
@@ -38,6 +37,7 @@ from ._records import NotPlainError, plain
 from ._recovery import recover
 from ._threads import Worker
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
+from .errors import given
 from .protocols import AppendCallback
 
 __all__ = ["Opening", "RaftLogReader", "RaftLogStorage", "statistics_of"]

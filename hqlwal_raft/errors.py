@@ -36,6 +36,19 @@ __all__ = [
 ]
 
 
+def given(value: object) -> str:
+    """What was given, for a message: a number, or the type alone, since it may be a payload.
+
+    For the package's own messages.
+    """
+    if type(value) is int and value.bit_length() > 128:
+        return f"a number of {value.bit_length()} bits"
+    if value is None or type(value) in (int, bool, float):
+        return repr(value)
+    name = type(value).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
 class WalError(Exception):
     """The root of the errors below."""
 
