@@ -23,6 +23,7 @@ import queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -93,6 +94,9 @@ class Loop(NamedTuple):
     event: Callable[[], Event]
     #: the same as ``soon``, where that is not after all who are about to ask for something too
     gather: Callable[[Callable[[], Any]], Any] | None = None
+    #: KeyboardInterrupts and SystemExits that left a call, where the loop itself cannot raise
+    #: them: the next task that can is to
+    interruptions: deque[BaseException] | None = None
 
 
 class Environment:
@@ -237,16 +241,21 @@ class Environment:
             import trio  # noqa: PLC0415 - needed only where it is there
 
             token = trio.lowlevel.current_trio_token()
+            interruptions: deque[BaseException] = deque()
 
             def run_sync_soon(call: Callable[[], Any]) -> None:
-                token.run_sync_soon(_contained, call)
+                token.run_sync_soon(_contained, call, interruptions)
 
-            return Loop(run_sync_soon, run_sync_soon, trio.Event)
+            return Loop(run_sync_soon, run_sync_soon, trio.Event, interruptions=interruptions)
 
 
-def _contained(call: Callable[[], Any]) -> None:
-    """Trio would end the whole run. No Ctrl-C is lost: trio does not let one in here."""
+def _contained(call: Callable[[], Any], interruptions: deque[BaseException]) -> None:
+    """Trio would end the whole run with an error of its own. No Ctrl-C is lost: trio does not let
+    one in here.
+    """
     try:
         call()
+    except (KeyboardInterrupt, SystemExit) as error:
+        interruptions.append(error)
     except BaseException:
         logger.exception("a call by the threads of a log failed")

@@ -141,11 +141,12 @@ class RaftLogStorage(RaftLogReader):
     raises WalClosedError.
     """
 
-    __slots__ = ("_entries_wait",)
+    __slots__ = ("_entries_wait", "_interruptions")
 
-    def __init__(self, core: Core, policy: LogSync) -> None:
+    def __init__(self, core: Core, policy: LogSync, loop: Loop) -> None:
         super().__init__(core)
         self._entries_wait = policy == LogSync.IMMEDIATE
+        self._interruptions = loop.interruptions
 
     @classmethod
     @asynccontextmanager
@@ -218,7 +219,7 @@ class RaftLogStorage(RaftLogReader):
         loop = environment.running_loop()
         disk = environment.start_worker("hqlwal-disk", loop)
         log = await _open_on(disk, Answer(loop.event()), loop, partial(opening.open_log, path))
-        store = cls(opening.start(path, log, disk, loop), opening.policy)
+        store = cls(opening.start(path, log, disk, loop), opening.policy, loop)
         try:
             yield store
         finally:
@@ -238,7 +239,9 @@ class RaftLogStorage(RaftLogReader):
         Without a callback it returns as the sync policy says. With one, it returns as soon as
         the entries are readable by every reader, and ``callback(error_or_None)`` is called
         exactly once, on the event loop, when they are durable or with the error; not, though,
-        where ``append`` itself raises. Tasks that append at the same time share one sync.
+        where ``append`` itself raises. What it raises is logged; a KeyboardInterrupt or SystemExit
+        ends the run: asyncio's loop raises it, under trio the next write, or the close, does.
+        Tasks that append at the same time share one sync.
 
         Raises LogGapError, EntryTooLargeError, RaftRuleError (a term falls), ValueError (a number
         is no u64), TypeError (a payload is not bytes-like), what the iterable raises, or, where a
@@ -274,6 +277,8 @@ class RaftLogStorage(RaftLogReader):
             group = waiting.answer.result()
         if self._entries_wait and callback is None:
             await group.wait()
+            if self._interruptions:
+                raise self._interruptions.popleft()
             return
         turns = self._turns
         turns.work -= 2 + len(batch)
@@ -396,6 +401,8 @@ class RaftLogStorage(RaftLogReader):
     async def _wait(self, answer: Answer) -> None:
         """Waits for an answer. One that was there at once does not starve other tasks either."""
         await answer.wait()
+        if self._interruptions:
+            raise self._interruptions.popleft()
         await self._turns.did(1)
 
 
