@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ._format import U64_MAX, validate_vote
+from ._format import NODE_ID_BYTES_MAX, U64_MAX
 from ._types import Entry, LogId, Vote
 from .errors import given
 
@@ -93,9 +93,15 @@ def check_vote(vote: object) -> None:
     check_truth("vote.committed", vote.committed)
     if isinstance(vote.node_id, str):
         try:
-            validate_vote(vote)
+            size = len(vote.node_id.encode())
         except UnicodeEncodeError:
-            raise ValueError("vote.node_id is no text: it has lone surrogates") from None
+            raise ValueError(
+                "vote.node_id is no text, it has lone surrogates: give a str that is UTF-8"
+            ) from None
+        if size > NODE_ID_BYTES_MAX:
+            raise ValueError(
+                f"vote.node_id has {size} bytes as UTF-8: give at most {NODE_ID_BYTES_MAX}"
+            )
     elif vote.node_id is not None:
         check_index("vote.node_id (an int, a str or None)", vote.node_id)
 

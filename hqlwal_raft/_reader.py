@@ -34,6 +34,7 @@ T = TypeVar("T")
 # threads that need the interpreter too, get their turn.
 _WORK_PER_TURN = 128
 _NAP_SECONDS = 20e-6
+_BEYOND = U64_MAX + 1
 
 
 class Turns:
@@ -87,7 +88,12 @@ class RaftLogReader:
         core, log = self._core, self._core.log
         if core.is_closed:
             core.check_open()
-        if start.__class__ is not int or stop.__class__ is not int or start < 0 or stop < 0:
+        if (
+            start.__class__ is not int
+            or stop.__class__ is not int
+            or not 0 <= start <= _BEYOND
+            or not 0 <= stop <= _BEYOND
+        ):
             check_range(start, stop)
         # The short ways of `_reading.read`, for what is in memory.
         first, end = log.clip(start, stop)

@@ -108,11 +108,12 @@ class LogSync:
     IMMEDIATE_ASYNC: ClassVar[LogSync]
 
     def __post_init__(self) -> None:
-        if (self.name, self.interval_seconds) not in (
-            ("immediate", 0.0),
-            ("immediate_async", 0.0),
-            (f"interval_{round(self.interval_seconds * 1000)}", self.interval_seconds),
-        ):
+        name = f"interval_{round(self.interval_seconds * 1000)}"
+        if self.interval_seconds == 0:
+            is_known = self.name in ("immediate", "immediate_async")
+        else:
+            is_known = self.name == name and self.interval_seconds >= 0.001
+        if not is_known:
             raise ValueError(
                 f"{self.name!r} is no sync policy: take LogSync.IMMEDIATE, "
                 "LogSync.IMMEDIATE_ASYNC or LogSync.interval(milliseconds)"

@@ -133,6 +133,7 @@ class MemoryLogReader:
                     first_index=frontier.index + 1,
                 )
             held = self._held(start, stop)
+        await anyio.lowlevel.checkpoint()
 
     def leader_bounded_stream(
         self, vote: Vote, start: int, stop: int | None = None
