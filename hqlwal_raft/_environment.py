@@ -17,14 +17,17 @@ import asyncio
 import atexit
 import fcntl
 import logging
+import math
 import mmap
 import os
 import queue
 import random
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -97,6 +100,9 @@ class Loop(NamedTuple):
     #: KeyboardInterrupts and SystemExits that left a call, where the loop itself cannot raise
     #: them: the next task that can is to
     interruptions: deque[BaseException] | None = None
+    #: has a callable called on the loop whenever a descriptor can be read; gives what ends that.
+    #: None where ``post`` is as quick. Raises NotImplementedError where the loop has no selector
+    watch: Callable[[int, Callable[[], Any]], Callable[[], Any]] | None = None
 
 
 class Environment:
@@ -130,6 +136,14 @@ class Environment:
     posix_fadvise: Callable[[int, int, int, int], None] = staticmethod(os.posix_fadvise)
     fstat: Callable[[int], os.stat_result] = staticmethod(os.fstat)
     fstatvfs: Callable[[int], os.statvfs_result] = staticmethod(os.fstatvfs)
+
+    def eventfd(self) -> int:
+        """One that no call waits for: reading is for when it was polled."""
+        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    eventfd_read: Callable[[int], int] = staticmethod(os.eventfd_read)
+    #: descriptor, what is added
+    eventfd_write: Callable[[int, int], None] = staticmethod(os.eventfd_write)
     #: descriptor, operation
     flock: Callable[[int, int], None] = staticmethod(fcntl.flock)
     #: descriptor, request, argument
@@ -226,6 +240,18 @@ class Environment:
 
         return Worker(name, loop, self)
 
+    def poller(self, descriptor: int) -> Callable[[float | None], bool]:
+        """What waits, at most so many seconds, until the descriptor can be read, and says
+        whether it can.
+        """
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+
+        def wait(timeout: float | None) -> bool:
+            return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
+
+        return wait
+
     def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
         """Runs a job that may wait for the disk. Cancelled, it is abandoned, not stopped."""
         from anyio import to_thread  # noqa: PLC0415 - the log below needs no event loop
@@ -236,7 +262,8 @@ class Environment:
         """The event loop of the calling task, asyncio's or trio's."""
         try:
             loop = asyncio.get_running_loop()
-            return Loop(loop.call_soon_threadsafe, loop.call_soon, asyncio.Event)
+            watch = partial(_watch, loop)
+            return Loop(loop.call_soon_threadsafe, loop.call_soon, asyncio.Event, watch=watch)
         except RuntimeError:
             import trio  # noqa: PLC0415 - needed only where it is there
 
@@ -247,6 +274,13 @@ class Environment:
                 token.run_sync_soon(_contained, call, interruptions)
 
             return Loop(run_sync_soon, run_sync_soon, trio.Event, interruptions=interruptions)
+
+
+def _watch(
+    loop: asyncio.AbstractEventLoop, descriptor: int, call: Callable[[], Any]
+) -> Callable[[], Any]:
+    loop.add_reader(descriptor, call)
+    return partial(loop.remove_reader, descriptor)
 
 
 def _contained(call: Callable[[], Any], interruptions: deque[BaseException]) -> None:

@@ -1,4 +1,4 @@
-"""Every error the package raises on purpose. Knows nothing else of the package.
+"""Every error the package raises on purpose. Knows the values, and nothing else.
 
 The tree is flat: one class, one meaning. Errors of the operating system are not wrapped:
 they stay :class:`OSError` (their ``errno`` matters) and carry the path as a note.
