@@ -301,6 +301,9 @@ class Scan:
     #: None where the buffer ended before the record did: then ``wanted`` bytes are, from ``end``
     why: str | None
     wanted: int = 0
+    #: the first record's term, and the first id of a term lower than the one before it
+    first_term: int | None = None
+    fall_id: int | None = None
 
 
 def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
@@ -313,6 +316,8 @@ def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
     place, id_, here = 0, first_id, len(data)
     why: str | None = None
     wanted = 0
+    term = b""  # big-endian: the bytes are in the order of the numbers
+    fall_id: int | None = None
     while True:
         if base + place + RECORD_OVERHEAD_BYTES > stop:
             why = "no room for another record"
@@ -338,14 +343,18 @@ def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
         if crc32c(view[place + 12 : end], crc32c(view[place : place + 8], salt)) != checksum:
             why = "the checksum is wrong"
             break
+        before, term = term, data[place + RECORD_HEAD_BYTES : place + RECORD_HEAD_BYTES + 8]
+        if term < before and fall_id is None:
+            fall_id = id_
         offsets.append(base + place)
         place = end
         id_ += 1
-    last = None
+    last = first_term = None
     if offsets:
-        term, node_id = ENTRY_HEAD.unpack_from(data, offsets[-1] - base + RECORD_HEAD_BYTES)
-        last = LogId(term, id_ - 1, node_id)
-    return Scan(offsets, base + place, id_, last, why, wanted)
+        (first_term, _) = ENTRY_HEAD.unpack_from(data, RECORD_HEAD_BYTES)
+        last_term, node_id = ENTRY_HEAD.unpack_from(data, offsets[-1] - base + RECORD_HEAD_BYTES)
+        last = LogId(last_term, id_ - 1, node_id)
+    return Scan(offsets, base + place, id_, last, why, wanted, first_term, fall_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,8 @@ class FindingKind(enum.Enum):
     UNKNOWN_VERSION = "unknown version"
     #: a backup: opening it as the node that it was made of is refused
     COPY = "copy"
+    #: the log breaks a rule of Raft's, as one that was written unchecked may: it opens
+    RAFT_RULE = "Raft's rules"
     #: what a crash left behind and the next open removes or completes
     LEFTOVER = "leftover"
     #: the store is in use; this was in the making, or changed while it was looked at
