@@ -27,6 +27,7 @@ import select
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -99,6 +100,9 @@ class Loop(NamedTuple):
     event: Callable[[], Event]
     #: the same as ``soon``, where that is not after all who are about to ask for something too
     gather: Callable[[Callable[[], Any]], Any] | None = None
+    #: KeyboardInterrupts and SystemExits that left a call, where the loop itself cannot raise
+    #: them: the next task that can is to
+    interruptions: deque[BaseException] | None = None
     #: has a callable called on the loop whenever a descriptor can be read; gives what ends that.
     #: None where ``post`` is as quick. Raises NotImplementedError where the loop has no selector
     watch: Callable[[int, Callable[[], Any]], Callable[[], Any]] | None = None
@@ -333,9 +337,10 @@ class Environment:
             import trio  # noqa: PLC0415 - needed only where it is there
 
             token = trio.lowlevel.current_trio_token()
+            interruptions: deque[BaseException] = deque()
 
             def run_sync_soon(call: Callable[[], Any]) -> None:
-                token.run_sync_soon(_contained, call)
+                token.run_sync_soon(_contained, call, interruptions)
 
             def is_in_run() -> bool:
                 try:
@@ -343,7 +348,13 @@ class Environment:
                 except RuntimeError:
                     return False
 
-            return Loop(run_sync_soon, run_sync_soon, trio.Event, is_here=is_in_run)
+            return Loop(
+                run_sync_soon,
+                run_sync_soon,
+                trio.Event,
+                is_here=is_in_run,
+                interruptions=interruptions,
+            )
         running = asyncio._get_running_loop  # noqa: SLF001 - documented; get_running_loop raises
         return Loop(
             loop.call_soon_threadsafe,
@@ -362,9 +373,13 @@ def _watch(
     return partial(loop.remove_reader, descriptor)
 
 
-def _contained(call: Callable[[], Any]) -> None:
-    """Trio would end the whole run. No Ctrl-C is lost: trio does not let one in here."""
+def _contained(call: Callable[[], Any], interruptions: deque[BaseException]) -> None:
+    """Trio would end the whole run with an error of its own. No Ctrl-C is lost: trio does not let
+    one in here.
+    """
     try:
         call()
+    except (KeyboardInterrupt, SystemExit) as error:
+        interruptions.append(error)
     except BaseException:
         logger.exception("a call by the threads of a log failed")

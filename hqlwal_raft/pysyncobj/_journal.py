@@ -96,8 +96,15 @@ class WalJournal(ShownLog):
         self._released = 0
         #: whether the node has drawn the consequences of a failure
         self.has_stepped_out = False
-        # the storage is only asked for what is not in memory here
-        options = {"max_entry_size": max_entry_size, "cache_bytes": 0, **store_options}
+        # The storage is only asked for what is not in memory here. Raft's rules are pysyncobj's
+        # to keep: it goes on where they are broken, so a log of its may hold anything, and an
+        # error in the midst of its tick would cost the cluster a node.
+        options = {
+            "max_entry_size": max_entry_size,
+            "cache_bytes": 0,
+            "check_raft": False,
+            **store_options,
+        }
         opening = Opening(sync=sync, **options)
         self._environment = opening.ground
         self._monotonic = self._environment.monotonic
