@@ -14,14 +14,12 @@ from pysyncobj.serializer import Serializer
 from pysyncobj.version import VERSION
 
 from ._journal import WalJournal
+from ._node import RAFT_LOG
 
-__all__ = ["RAFT_LOG", "RELIED_ON", "SUPPORTED_VERSIONS", "check_private_names"]
+__all__ = ["RELIED_ON", "SUPPORTED_VERSIONS", "check_private_names"]
 
 #: the versions of pysyncobj whose source was read
 SUPPORTED_VERSIONS = ("0.3.16", "0.3.17")
-
-#: where a SyncObj keeps its journal
-RAFT_LOG = "_SyncObj__raftLog"
 
 #: what each of SyncObj's methods must take, and the names that its code must use
 RELIED_ON: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
