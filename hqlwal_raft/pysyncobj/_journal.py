@@ -184,22 +184,22 @@ class WalJournal(Journal):
         self._log.allow_short_way()
         self._writer.on_waited = self._note_wait
         self._set_dump_file(node.conf.fullDumpFile)
-        self.check_dump_is_there()
-
-    def check_dump_is_there(self) -> None:
-        """Raises WalError where the dump is missing or empty and the log needs it."""
-        if self.needs_dump and self.dump is not None and self.dump.is_missing():
+        if self.misses_its_dump:
             raise self._background.missing_dump(self._log.frontier)
 
     @property
-    def needs_dump(self) -> bool:
-        """Whether the log alone does not hold everything that was committed."""
-        return self._log.frontier > 0
+    def misses_its_dump(self) -> bool:
+        """Whether the dump file is missing or empty that holds what the log does not."""
+        lacks = _repairs.lacks_its_dump(0, self._log.frontier)
+        return lacks and self.dump is not None and self.dump.is_missing()
 
     def check_dump_was_loaded(self, applied: int) -> None:
-        """Fails the log where a starting node has no dump that its log goes on from."""
-        if self.failure is None and applied < self._log.frontier:
-            self.health.fail(self._background.missing_dump(self._log.frontier))
+        """Fails the log of a node that begins with the entry ``applied`` if its log does not go
+        on from there.
+        """
+        frontier = self._log.frontier
+        if self.failure is None and _repairs.lacks_its_dump(applied, frontier):
+            self.health.fail(self._background.missing_dump(frontier))
         self._raise_if_failed()
 
     def _apply_membership_again(self, start: int, stop: int) -> None:

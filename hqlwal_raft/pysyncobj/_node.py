@@ -72,7 +72,7 @@ def on_tick(original: Method, node: Any, timeToWait: float = 0.0) -> None:
 def _begin_tick(node: Any, journal: WalJournal) -> None:
     if node.__dict__["_SyncObj__needLoadDumpFile"]:
         _stepping_out.watch_for_stalls(node, journal)
-        if journal.needs_dump and journal.dump is not None and journal.dump.is_missing():
+        if journal.misses_its_dump:
             journal.check_dump_was_loaded(0)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "is_damage",
     "is_newer_dump",
     "keep_commit_index",
+    "lacks_its_dump",
     "push_election_deadline",
 ]
 
@@ -73,3 +74,12 @@ def is_damage(error: Exception) -> bool:
     A leader that cannot read an entry never gets its followers further; it must let another lead.
     """
     return isinstance(error, CorruptionError | OSError)
+
+
+def lacks_its_dump(applied: int, frontier: int) -> bool:
+    """Whether a node that starts with ``applied`` as its last entry has lost its past.
+
+    pysyncobj passes over a dump that is missing or cannot be loaded. Such a node would vote,
+    acknowledge and even lead with nothing, and hand its emptiness on to others.
+    """
+    return applied < frontier
