@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import logging
 import os
 import shutil
@@ -30,6 +31,12 @@ pytestmark = pytest.mark.filterwarnings(
 MEMBERSHIP = b"\x02"
 #: of a follower that has the leader's first entry
 ANSWER = {"type": "next_node_idx", "next_node_idx": 3, "reset": False, "success": True}
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    yield
+    gc.collect()  # files that pysyncobj leaves open are forgotten here, and not in another test
 
 
 @pytest.fixture
