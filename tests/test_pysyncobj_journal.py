@@ -150,7 +150,20 @@ def test_term_vote_and_commit_index_survive_a_restart(path: str, journals: Any) 
 
 @pytest.mark.parametrize(
     "node_id",
-    [None, "host:1", "", 0, 1 << 63, -1, 1 << 70, ("host", 1), "\x00pickle:x", True, b"id"],
+    [
+        None,
+        "host:1",
+        "",
+        0,
+        1 << 63,
+        -1,
+        1 << 70,
+        ("host", 1),
+        "\x00literal:x",
+        True,
+        b"id",
+        (True, 1.5),
+    ],
 )
 def test_any_node_id_can_be_voted_for(path: str, journals: Any, node_id: Any) -> None:
     journal = journals(path)
@@ -158,6 +171,22 @@ def test_any_node_id_can_be_voted_for(path: str, journals: Any, node_id: Any) ->
     journal._destroy()
     found = journals(path).getVotedForNodeId()
     assert (found, type(found)) == (node_id, type(node_id))
+
+
+class Address(tuple[str, int]):
+    """A tuple to ``==``, and something else to who reads it back."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("node_id", [object(), Address(("host", 1)), ("host", Address())])
+def test_a_vote_for_a_node_that_only_code_could_bring_back_is_refused(
+    path: str, journals: Any, node_id: Any
+) -> None:
+    journal = journals(path)
+    with pytest.raises(TypeError, match="voted for"):
+        journal.setCurrentTerm(3, node_id)
+    assert (journal.getCurrentTerm(), journal.getVotedForNodeId()) == (0, None)
 
 
 def test_the_commit_index_is_saved_every_second(path: str, journals: Any) -> None:
