@@ -18,7 +18,7 @@ from hqlwal_raft.pysyncobj import (
     WalSyncObj,
     import_file_journal,
 )
-from tests.pysyncobj_nodes.cluster import free_addresses, wait_until
+from tests.pysyncobj_nodes.cluster import free_addresses, stop, wait_until
 
 # pysyncobj's own journal leaves its .meta open to the garbage collector
 pytestmark = pytest.mark.filterwarnings(
@@ -272,7 +272,7 @@ def test_a_cluster_moves_over_node_by_node_with_its_dumps(tmp_path: Path) -> Non
         nodes[0].forceLogCompaction()
         wait_until(lambda: nodes[0]._getRaftLogSize() < 10, "compacted")
         for index in range(3):
-            nodes[index].destroy_synchronous()
+            stop(nodes[index])
             import_file_journal(tmp_path / f"{index}.journal", tmp_path / f"{index}.wal")
             nodes[index] = make(Wal, index, "wal")
             wait_until(lambda: all(node.isReady() for node in nodes), "ready again")
@@ -281,4 +281,4 @@ def test_a_cluster_moves_over_node_by_node_with_its_dumps(tmp_path: Path) -> Non
             wait_until(lambda: {node.total for node in nodes} == {total}, "in step")  # noqa: B023
     finally:
         for node in nodes:
-            node.destroy_synchronous()
+            stop(node)

@@ -44,8 +44,9 @@ from hqlwal_raft.pysyncobj import (
     journal_of,
     uninstall,
 )
+from hqlwal_raft.pysyncobj._stepping_out import UNKNOWN_OUTCOME
 from hqlwal_raft.testing import FailingEnvironment
-from tests.pysyncobj_nodes.cluster import free_addresses, wait_until
+from tests.pysyncobj_nodes.cluster import free_addresses, stop, wait_until
 from tests.pysyncobj_nodes.gate import GatedEnvironment
 
 # pysyncobj leaves dump files that it sends to the garbage collector
@@ -118,10 +119,7 @@ class Nodes:
     def close(self, *nodes: Any) -> None:
         for node in nodes or list(self.alive):
             self.alive.remove(node)
-            if node.conf.autoTick:
-                node.destroy_synchronous()
-            else:
-                node.destroy()
+            stop(node)
 
 
 @pytest.fixture
@@ -217,7 +215,7 @@ def test_a_node_whose_thread_ended_gives_its_directory_up(pair: Nodes) -> None:
     thread = threading.Thread(target=lambda: made.append(pair.make(0)))
     thread.start()
     thread.join()
-    wait_until(lambda: not made[0].tick_thread_alive(), "the tick thread ended")
+    wait_until(lambda: not made[0]._SyncObj__thread.is_alive(), "the tick thread ended")
     pair.alive.clear()
     pair.make(0)
 
@@ -581,7 +579,7 @@ def test_a_node_whose_log_fails_steps_out_and_the_others_go_on(
     wait_until(lambda: any(node._isLeader() for node in rest), "another leader")
     assert not leader._isLeader()
     wait_until(lambda: bool(outcomes), "the caller told")
-    assert outcomes == [FAIL_REASON.UNKNOWN_OUTCOME]
+    assert outcomes == [UNKNOWN_OUTCOME]
     leader.plus(100, callback=lambda _r, error: outcomes.append(error))
     wait_until(lambda: len(outcomes) == 2, "the next caller told")
     assert outcomes[1] == FAIL_REASON.REQUEST_DENIED

@@ -25,6 +25,7 @@ from ._dump import check_dump
 from ._journal import WalJournal
 from ._node import HOOKS, RAFT_LOG, journal_of
 from ._serializing import WalSerializer
+from ._unsaved_votes import SAVES_VOTES, VOTE, VoteSlot, restore
 
 __all__ = ["WalSyncObj", "install", "uninstall"]
 
@@ -77,9 +78,13 @@ class _SerializerSlot:
         node.__dict__[SERIALIZER] = serializer
         if (journal := journal_of(node)) is not None:
             WalSerializer.adopt(serializer, weakref.ref(node), journal.dump)
+            if not SAVES_VOTES:
+                restore(node)
 
 
 _SLOTS: dict[str, Any] = {RAFT_LOG: _JournalSlot(), SERIALIZER: _SerializerSlot()}
+if not SAVES_VOTES:
+    _SLOTS[VOTE] = VoteSlot()
 
 
 def _attach(node: Any, journal: WalJournal) -> None:

@@ -31,7 +31,7 @@ RAFT_LOG = "_SyncObj__raftLog"
 Method = Callable[..., Any]
 
 # Taken before anything is installed: answers leave through it.
-_send_answer: Method = SyncObj.__dict__["_SyncObj__sendNextNodeIdx"]
+_send_answer: Method = SyncObj.__dict__.get("_SyncObj__sendNextNodeIdx", SyncObj)
 
 
 def journal_of(node: Any) -> WalJournal | None:

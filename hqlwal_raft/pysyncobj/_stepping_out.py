@@ -20,7 +20,7 @@ from .._environment import Empty, Queue
 from ..errors import WalPoisonedError
 from ._journal import WalJournal
 
-__all__ = ["give_up_post", "sit_out", "watch_for_stalls"]
+__all__ = ["UNKNOWN_OUTCOME", "give_up_post", "sit_out", "watch_for_stalls"]
 
 logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
@@ -28,7 +28,7 @@ _FOLLOWER, _LEADER = 0, 2
 #: an application that ticks by itself gets an error once in so many seconds
 _REMINDER_SECONDS = 60.0
 #: the outcome of commands under way; older versions of pysyncobj have no name for it
-_UNKNOWN_OUTCOME = getattr(FAIL_REASON, "UNKNOWN_OUTCOME", FAIL_REASON.DISCARDED)
+UNKNOWN_OUTCOME = getattr(FAIL_REASON, "UNKNOWN_OUTCOME", FAIL_REASON.DISCARDED)
 
 
 # --- a log that failed -----------------------------------------------------------------------
@@ -79,7 +79,7 @@ def _leave_post(node: Any) -> None:
         except KeyError:
             break
         for _, callback in subscribers:
-            callback(None, _UNKNOWN_OUTCOME)
+            callback(None, UNKNOWN_OUTCOME)
 
 
 def _refuse_queued(node: Any, reason: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pysyncobj.syncobj
 import pytest
-from pysyncobj import SyncObjConf, replicated
+from pysyncobj import SyncObj, SyncObjConf, replicated
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
@@ -85,6 +85,17 @@ class Counter(WalSyncObj):
         return self.count
 
 
+class StockCounter(SyncObj):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.count = 0
+
+    @replicated
+    def inc(self) -> int:
+        self.count += 1
+        return self.count
+
+
 class Fed:
     """One node called ``me``; ``L`` and ``F`` are the others, played by the test."""
 
@@ -126,7 +137,7 @@ class Fed:
             SyncObjConf(**settings | self._conf),
             nodeClass=Node,
             transportClass=Wire,
-            **self.options,
+            **(self.options if issubclass(self._base, WalSyncObj) else {}),
         )
         self.wire: Wire = self.node._SyncObj__transport
         self.wire.connect(self.leader)
