@@ -19,7 +19,7 @@ import pytest
 from pysyncobj import FAIL_REASON
 from pysyncobj.node import Node
 
-from hqlwal_raft import WalError, WalPoisonedError
+from hqlwal_raft import WalClosedError, WalError, WalLockedError, WalPoisonedError
 from hqlwal_raft.pysyncobj import _node, _repairs, install, uninstall
 from hqlwal_raft.pysyncobj._stepping_out import UNKNOWN_OUTCOME
 from hqlwal_raft.pysyncobj._unsaved_votes import SAVES_VOTES
@@ -206,8 +206,8 @@ def a_node_whose_dump_cannot_be_loaded_takes_no_part(make: Callable[..., Fed]) -
         fed.start()
         vote = {"type": "request_vote", "term": 9, "last_log_index": 900, "last_log_term": 8}
         try:
-            sent = fed.receive(vote, fed.other)
             fed.tick()
+            sent = fed.receive(vote, fed.other)
         except WalError as error:
             assert "Either put the dump back" in str(error.__cause__)
             sent = []
@@ -589,3 +589,68 @@ def test_no_node_votes_twice_in_one_term_though_it_is_restarted(
         fed.node.destroy()
     finally:
         uninstall()
+
+
+# --- forks -----------------------------------------------------------------------------------
+
+
+def in_a_child(call: Callable[[], bool]) -> bool:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if call() else 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_node_that_is_ticked_may_be_made_before_its_process_forks(
+    make: Callable[..., Fed], tmp_path: Path
+) -> None:
+    before = set(threading.enumerate())
+    fed = make()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)  # ends by itself
+        assert not thread.is_alive()
+
+    def daemon() -> bool:
+        fed.tick()
+        fed.grow(100)
+        fed.feed(1, 101, 101)
+        fed.compact()  # its own dump, in the child of the child
+        fed.node.destroy()
+        return fed.applied == 101 and (tmp_path / "dump").exists()
+
+    assert in_a_child(daemon)
+    fed.node.destroy()
+    again = make()
+    again.tick()
+    assert again.applied == 101
+
+
+def test_a_node_that_ticked_before_its_process_forked_says_what_to_do(
+    make: Callable[..., Fed],
+) -> None:
+    fed = make()
+    fed.tick()
+
+    def daemon() -> bool:
+        with pytest.raises(WalClosedError, match="opened before this process was forked: make"):
+            fed.tick()
+        return True
+
+    assert in_a_child(daemon)
+    fed.tick()
+
+
+def test_a_log_that_another_node_changed_before_the_first_tick_is_not_used(
+    make: Callable[..., Fed],
+) -> None:
+    first, second = make(), make()
+    second.become_leader()
+    with pytest.raises(WalLockedError):
+        first.tick()
+    second.node.destroy()
+    with pytest.raises(WalPoisonedError, match="another process changed"):
+        first.tick()

@@ -80,7 +80,7 @@ RELIED_ON: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("_SyncObj__serializer", "checkSerializing", "serialize", "_SyncObj__raftLastApplied"),
     ),
     "getStatus": (("self",), ("hasQuorum",)),
-    "isReady": (("self",), ()),
+    "isReady": (("self",), ("_SyncObj__onReadyCalled",)),
 }
 if SAVES_VOTES:
     RELIED_ON["_SyncObj__setCurrentTerm"] = (

@@ -72,6 +72,10 @@ class DumpFile:
         #: temporary files that are to replace it, and where they end
         self._ends: dict[str, int] = {}
 
+    def belong_to_this_process(self) -> None:
+        """For a node that was made before its process forked, and ticks in the child."""
+        self._pid = self.environment.getpid()
+
     def take_over(self) -> None:
         """From here on what replaces the file is synced before, and must be newer."""
         _dump_files[self.path] = self

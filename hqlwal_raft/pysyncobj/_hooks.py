@@ -96,9 +96,15 @@ def _attach(node: Any, journal: WalJournal) -> None:
 
 
 def _make(node: Any, init: Callable[[], None]) -> None:
-    """Runs pysyncobj's ``__init__``; a node that could not be made lets its directory go."""
+    """Runs pysyncobj's ``__init__``; a node that could not be made lets its directory go.
+
+    A node that its application ticks has its log opened, and its threads started, by its first
+    tick: until then the process may fork.
+    """
     try:
         init()
+        if (journal := journal_of(node)) is not None and not node.conf.autoTick:
+            journal.rest()
     except BaseException:
         if (journal := journal_of(node)) is not None:
             journal._destroy()

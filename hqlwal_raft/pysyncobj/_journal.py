@@ -19,7 +19,7 @@ from .._environment import Queue
 from .._store import Opening
 from .._types import LogSync, StorageStatistics
 from ..blocking import BlockingRaftLogReader
-from ..errors import WalError, WalPoisonedError
+from ..errors import WalClosedError, WalError, WalPoisonedError
 from . import _repairs
 from ._answers import Answer, HeldAnswers
 from ._beside import AwaitedReader
@@ -97,6 +97,7 @@ class WalJournal(Journal):
         self.reminded_at = 0.0
         #: ends the watch for stalls, once there is one
         self.stalls: Queue[None] | None = None
+        self._is_resting = False
         opened = self._open()
         last = opened.frontier if opened.tail is None else opened.tail[1]
         self._writer = LogWriter(
@@ -111,7 +112,7 @@ class WalJournal(Journal):
         self._answers = HeldAnswers(self.environment, last)
         self._commit = 1 if opened.committed is None else opened.committed
         self._commit_saved = self._commit
-        vote = opened.vote
+        vote = self._saved_vote = opened.vote
         self._term = 0 if vote is None else vote.term
         self._voted_for = None if vote is None else node_id_of(vote)
         # What was saved last may lie beyond the end of the log, lost with entries that were not
@@ -124,10 +125,43 @@ class WalJournal(Journal):
     def _open(self) -> Opened:
         opened = open_store(self, self._opening)
         self._store, self._background = opened.store, opened.background
+        self._pid = self.environment.getpid()
         # at the interpreter's end the store closes itself
         self._finalizer = weakref.finalize(self, opened.background.close_later)
         self._finalizer.atexit = False
         return opened
+
+    def rest(self) -> None:
+        """Closes the log until :meth:`wake`: no thread, no lock, no open file is left.
+
+        For a node that its application ticks: it may fork, as who daemonizes does, until then.
+        """
+        self._writer.hand_over()
+        self._finalizer.detach()
+        self._background.close()
+        self._is_resting = True
+
+    def wake(self) -> None:
+        """Opens the log again if it rests. Raises what opening raises, WalLockedError say."""
+        if not self._is_resting:
+            if self.environment.getpid() != self._pid:
+                raise WalClosedError(
+                    f"the log in {self.path} was opened before this process was forked: make the "
+                    "node after forking, or before with autoTick=False and tick it after"
+                )
+            return
+        dump = self.dump
+        opened = self._open()
+        self._is_resting = False
+        self._background.dump = dump
+        if dump is not None:
+            dump.belong_to_this_process()
+        self._writer.store, self._log.background = opened.store, opened.background
+        if (opened.tail, opened.vote) != (self._log.stored_tail, self._saved_vote):
+            self.health.fail(
+                WalError(f"another process changed {self.path} before the first tick of this node")
+            )
+            self._raise_if_failed()
 
     @property
     def dump(self) -> DumpFile | None:
@@ -300,7 +334,8 @@ class WalJournal(Journal):
         self._check()
         self._writer.hand_over()
         if term != self._term or votedForNodeId != self._voted_for:
-            self._writer.save_vote(vote_of(term, votedForNodeId))
+            self._saved_vote = vote_of(term, votedForNodeId)
+            self._writer.save_vote(self._saved_vote)
         self._log.epoch += 1
         is_new, self._term, self._voted_for = term > self._term, term, votedForNodeId
         if is_new and self._log.is_attached and self._log.hides_something():

@@ -70,6 +70,7 @@ def on_tick(original: Method, node: Any, timeToWait: float = 0.0) -> None:
 
 
 def _begin_tick(node: Any, journal: WalJournal) -> None:
+    journal.wake()
     if node.__dict__["_SyncObj__needLoadDumpFile"]:
         _stepping_out.watch_for_stalls(node, journal)
         if journal.misses_its_dump:

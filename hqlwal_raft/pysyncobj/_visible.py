@@ -59,7 +59,7 @@ class VisibleLog:
         self.writer = writer
         self.view = writer.view
         self._health = health
-        self._background = background
+        self.background = background
         self._max_entry_bytes = max_entry_bytes
         #: whether a node holds its answers back, so that ``add`` need not wait
         self.is_attached = False
@@ -171,7 +171,7 @@ class VisibleLog:
         if self._clearing is not _Clearing.NO:
             self._add_after_clear(entry)
         elif self.placeholder is not None:
-            self._fail(self._background.missing_dump(self.frontier))
+            self._fail(self.background.missing_dump(self.frontier))
         elif entry[1] <= self.frontier and self.view.end == self.stored_first:
             self.placeholder = self.head = self.tail = entry
             self.first = self.last = entry[1]
@@ -264,7 +264,7 @@ class VisibleLog:
         is_found = lowest <= index < view.end and view.entry(index) == entry
         if self._clearing is _Clearing.CLEARED:
             if index < lowest and (self.frontier >= 0 or self.stored_tail is not None):
-                self._fail(self._background.older_dump(index + 1, lowest))
+                self._fail(self.background.older_dump(index + 1, lowest))
             self.first, self.last = index, index - 1
             if is_found:
                 self._clearing = _Clearing.FIRST_FOUND
@@ -297,7 +297,7 @@ class VisibleLog:
     def restart_at(self, index: int, term: int) -> None:
         """The dump replaces the log. It is made durable first."""
         with self.writer.at_disk():
-            self._background.sync_dump()
+            self.background.sync_dump()
         self.writer.restart_at(index, term)
 
     def _end_clearing(self) -> None:
@@ -353,7 +353,7 @@ class VisibleLog:
             self.stored_first = index + 1
             if index + 1 >= self.view.end:
                 self.stored_tail = None
-            self._background.purge(index)
+            self.background.purge(index)
 
     def settle_clearing(self) -> None:
         """Something other than the loading of a dump follows a ``clear``."""
