@@ -22,13 +22,13 @@ from ._blocking_reader import BlockingRaftLogReader
 from ._commit import Answer
 from ._environment import Environment
 from ._lane import Lane
-from ._log import Work, drive
+from ._log import Log, Work, drive
 from ._reading import Core
 from ._records import NotPlainError, plain
 from ._stand_ins import Callbacks, StandIns
 from ._store import Opening, statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from .errors import LogRangeError, LogTruncatedError, WalClosedError
+from .errors import LogRangeError, LogTruncatedError, WalClosedError, WalError
 from .protocols import AppendCallback
 
 __all__ = ["BlockingRaftLogReader", "BlockingRaftLogStorage"]
@@ -48,7 +48,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         super().__init__(core, lane, stand_ins)
         self._entries_wait = entries_wait
         self._callbacks = Callbacks(core.log.directory.environment)
-        abandon = partial(_let_go, lane, core.committer.abandon, self._callbacks, stand_ins)
+        end = core.committer.abandon
+        abandon = partial(_let_go, lane, end, end, self._callbacks, stand_ins)
         # in a garbage collection, which may happen in a thread that holds the lock
         core.abandon = partial(stand_ins.submit, partial(abandon, is_waiting=False))
         _open_stores.add(self)
@@ -113,16 +114,15 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     @classmethod
     def _open_here(cls, opening: Opening, path: str, stand_ins: StandIns) -> BlockingRaftLogStorage:
-        log = opening.open_log(path)
         lane = Lane("hqlwal-disk", opening.ground)
         try:
-            core = lane.call(partial(opening.start, path, log, lane, lane.loop))
+            log = opening.open_log(path)
+            try:
+                core = lane.call(partial(opening.start, path, log, lane, lane.loop))
+            except BaseException:
+                _close_as_it_was(log)
+                raise
         except BaseException:
-            with contextlib.suppress(Exception):
-                drive(_operations.close(log), log)
-                log.directory.say_clean()
-            log.release()
-            log.directory.close()
             lane.post(lane.stop)
             raise
         entries_wait = opening.policy == LogSync.IMMEDIATE
@@ -315,16 +315,29 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         if core.pid != core.log.directory.environment.getpid():
             return  # a forked child has neither the threads nor the lock
         core.close(why)
-        end = partial(_let_go, self._lane, is_waiting=is_waiting)
+        rest = begin, self._callbacks, self._stand_ins
         if self._is_main_thread():
             begin = self._stand_ins.in_order(begin)
             with contextlib.suppress(WalClosedError):  # it is closed already
-                self._stand_ins.run(partial(end, begin, self._callbacks, self._stand_ins))
+                self._stand_ins.run(
+                    partial(_let_go, self._lane, begin, *rest, is_waiting=is_waiting)
+                )
         else:
-            end(begin, self._callbacks, self._stand_ins)
+            _let_go(self._lane, begin, *rest, is_waiting=is_waiting)
 
 
 _UNKNOWN = object()
+
+
+def _close_as_it_was(log: Log) -> None:
+    """Closes a log that nobody got."""
+    try:
+        with contextlib.suppress(Exception):
+            drive(_operations.close(log), log)
+            log.directory.say_clean()
+    finally:
+        log.release()
+        log.directory.close()
 
 
 def _truncated(log_id: LogId, found: LogId) -> LogTruncatedError:
@@ -334,6 +347,7 @@ def _truncated(log_id: LogId, found: LogId) -> LogTruncatedError:
 def _let_go(
     lane: Lane,
     begin: Callable[[], Any],
+    again: Callable[[], Any],
     callbacks: Callbacks,
     stand_ins: StandIns,
     *,
@@ -342,9 +356,16 @@ def _let_go(
     """Ends a store. Must not hold it: also called for one that was dropped unclosed."""
     try:
         lane.call(begin)
+    except (WalError, OSError):
+        raise
+    except BaseException:  # an interrupt: nobody comes again
+        lane.call(again)
+        raise
     finally:
-        callbacks.stop(is_waiting=is_waiting)
-        stand_ins.stop()
+        try:
+            callbacks.stop(is_waiting=is_waiting)
+        finally:
+            stand_ins.stop()
 
 
 # --- the end of the process, and forked children ------------------------------------------
