@@ -91,9 +91,10 @@ class _Made:
     def give(self, value: Any, error: BaseException | None) -> None:
         """The first answer counts: one that is abandoned may still come to its end."""
         if not self.is_answered:
+            lock = self._lock
             self.value, self.error, self.is_answered = value, error, True
             try:  # noqa: SIM105 - between the answer and the waking nothing takes memory
-                self._lock.release()
+                lock.release()
             except RuntimeError:
                 pass  # two at the same time
 
