@@ -678,6 +678,8 @@ class Committer:
         if self.log.is_changing:
             self.fall(_torn())
         if operation is not self._operation or self.phase not in (Phase.OPEN, Phase.CLOSING):
+            if operation.work is not None:
+                operation.work.close()  # here: a generator's end would come in any thread
             if operation is self._operation:
                 self._operation = None
             self._advance()

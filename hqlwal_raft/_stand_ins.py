@@ -231,12 +231,18 @@ class Callbacks:
         self._thread = 0
         self._is_stopped = False
 
+    def start(self) -> None:
+        """Starts the thread, unless it runs: before anything is promised. As the owner."""
+        if self._calls is None:
+            calls = self._environment.queue()
+            self._environment.start_thread(partial(self._run, calls), "hqlwal-callbacks")
+            self._calls = calls
+
     def submit(self, callback: AppendCallback, error: BaseException | None) -> None:
         """Has one called. As the owner."""
+        self.start()
         calls = self._calls
-        if calls is None:
-            calls = self._calls = self._environment.queue()
-            self._environment.start_thread(partial(self._run, calls), "hqlwal-callbacks")
+        assert calls is not None
         calls.put(partial(call_back, callback, error))
         if self._is_stopped:
             calls.put(_end)

@@ -169,6 +169,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     ) -> Answer | None:
         """As the owner. What it gives is waited for once, so it gives no more than is wanted."""
         committer = self._core.committer
+        if callback is not None:
+            self._callbacks.start()
         group = committer.append_now(batch, callback)
         if group is None:
             # it waits for its place in the order: from here on the batch is ours
