@@ -695,6 +695,7 @@ class Committer:
                 self._operation_failed(operation, outcome.error)
             else:
                 self.fall(outcome.error)
+                work.close()  # not before: it forgets the cut, which poison has to know
                 self._operation = None
                 self._advance()
             return
