@@ -699,22 +699,24 @@ class Directory:
     def close(self) -> None:
         """Gives up the lock and the directory. Idempotent."""
         try:
-            lock, self._lock_descriptor = self._lock_descriptor, -1
-            self._close(lock)
+            if self._lock_descriptor >= 0:
+                self._lock_descriptor = self._closed(self._lock_descriptor)
         finally:
-            descriptor, self._descriptor = self._descriptor, -1
-            self._close(descriptor)
+            if self._descriptor >= 0:
+                self._descriptor = self._closed(self._descriptor)
 
-    def _close(self, descriptor: int) -> None:
-        if descriptor < 0:
-            return
+    def _closed(self, descriptor: int) -> int:
+        """Closes it; gives what stands for none. One that was not closed is not forgotten."""
         try:
             # An flock belongs to the open file, which a child forked meanwhile has too.
             with contextlib.suppress(OSError):
                 self.environment.flock(descriptor, LOCK_UN)
         finally:
-            with contextlib.suppress(OSError):
+            try:  # noqa: SIM105 - between the closing and the end nothing takes memory
                 self.environment.close(descriptor)
+            except OSError:
+                pass
+        return -1
 
     def forget_in_child(self) -> None:
         """In a forked child: lets go of the descriptors, and leaves the lock to the parent."""

@@ -117,14 +117,18 @@ class Opening:
             is_healing=self.auto_heal,
             is_checking_everything=is_checking,
         )
-        return Log(
-            recovered.directory,
-            options,
-            recovered.meta,
-            list(recovered.segments),
-            list(recovered.prepared),
-            recovered.last_log_id,
-        )
+        try:
+            return Log(
+                recovered.directory,
+                options,
+                recovered.meta,
+                list(recovered.segments),
+                list(recovered.prepared),
+                recovered.last_log_id,
+            )
+        except BaseException:
+            recovered.directory.close()
+            raise
 
     def start(self, path: str, log: Log, disk: Worker, loop: Loop) -> Core:
         """Starts the committer of an open log."""
