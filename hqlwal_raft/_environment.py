@@ -18,13 +18,16 @@ import atexit
 import contextlib
 import fcntl
 import logging
+import math
 import mmap
 import os
 import queue
 import random
+import select
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -96,6 +99,11 @@ class Loop(NamedTuple):
     gather: Callable[[Callable[[], Any]], Any] | None = None
     #: whether the caller runs on it; None where any thread may call. In a forked child nobody does
     is_here: Callable[[], bool] | None = None
+    #: has a callable called on the loop whenever a descriptor can be read; gives what ends that.
+    #: None where ``post`` is as quick. Raises NotImplementedError where the loop has no selector
+    watch: Callable[[int, Callable[[], Any]], Callable[[], Any]] | None = None
+    #: whether it has ended, where ``post`` does not say it; for who uses ``watch``
+    is_closed: Callable[[], bool] = lambda: False
 
 
 class Environment:
@@ -129,6 +137,14 @@ class Environment:
     posix_fadvise: Callable[[int, int, int, int], None] = staticmethod(os.posix_fadvise)
     fstat: Callable[[int], os.stat_result] = staticmethod(os.fstat)
     fstatvfs: Callable[[int], os.statvfs_result] = staticmethod(os.fstatvfs)
+
+    def eventfd(self) -> int:
+        """One that no call waits for: reading is for when it was polled."""
+        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    eventfd_read: Callable[[int], int] = staticmethod(os.eventfd_read)
+    #: descriptor, what is added
+    eventfd_write: Callable[[int, int], None] = staticmethod(os.eventfd_write)
     #: descriptor, operation
     flock: Callable[[int, int], None] = staticmethod(fcntl.flock)
     #: descriptor, request, argument
@@ -225,6 +241,18 @@ class Environment:
 
         return Worker(name, loop, self)
 
+    def poller(self, descriptor: int) -> Callable[[float | None], bool]:
+        """What waits, at most so many seconds, until the descriptor can be read, and says
+        whether it can.
+        """
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+
+        def wait(timeout: float | None) -> bool:
+            return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
+
+        return wait
+
     def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
         """Runs a job that may wait for the disk. Cancelled, it is abandoned, not stopped."""
         return self._run_in_daemon(job)
@@ -283,7 +311,16 @@ class Environment:
             loop.call_soon,
             asyncio.Event,
             is_here=lambda: running() is loop,
+            watch=partial(_watch, loop),
+            is_closed=loop.is_closed,
         )
+
+
+def _watch(
+    loop: asyncio.AbstractEventLoop, descriptor: int, call: Callable[[], Any]
+) -> Callable[[], Any]:
+    loop.add_reader(descriptor, call)
+    return partial(loop.remove_reader, descriptor)
 
 
 def _contained(call: Callable[[], Any]) -> None:

@@ -69,12 +69,14 @@ def prepare(log: Log, need: Need | None = None) -> Work[None]:
     for number, length in enumerate(need.lengths, first):
         header = SegmentHeader(log.directory.environment.getrandbits(32), length)
         name = segment_name(number)
-        segments.append(Segment(number, name, log.directory.path_of(name), header))
+        segment = Segment(number, name, log.directory.path_of(name), header)
+        segment.is_filled = log.is_filling and length == log.options.segment_size
+        segments.append(segment)
     steps: list[Step] = [Unlink(segment_name(n)) for n in sorted(set(log.stale))[::-1]]
     if steps:
         steps.append(SyncDirectory())
     before = len(steps)
-    steps += [Create(s.name, s.length, s.header.pack()) for s in segments]
+    steps += [Create(s.name, s.length, s.header.pack(), is_filled=s.is_filled) for s in segments]
     steps.append(SyncDirectory())
     log.stale += [segment.number for segment in segments]
     log.last_number = max(log.last_number, segments[-1].number)

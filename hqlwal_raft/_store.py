@@ -467,21 +467,37 @@ async def _open_on(disk: Worker, loop: Loop, opening: Opening, path: str) -> Cor
 
 
 async def _patiently(wait: Callable[[], Awaitable[object]]) -> bool:
-    """Waits through cancellations, which are raised afterwards; False: the patience was over."""
+    """Waits through cancellations, which are raised afterwards; False: the patience was over.
+
+    A ``with`` can be interrupted between its two first instructions: the scope would stay
+    entered, and anyio would end the task with an error that hides the interrupt. Hence the two
+    ways out, of which an interrupt can spoil only one.
+    """
     cancelled: BaseException | None = None
-    is_over = True
-    with anyio.move_on_after(_PATIENCE_SECONDS, shield=True) as scope:
-        while is_over:
-            try:
-                await wait()
-                is_over = False
-            except anyio.get_cancelled_exc_class() as error:
-                if scope.cancel_called:
-                    raise
-                cancelled = error  # a task's own cancel() goes through shields
+    has_ended = False
+    scope = anyio.CancelScope(deadline=anyio.current_time() + _PATIENCE_SECONDS, shield=True)
+    try:
+        try:
+            scope.__enter__()
+            while not has_ended:
+                try:
+                    await wait()
+                    has_ended = True
+                except anyio.get_cancelled_exc_class() as error:
+                    if scope.cancel_called:
+                        raise
+                    cancelled = error  # a task's own cancel() goes through shields
+        except BaseException as error:
+            if not scope.__exit__(type(error), error, error.__traceback__):
+                raise
+        else:
+            scope.__exit__(None, None, None)
+    finally:
+        with contextlib.suppress(RuntimeError):  # it was left, or never entered
+            scope.__exit__(None, None, None)
     if cancelled is not None:
         raise cancelled
-    return not is_over
+    return has_ended
 
 
 def undo_opening(log: Log) -> None:
