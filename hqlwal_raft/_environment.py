@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from ._threads import Worker
+    from ._watchdog import Watch
 
 logger = logging.getLogger("hqlwal_raft")
 
@@ -240,6 +241,12 @@ class Environment:
         from ._threads import Worker  # noqa: PLC0415 - the real one stands on this module
 
         return Worker(name, loop, self)
+
+    def look_after(self, watch: Watch) -> None:
+        """Has the watchdog of the process say where a store's disk does not answer."""
+        from ._watchdog import the_watchdog  # noqa: PLC0415 - it stands on this module
+
+        the_watchdog().watch(watch)
 
     def poller(self, descriptor: int) -> Callable[[float | None], bool]:
         """What waits, at most so many seconds, until the descriptor can be read, and says
