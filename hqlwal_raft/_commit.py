@@ -24,6 +24,7 @@ Answers go out after memory has changed, never in the middle of it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import enum
 import errno
 import logging
@@ -150,11 +151,7 @@ def _own(error: BaseException | None) -> BaseException | None:
     """A new error for each who is answered: a shared one would collect their tracebacks."""
     if not isinstance(error, (OSError, WalError)):
         return error
-    try:
-        own = type(error)(*error.args)
-    except TypeError:
-        return error
-    own.__dict__.update(error.__dict__)
+    own = copy.copy(error)
     own.__cause__ = error.__cause__
     return own
 
@@ -239,16 +236,19 @@ class Committer:
         self._operation: _Operation | None = None
         #: the chore under way
         self._chore: Work[None] | None = None
+        self._chore_name = ""
         #: the need that the chore under way, or one on the lane, is to meet
         self._is_preparing = False
         # not again on a full disk, until somebody needs a segment
         self._may_prepare_ahead = True
-        self._may_seal = True
+        self._may_seal = self._may_unlink = True
         self._is_sync_wanted = False
         self._is_sync_coming = False
         # whether the last commit served more than one append, and how many there were before it
         self._is_crowded = False
         self._appends_before = 0
+        #: entries that a refused commit took back last: the first, one past the last, and why
+        self._taken_back: tuple[int, int, BaseException] | None = None
         self._is_alarm_set = False
         self._is_idle_alarm_set = False
         self._last_commit_seconds = 0.0
@@ -362,7 +362,14 @@ class Committer:
         return self._enqueue(_Call(self.new_answer(), self._flush))
 
     def save_committed(self, log_id: LogId | None) -> Answer:
-        return self._enqueue(_Call(self.new_answer(), partial(self._save_committed, log_id)))
+        return self._enqueue(_Call(self.new_answer(), partial(self._judge_committed, log_id)))
+
+    def forsake(self, append: _Append) -> None:
+        """Nobody waits for a queued append any more: an error is for its callback."""
+        append.is_abandoned = True
+        error = append.answer.error  # it was refused in the turn in which the waiting ended
+        if error is not None and append.callback is not None:
+            self._loop.soon(partial(call_back, append.callback, _own(error)))
 
     def close(self) -> Answer:
         """Refuses what has not begun, makes durable what was accepted, closes the log."""
@@ -381,7 +388,8 @@ class Committer:
         self._queue = deque([closing])
         if self.phase is Phase.OPEN:
             self.phase = Phase.CLOSING
-        error = WalClosedError("the store was closed before this call's turn")
+        path = self.log.directory.path
+        error = WalClosedError(f"{path} was closed before this call's turn", path=path)
         for call in refused:
             self._refuse(call, error)
         self._advance()
@@ -401,7 +409,9 @@ class Committer:
         _said.abandoned(log.directory.path)
         log.release()
         # Last: a loop that was closed under tasks that wait cannot be given their answers.
-        self._answer_all(WalClosedError("the store was abandoned"))
+        self._answer_all(
+            WalClosedError(f"{log.directory.path} was abandoned", path=log.directory.path)
+        )
         if self._closing is not None:
             self._closing.answer.give(self._loop, None, None)
 
@@ -432,6 +442,13 @@ class Committer:
         self.check_writable()
         return self._committing if index < self.log.in_flight_next else self._next_group()
 
+    def check_taken_back(self, index: int) -> None:
+        """Raises, for an entry that the log does not hold, what the append of it was answered."""
+        if self._taken_back is not None:
+            first, following, error = self._taken_back
+            if first <= index < following:
+                raise _own(error)  # type: ignore[misc]
+
     def check_writable(self) -> None:
         """Raises where nothing is written any more."""
         if self.log.is_changing:
@@ -440,7 +457,8 @@ class Committer:
             assert self.poison is not None
             raise poisoned(self.poison)
         if self.phase is not Phase.OPEN:
-            raise WalClosedError("the store is closed")
+            path = self.log.directory.path
+            raise WalClosedError(f"{path} is closed", path=path)
 
     def _advance(self) -> None:
         """Starts whatever may start now, in the order of the calls."""
@@ -552,6 +570,27 @@ class Committer:
             self._group = Answer(self._loop.event())
         return self._group
 
+    def _judge_committed(self, log_id: LogId | None, answer: Answer) -> None:
+        if self.log.may_be_committed(log_id):
+            self._save_committed(log_id, answer)
+            return
+        # The disk must be asked first, and what was called meanwhile stays behind both.
+        assert log_id is not None
+        check = _Operation(
+            self.new_answer(),
+            partial(_operations.check_committed, self.log, log_id),
+            is_quiet=False,
+        )
+        self._queue.insert(1, _Call(answer, partial(self._save_checked, check.answer, log_id)))
+        self._queue.insert(1, check)
+
+    def _save_checked(self, check: Answer, log_id: LogId, answer: Answer) -> None:
+        if check.error is not None:
+            answer.give(self._loop, None, check.error)
+        else:
+            self.log.may_be_committed(log_id)  # a refused commit may have taken it back meanwhile
+            self._save_committed(log_id, answer)
+
     def _save_committed(self, log_id: LogId | None, answer: Answer) -> None:
         self.log.save_committed(log_id)
         if self.log.options.is_buffered:
@@ -640,14 +679,16 @@ class Committer:
                 self._has_room(_COMMIT)
             group.give(self._loop, None, None)
             self._committing = None
-            self._may_seal = True
+            self._may_seal = self._may_unlink = True
             self._keep_house()
             self._set_idle_alarm()
         elif outcome.is_refused and not log.options.is_buffered:
             # Nothing was stored: what was accepted is taken back, also what came after.
             self._lacks_space(_COMMIT, outcome.error)
-            log.retreat()
             _clear(outcome.error)
+            accepted_next = log.next_index or 0
+            log.retreat()
+            self._taken_back = (log.next_index or 0, accepted_next, outcome.error)
             group.give(self._loop, None, outcome.error)
             if self._group is not None:
                 self._group.give(self._loop, None, outcome.error)
@@ -791,6 +832,7 @@ class Committer:
             return
         operation.answer.give(self._loop, value, None)
         self._operation = None
+        self._may_unlink = True
         self._keep_house()
         self._advance()
 
@@ -862,7 +904,8 @@ class Committer:
                 return
         if self._may_seal:
             work = _operations.seal(log)
-        work = work or _operations.unlink(log)
+        if work is None and self._may_unlink:
+            work = _operations.unlink(log)
         if work is not None:
             self._begin_chore(work)
 
@@ -886,7 +929,7 @@ class Committer:
             partial(_as_chore, self.watch, self.log.directory, plan),
             partial(self._carried_chore, work),
         )
-        self._chore = work
+        self._chore, self._chore_name = work, plan.name
         self.log.is_changing = False
 
     def _carried_chore(
@@ -917,24 +960,27 @@ class Committer:
             work.close()
             _clear(outcome.error)
             self._lacks_space(_PREPARE if was_preparing else "", outcome.error)
-            self._chore_refused(outcome.error, was_preparing=was_preparing)
+            self._chore_refused(outcome.error, self._chore_name, was_preparing=was_preparing)
         else:
             self.fall(outcome.error)
         self._keep_house()
         self._advance()
 
-    def _chore_refused(self, error: BaseException, *, was_preparing: bool) -> None:
+    def _chore_refused(self, error: BaseException, name: str, *, was_preparing: bool) -> None:
         """A full disk, say: nothing was written, and it may pass."""
         log = self.log
         if not was_preparing:
             # Another attempt after the next commit; what is to be unlinked goes to the back.
-            self._may_seal = False
-            log.to_unlink.rotate(-1)
+            if name == "unlink":
+                self._may_unlink = False
+                log.to_unlink.rotate(-1)
+            else:
+                self._may_seal = False
             logger.warning("%s: housekeeping failed: %s", log.directory.path, describe(error))
-            if len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
+            if not self._may_seal and len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
                 self._refuse(self._queue.popleft(), error)
             return
-        if log.to_unlink and (work := _operations.unlink(log)) is not None:
+        if self._may_unlink and (work := _operations.unlink(log)) is not None:
             self._begin_chore(work)  # the space that an append lacks may be about to come free
             return
         self._may_prepare_ahead = False

@@ -26,6 +26,8 @@ import random
 import select
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -41,6 +43,7 @@ __all__ = [
     "LOCK_NB",
     "LOCK_SH",
     "LOCK_UN",
+    "Bell",
     "Empty",
     "Environment",
     "Event",
@@ -98,13 +101,68 @@ class Loop(NamedTuple):
     event: Callable[[], Event]
     #: the same as ``soon``, where that is not after all who are about to ask for something too
     gather: Callable[[Callable[[], Any]], Any] | None = None
-    #: whether the caller runs on it; None where any thread may call. In a forked child nobody does
-    is_here: Callable[[], bool] | None = None
+    #: KeyboardInterrupts and SystemExits that left a call, where the loop itself cannot raise
+    #: them: the next task that can is to
+    interruptions: deque[BaseException] | None = None
     #: has a callable called on the loop whenever a descriptor can be read; gives what ends that.
     #: None where ``post`` is as quick. Raises NotImplementedError where the loop has no selector
     watch: Callable[[int, Callable[[], Any]], Callable[[], Any]] | None = None
-    #: whether it has ended, where ``post`` does not say it; for who uses ``watch``
-    is_closed: Callable[[], bool] = lambda: False
+    #: whether the caller runs on it; None where any thread may call. In a forked child nobody does
+    is_here: Callable[[], bool] | None = None
+    #: whether it was closed: nothing that is posted is heard
+    has_ended: Callable[[], bool] = lambda: False
+
+
+class Bell:
+    """An eventfd: it says that there is something, whatever that is.
+
+    Closed by letting go: whoever is about to ring it holds it. A thread that waits for one is woken on the core of the thread that rings. A futex (a lock,
+    a queue) would wake it on another core, which was halted.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self.descriptor, select.POLLIN)
+        _bells.add(self)
+
+    def ring(self) -> None:
+        if self.descriptor >= 0:  # in a forked child it is closed
+            os.eventfd_write(self.descriptor, 1)
+
+    def hush(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.descriptor)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Waits until it is rung, and hushes it; False where the time was over first."""
+        if not self._poll.poll(None if timeout is None else math.ceil(timeout * 1000)):
+            return False
+        self.hush()
+        return True
+
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+# A forked child closes its copies before anything else: it must not ring its parent's bells. It
+# leaves its loop alone: removing a reader there would unregister it in the parent's epoll.
+_bells: weakref.WeakSet[Bell] = weakref.WeakSet()
+
+
+def _close_in_forked_child() -> None:
+    for bell in list(_bells):
+        with contextlib.suppress(Exception):
+            bell.close()
+
+
+os.register_at_fork(after_in_child=_close_in_forked_child)
 
 
 class Environment:
@@ -139,13 +197,6 @@ class Environment:
     fstat: Callable[[int], os.stat_result] = staticmethod(os.fstat)
     fstatvfs: Callable[[int], os.statvfs_result] = staticmethod(os.fstatvfs)
 
-    def eventfd(self) -> int:
-        """One that no call waits for: reading is for when it was polled."""
-        return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    eventfd_read: Callable[[int], int] = staticmethod(os.eventfd_read)
-    #: descriptor, what is added
-    eventfd_write: Callable[[int, int], None] = staticmethod(os.eventfd_write)
     #: descriptor, operation
     flock: Callable[[int, int], None] = staticmethod(fcntl.flock)
     #: descriptor, request, argument
@@ -248,17 +299,9 @@ class Environment:
 
         the_watchdog().watch(watch)
 
-    def poller(self, descriptor: int) -> Callable[[float | None], bool]:
-        """What waits, at most so many seconds, until the descriptor can be read, and says
-        whether it can.
-        """
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-
-        def wait(timeout: float | None) -> bool:
-            return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
-
-        return wait
+    def bell(self) -> Bell:
+        """From one thread to another, or to a loop that watches its descriptor."""
+        return Bell()
 
     def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
         """Runs a job that may wait for the disk. Cancelled, it is abandoned, not stopped."""
@@ -301,9 +344,10 @@ class Environment:
             import trio  # noqa: PLC0415 - needed only where it is there
 
             token = trio.lowlevel.current_trio_token()
+            interruptions: deque[BaseException] = deque()
 
             def run_sync_soon(call: Callable[[], Any]) -> None:
-                token.run_sync_soon(_contained, call)
+                token.run_sync_soon(_contained, call, interruptions)
 
             def is_in_run() -> bool:
                 try:
@@ -311,15 +355,21 @@ class Environment:
                 except RuntimeError:
                     return False
 
-            return Loop(run_sync_soon, run_sync_soon, trio.Event, is_here=is_in_run)
+            return Loop(
+                run_sync_soon,
+                run_sync_soon,
+                trio.Event,
+                is_here=is_in_run,
+                interruptions=interruptions,
+            )
         running = asyncio._get_running_loop  # noqa: SLF001 - documented; get_running_loop raises
         return Loop(
             loop.call_soon_threadsafe,
             loop.call_soon,
             asyncio.Event,
-            is_here=lambda: running() is loop,
             watch=partial(_watch, loop),
-            is_closed=loop.is_closed,
+            is_here=lambda: running() is loop,
+            has_ended=loop.is_closed,
         )
 
 
@@ -330,9 +380,13 @@ def _watch(
     return partial(loop.remove_reader, descriptor)
 
 
-def _contained(call: Callable[[], Any]) -> None:
-    """Trio would end the whole run. No Ctrl-C is lost: trio does not let one in here."""
+def _contained(call: Callable[[], Any], interruptions: deque[BaseException]) -> None:
+    """Trio would end the whole run with an error of its own. No Ctrl-C is lost: trio does not let
+    one in here.
+    """
     try:
         call()
+    except (KeyboardInterrupt, SystemExit) as error:
+        interruptions.append(error)
     except BaseException:
         logger.exception("a call by the threads of a log failed")

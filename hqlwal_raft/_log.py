@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from ._files import Directory
-from ._format import DATA_START, SegmentHeader
+from ._format import DATA_START, U64_MAX, SegmentHeader
 from ._meta import Meta
 from ._plans import (
     CheckIdentity,
@@ -35,9 +35,10 @@ from ._plans import (
     Write,
     carry_out,
 )
+from ._raft_rules import check_committed
 from ._reads import Options, Reads
 from ._recent import Recent
-from ._records import NotPlainError, encode, encode_one, record_sizes, refusal
+from ._records import NotPlainError, encode, encode_one, record_sizes
 from ._segment import Known, Segment
 from ._types import Entry, LogId, LogState
 
@@ -178,6 +179,8 @@ class Log:
         self.appended_entries = self.durable_entries = 0
         self.appended_bytes = self.durable_bytes = 0
         self.rollovers = 0
+        # the lowest and one past the highest index that truncations took since it was opened
+        self._cut_first = self._cut_next = 0
         self.first_ids = [segment.first_id for segment in segments]
         self.recent = Recent(options.cache_bytes)
         self.reads = Reads(options, segments, self.first_ids)
@@ -228,6 +231,16 @@ class Log:
         return newest.log_id if newest is not None else self._last_log_id
 
     @property
+    def _least_term(self) -> int | None:
+        """What the next entry's term must not be below; None where it may be any."""
+        if not self.options.checks_raft:
+            return None
+        newest = self.recent.newest
+        if newest is not None:
+            return newest[0]
+        return self._last_log_id.term if self._last_log_id is not None else 0
+
+    @property
     def last_durable_log_id(self) -> LogId | None:
         """The last log id whose entry no crash can take any more."""
         return self._durable_last
@@ -269,6 +282,18 @@ class Log:
     def cut_from(self) -> int | None:
         """The index from which a truncation under way removes; None where none is."""
         return None if self.cut is None else self.cut.first
+
+    def note_cut(self, index: int) -> None:
+        """A truncation takes the entries from ``index`` on."""
+        next_index = self._next_index or 0
+        if self._cut_next == 0:
+            self._cut_first = index
+        self._cut_first = min(self._cut_first, index)
+        self._cut_next = max(self._cut_next, next_index)
+
+    def was_cut(self, index: int) -> bool:
+        """Whether an entry with that index was truncated since it was opened."""
+        return self._cut_first <= index < self._cut_next
 
     def clip(self, start: int, stop: int | None) -> tuple[int, int]:
         """The part of ``[start, stop)`` that the log holds."""
@@ -327,6 +352,9 @@ class Log:
             known = [each for each in known if each.first_id < cut.first]
             if known and known[-1].next_id > cut.first:
                 known[-1] = known[-1]._replace(next_id=cut.first, end=cut.end, is_sealed=False)
+        committed, last = self.meta.committed, view.last_log_id
+        if committed is not None and (last is None or committed.index > last.index):
+            self.meta.committed = last  # it was cut with the entries
         segments = [Segment.of(each) for each in known if each.next_id > each.first_id]
         next_index = view.next_index
         self.segments, self.prepared = segments, []
@@ -356,7 +384,8 @@ class Log:
         """
         index = self._next_index
         if index is None:
-            index = _first_index_of(entries, self.options.max_entry_size)
+            index = _first_index_of(entries)
+        least_term = self._least_term
         tail = self._tail
         if tail is None:
             return self._append_across(entries, index)
@@ -368,11 +397,13 @@ class Log:
             is_settled = not self._unwritten
         limit = self.options.max_entry_size
         if len(entries) == 1:
-            data = encode_one(entries[0], index, tail.salt, limit, is_settled=is_settled)
+            data = encode_one(
+                entries[0], index, tail.salt, limit, is_settled=is_settled, least_term=least_term
+            )
             parts, offsets, stop = [data], [end], end + len(data)
         else:
             parts, offsets, stop = encode(
-                entries, index, tail.salt, end, limit, is_settled=is_settled
+                entries, index, tail.salt, end, limit, is_settled=is_settled, least_term=least_term
             )
         if stop > tail.length:
             return self._append_across(entries, index)
@@ -457,7 +488,7 @@ class Log:
 
     def _append_across(self, entries: Sequence[Entry], index: int) -> Need | None:
         """Appends what does not simply fit into the tail. Everything is planned first."""
-        sizes = record_sizes(entries, index, self.options.max_entry_size)
+        sizes = record_sizes(entries, index, self.options.max_entry_size, self._least_term)
         tail = self._usable_tail(index)
         parts, need = self._place(sizes, tail)
         if need is not None:
@@ -556,6 +587,16 @@ class Log:
             if old.file is not None and old.offsets is not None:
                 self.reads.touch(old)
 
+    def known_log_id(self, index: int) -> LogId | None:
+        """The log id of an entry, if it is in memory, or is the purge frontier."""
+        for log_id in (self.last_purged_log_id, self.last_log_id):
+            if log_id is not None and log_id.index == index:
+                return log_id
+        if not self._first_index <= index < (self._next_index or 0):
+            return None
+        recent = self.recent.read(index, index + 1)
+        return recent[0].log_id if recent else None
+
     # --- filling ahead ---------------------------------------------------------------------
 
     @property
@@ -586,6 +627,16 @@ class Log:
         """The entries below it are durable once the commit under way is."""
         commit = self._in_flight
         return 0 if commit is None else commit.next_index or 0
+
+    def may_be_committed(self, log_id: LogId | None) -> bool:
+        """Raises RaftRuleError where it may not be; False where only the disk knows."""
+        if log_id is None or not self.options.checks_raft:
+            return True
+        held = self.known_log_id(log_id.index)
+        if held is None and self._first_index <= log_id.index < (self._next_index or 0):
+            return False
+        check_committed(log_id, held, self.last_log_id)
+        return True
 
     def save_committed(self, log_id: LogId | None) -> None:
         """Has the next commit save the hint; a buffered log puts it into the page cache now."""
@@ -731,10 +782,8 @@ class Log:
         self.view = self.view._replace(left=(), tail=None)
 
 
-def _first_index_of(entries: Sequence[Entry], max_payload_bytes: int) -> int:
+def _first_index_of(entries: Sequence[Entry]) -> int:
     first = entries[0]
-    if type(first) is not Entry:
+    if type(first) is not Entry or type(first.index) is not int or not 0 <= first.index <= U64_MAX:
         raise NotPlainError
-    if (error := refusal(first, first.index, max_payload_bytes)) is not None:
-        raise error
     return first.index

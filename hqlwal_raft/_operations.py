@@ -31,12 +31,15 @@ from ._plans import (
     Write,
     Zero,
 )
+from ._raft_rules import check_committed as judge_committed
+from ._raft_rules import check_purge, check_vote_change
 from ._records import decode
 from ._segment import Segment, damage
 from ._types import LogId, Vote
 from .errors import LogRangeError
 
 __all__ = [
+    "check_committed",
     "close",
     "make_room",
     "mark",
@@ -195,7 +198,10 @@ def truncate(log: Log, index: int) -> Work[None]:
     frontier = log.last_purged_log_id
     if frontier is not None and index <= frontier.index:
         raise LogRangeError(
-            f"cannot truncate from {index} on: the log was purged up to {frontier.index}"
+            f"cannot truncate from {index} on: the log was purged up to {frontier.index}",
+            index=index,
+            first_index=log.first_index,
+            last_log_id=log.last_log_id,
         )
     if log.next_index is None or index >= log.next_index:
         return
@@ -248,6 +254,7 @@ def truncate(log: Log, index: int) -> Work[None]:
 
     log.is_changing = True
     log.epoch += 1
+    log.note_cut(index)
     if removed:
         del log.segments[position + 1 :], log.first_ids[position + 1 :]
         log.prepared = []
@@ -289,6 +296,7 @@ def _remove_all(log: Log) -> Work[None]:
 
     log.is_changing = True
     log.epoch += 1
+    log.note_cut(log.first_index)
     log.meta.saved(state)
     log.reads.forget(log.segments)
     log.segments.clear()
@@ -342,6 +350,8 @@ def purge(log: Log, log_id: LogId) -> Work[None]:
     count = len(log.segments)
     if not is_beyond:
         count = max(bisect_right(log.first_ids, log_id.index + 1) - 1, 0)
+    if log.options.checks_raft and not is_beyond:
+        check_purge(log_id, (yield from _held(log, log_id.index)))
     last = log.last_log_id
     first = log.segments[count].number if count < len(log.segments) else 0
     # The frontier is durable before the first unlink.
@@ -365,7 +375,35 @@ def purge(log: Log, log_id: LogId) -> Work[None]:
     _said.purged(log.directory.path, log_id, len(removed))
 
 
+def _held(log: Log, index: int) -> Work[LogId | None]:
+    """The log id of an entry that the log holds; None where it is damaged."""
+    known = log.known_log_id(index)
+    if known is not None or not log.first_index <= index < (log.next_index or 0):
+        return known
+    segment = log.reads.segment_of(index)
+    file, offsets = segment.file, segment.offsets
+    if file is None or offsets is None:
+        outcome = yield Plan("load", (segment.load_step(),))
+        file, offsets = outcome.values[0]
+    place = index - segment.first_id
+    if place >= len(offsets):
+        return None
+    end = offsets[place + 1] if place + 1 < len(offsets) else segment.end
+    outcome = yield Plan("read", (Read(file, offsets[place], end - offsets[place]),))
+    found = decode(outcome.values[0], segment.salt, index, 1)
+    return found[0].log_id if found else None
+
+
+def check_committed(log: Log, log_id: LogId) -> Work[None]:
+    """Raises RaftRuleError where what the log holds is another entry."""
+    held = yield from _held(log, log_id.index)
+    if held is not None:
+        judge_committed(log_id, held, log.last_log_id)
+
+
 def save_vote(log: Log, vote: Vote) -> Work[None]:
+    if log.options.checks_raft:
+        check_vote_change(log.meta.state.vote, vote)
     state = replace(log.meta.state, vote=vote)
     yield Plan("save vote", (*log.meta.steps(state), _identity(log)), point=0)
     log.is_changing = True

@@ -23,23 +23,26 @@ from ._arguments import (
     check_callback,
     check_log_id,
     check_number,
+    check_path,
     check_seconds,
     check_truth,
     check_vote,
+    listed,
     parse_truth,
 )
-from ._commit import SYNC_BOUNDS_SECONDS, Answer, Committer, Phase
+from ._commit import SYNC_BOUNDS_SECONDS, Answer, Committer, Phase, call_back
 from ._environment import Environment, Loop
 from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX
 from ._log import Log, Work, drive
 from ._reader import RaftLogReader
-from ._reading import Core, open_cores
+from ._reading import Core, begin_waiting, open_cores
 from ._reads import Options
 from ._records import NotPlainError, plain
 from ._recovery import recover
 from ._threads import Worker
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from ._watchdog import Watch
+from .errors import given
 from .protocols import AppendCallback
 
 __all__ = ["Opening", "RaftLogReader", "RaftLogStorage", "statistics_of", "undo_opening"]
@@ -69,6 +72,7 @@ class Opening:
     max_entry_size: int = 64 << 20
     auto_heal: bool = False
     check_integrity: bool | None = None
+    check_raft: bool = True
     max_unsynced_bytes: int = 64 << 20
     cache_bytes: int = 4 << 20
     stall_seconds: float = 1.0
@@ -88,6 +92,11 @@ class Opening:
             check_truth("check_integrity", self.check_integrity)
         check_seconds("stall_seconds", self.stall_seconds)
         check_callable("on_stall", self.on_stall)
+        check_truth("check_raft", self.check_raft)
+        if self.environment is not None and not isinstance(self.environment, Environment):
+            raise TypeError(
+                f"environment is {given(self.environment)}: give a hqlwal_raft.testing environment"
+            )
 
     @property
     def policy(self) -> LogSync:
@@ -96,7 +105,7 @@ class Opening:
     @property
     def ground(self) -> Environment:
         """The environment, the real one where none was given."""
-        return self.environment if isinstance(self.environment, Environment) else _REAL
+        return self.environment or _REAL
 
     def watch(self, path: str, report: Callable[[Callable[[], Any]], Any]) -> Watch:
         """Begins to look for stalls; ``report`` has a callable called where users' code runs."""
@@ -128,8 +137,9 @@ class Opening:
             self.max_entry_size,
             self.cache_bytes,
             is_buffered=self.policy != LogSync.IMMEDIATE,
+            checks_raft=self.check_raft,
         )
-        environment = self.environment or _REAL
+        environment = self.ground
         is_checking = self.check_integrity
         if is_checking is None:
             text = environment.getenv(_CHECK_VARIABLE)
@@ -182,11 +192,12 @@ class RaftLogStorage(RaftLogReader):
     raises WalClosedError.
     """
 
-    __slots__ = ("_entries_wait",)
+    __slots__ = ("_entries_wait", "_interruptions")
 
-    def __init__(self, core: Core, policy: LogSync) -> None:
+    def __init__(self, core: Core, policy: LogSync, loop: Loop) -> None:
         super().__init__(core)
         self._entries_wait = policy == LogSync.IMMEDIATE
+        self._interruptions = loop.interruptions
 
     @classmethod
     def open(
@@ -198,6 +209,7 @@ class RaftLogStorage(RaftLogReader):
         max_entry_size: int = Opening.max_entry_size,
         auto_heal: bool = Opening.auto_heal,
         check_integrity: bool | None = Opening.check_integrity,
+        check_raft: bool = Opening.check_raft,
         max_unsynced_bytes: int = Opening.max_unsynced_bytes,
         cache_bytes: int = Opening.cache_bytes,
         stall_seconds: float = Opening.stall_seconds,
@@ -231,6 +243,11 @@ class RaftLogStorage(RaftLogReader):
           CorruptionError. Only right where the cluster sends the lost entries again.
         - ``check_integrity``: verify every record; when None, do so if the environment has
           ``HQL_CHECK_WAL_INTEGRITY=true``.
+        - ``check_raft``: hold the caller to Raft's own rules. The terms of entries never fall; a
+          vote never goes back (to a lower term, to another node in the same term, or behind its
+          *committed*); a committed log id is in the log, or is the purge frontier; a purge up to
+          an entry that the log holds names its term. Otherwise RaftRuleError, and nothing is
+          written. For a log that is not kept by Raft, or by one with other rules, say False.
         - ``max_unsynced_bytes``: once so much is accepted but not durable, appends wait. The
           last batch may exceed it.
         - ``cache_bytes``: how much memory the newest entries may take; reads of them need
@@ -245,7 +262,7 @@ class RaftLogStorage(RaftLogReader):
           (``hqlwal_raft.testing``).
 
         Raises WalLockedError, CorruptionError, UnknownVersionError, OSError; nothing on disk
-        was changed then. ValueError where an option makes no sense.
+        was changed then. ValueError or TypeError where an option makes no sense.
         """
         opening = Opening(
             sync=sync,
@@ -253,13 +270,14 @@ class RaftLogStorage(RaftLogReader):
             max_entry_size=max_entry_size,
             auto_heal=auto_heal,
             check_integrity=check_integrity,
+            check_raft=check_raft,
             max_unsynced_bytes=max_unsynced_bytes,
             cache_bytes=cache_bytes,
             stall_seconds=stall_seconds,
             on_stall=on_stall,
             environment=environment,
         )
-        return _Block(cls, opening, os.path.abspath(os.fsdecode(path)))
+        return _Block(cls, opening, check_path(path))
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -274,38 +292,45 @@ class RaftLogStorage(RaftLogReader):
         Without a callback it returns as the sync policy says. With one, it returns as soon as
         the entries are readable by every reader, and ``callback(error_or_None)`` is called
         exactly once, on the event loop, when they are durable or with the error; not, though,
-        where ``append`` itself raises. Tasks that append at the same time share one sync.
+        where ``append`` itself raises. What it raises is logged; a KeyboardInterrupt or SystemExit
+        ends the run: asyncio's loop raises it, under trio the next write, or the close, does.
+        Tasks that append at the same time share one sync.
 
-        Raises LogGapError, EntryTooLargeError, ValueError (a number is no u64), TypeError
-        (a payload is not bytes-like), or, where a new segment could not be allocated, OSError
-        (``ENOSPC``): in each of these cases nothing was written and the store goes on.
+        Raises LogGapError, EntryTooLargeError, RaftRuleError (a term falls), ValueError (a number
+        is no u64), TypeError (a payload is not bytes-like), what the iterable raises, or, where a
+        new segment could not be allocated, OSError (``ENOSPC``): in each of these cases nothing
+        was written and the store goes on.
         Waits while too much is accepted but not durable. Cancelled, the entries stay accepted.
         """
         core = self._core
         core.check_open()
         if callback is not None:
             check_callback(callback)
-        batch = entries if type(entries) is list else list(entries)
+        batch = entries if type(entries) is list else listed(entries)
         if not batch:
             if callback is not None:
-                callback(None)
+                call_back(callback, None)
+            await self._turns.did(1)
             return
         committer = core.committer
         try:
             group = committer.append_now(batch, callback)
         except NotPlainError:
-            batch = [plain(entry) for entry in batch]
+            batch = plain(batch)
             group = committer.append_now(batch, callback)
         if group is None:
             # it waits for its place in the order: from here on the batch is ours
-            waiting = committer.append_later([plain(entry) for entry in batch], callback)
+            waiting = committer.append_later(plain(batch), callback)
             try:
-                group = await waiting.answer.wait()
+                await waiting.answer.event.wait()
             except BaseException:
-                waiting.is_abandoned = True
+                committer.forsake(waiting)
                 raise
+            group = waiting.answer.result()
         if self._entries_wait and callback is None:
             await group.wait()
+            if self._interruptions:
+                raise self._interruptions.popleft()
             return
         turns = self._turns
         turns.work -= 2 + len(batch)
@@ -340,7 +365,8 @@ class RaftLogStorage(RaftLogReader):
 
         Beyond the end is legal, as after installing a snapshot: the log is then empty and its
         last log id is ``log_id``. Below the frontier nothing happens. The cost grows with the
-        segments removed, not with the entries.
+        segments removed, not with the entries. Raises RaftRuleError where the log holds another
+        entry at that index.
         """
         self._core.check_open()
         check_log_id(log_id)
@@ -349,33 +375,57 @@ class RaftLogStorage(RaftLogReader):
     async def save_vote(self, vote: Vote) -> None:
         """Saves the vote; durable on return, as is everything that was called before.
 
-        Raises ValueError or TypeError where the term or the node id cannot be saved.
+        Raises RaftRuleError where it goes back behind the saved one; ValueError or TypeError
+        where the term or the node id cannot be saved.
         """
         self._core.check_open()
         check_vote(vote)
         await self._run(partial(_operations.save_vote, self._core.log, vote))
 
     async def save_committed(self, log_id: LogId | None) -> None:
-        """Saves the committed log id, without a sync: a crash can bring an older one back."""
+        """Saves the committed log id, without a sync: a crash can bring an older one back.
+
+        Raises RaftRuleError where it is neither in the log nor the purge frontier.
+        """
         self._core.check_open()
         check_log_id(log_id, is_none_allowed=True)
-        await self._core.committer.save_committed(log_id).wait()
+        await self._wait(self._core.committer.save_committed(log_id))
 
     async def read_committed(self) -> LogId | None:
         """The committed log id saved last; after a crash possibly an older one, never one
         beyond the last log id.
         """
         self._core.check_open()
-        return self._core.log.meta.committed
+        committed = self._core.log.meta.committed
+        await self._turns.did(1)
+        return committed
+
+    async def wait_durable(self, log_id: LogId) -> None:
+        """Returns once that very entry is durable; asks for no sync of its own.
+
+        Raises LogTruncatedError where the log held it, or another with its index, and does not
+        any more; LogRangeError where no entry with its index was appended since the log was
+        opened; and as :meth:`append` would.
+        """
+        self._core.check_open()
+        check_log_id(log_id)
+        waiting = begin_waiting(self._core, log_id)
+        if isinstance(waiting, Answer):
+            await self._wait(waiting)
+        elif waiting is not None:
+            await self._drive(waiting)
+        else:
+            await self._turns.did(1)
 
     async def flush(self) -> None:
         """Everything that was accepted before is durable on return."""
         self._core.check_open()
-        await self._core.committer.flush().wait()
+        await self._wait(self._core.committer.flush())
 
     async def get_log_reader(self) -> RaftLogReader:
         """A reader for other tasks; it lives as long as the store is open."""
         self._core.check_open()
+        await self._turns.did(1)
         return RaftLogReader(self._core, self._turns)
 
     async def aclose(self) -> None:
@@ -393,7 +443,7 @@ class RaftLogStorage(RaftLogReader):
             core.close(f"{core.path} was closed")
         elif not core.is_here:
             raise core.wrong_loop()
-        await core.committer.close().wait()
+        await self._wait(core.committer.close())
 
     def abandon(self) -> None:
         """Answers every caller at once with WalClosedError, and lets go without waiting for a
@@ -416,7 +466,14 @@ class RaftLogStorage(RaftLogReader):
         return statistics_of(self._core)
 
     async def _run(self, begin: Callable[[], Work[Any]], *, is_quiet: bool = False) -> None:
-        await self._core.committer.run(begin, is_quiet=is_quiet).wait()
+        await self._wait(self._core.committer.run(begin, is_quiet=is_quiet))
+
+    async def _wait(self, answer: Answer) -> None:
+        """Waits for an answer. One that was there at once does not starve other tasks either."""
+        await answer.wait()
+        if self._interruptions:
+            raise self._interruptions.popleft()
+        await self._turns.did(1)
 
 
 # --- helpers -----------------------------------------------------------------------------
@@ -495,7 +552,7 @@ class _Block(AbstractAsyncContextManager[RaftLogStorage]):
             watch.end()
             raise
         core = await _open_on(disk, loop, self._opening, self._path, watch)
-        self._store = self._kind(core, self._opening.policy)
+        self._store = self._kind(core, self._opening.policy, loop)
         return self._store
 
     async def __aexit__(
@@ -548,22 +605,16 @@ async def _patiently(wait: Callable[[], Awaitable[object]]) -> bool:
 
     A ``with`` can be interrupted between its two first instructions: the scope would stay
     entered, and anyio would end the task with an error that hides the interrupt. Hence the two
-    ways out, of which an interrupt can spoil only one.
+    ways out of it, of which an interrupt can spoil only one.
     """
-    cancelled: BaseException | None = None
-    has_ended = False
-    scope = anyio.CancelScope(deadline=anyio.current_time() + _PATIENCE_SECONDS, shield=True)
+    scope = anyio.move_on_after(_PATIENCE_SECONDS, shield=True)
+    cancellations: list[BaseException] = []
+    is_over = True
     try:
         try:
             scope.__enter__()
-            while not has_ended:
-                try:
-                    await wait()
-                    has_ended = True
-                except anyio.get_cancelled_exc_class() as error:
-                    if scope.cancel_called:
-                        raise
-                    cancelled = error  # a task's own cancel() goes through shields
+            await _wait_through(wait, scope, cancellations)
+            is_over = False
         except BaseException as error:
             if not scope.__exit__(type(error), error, error.__traceback__):
                 raise
@@ -572,9 +623,26 @@ async def _patiently(wait: Callable[[], Awaitable[object]]) -> bool:
     finally:
         with contextlib.suppress(RuntimeError):  # it was left, or never entered
             scope.__exit__(None, None, None)
-    if cancelled is not None:
-        raise cancelled
-    return has_ended
+    if cancellations:
+        raise cancellations.pop()
+    return not is_over
+
+
+async def _wait_through(
+    wait: Callable[[], Awaitable[object]],
+    scope: anyio.CancelScope,
+    cancellations: list[BaseException],
+) -> None:
+    """Waits, though the task itself is cancelled: a task's own ``cancel()`` goes through shields."""
+    while True:
+        try:
+            await wait()
+        except anyio.get_cancelled_exc_class() as error:
+            if scope.cancel_called:
+                raise
+            cancellations[:] = [error]
+        else:
+            return
 
 
 def undo_opening(log: Log) -> None:
