@@ -173,7 +173,7 @@ class BlockingRaftLogReader:
                     if isinstance(request, Answer):
                         lane.wait(request)
                     elif not isinstance(request, int):
-                        result = request()
+                        result = self._core.committer.watch.timed(request, "read")
                 except Exception as error:
                     step = partial(reading.throw, error)
                 else:

@@ -370,6 +370,8 @@ class Directory:
             raise
         self.identity: Identity = (status.st_dev, status.st_ino)
         self._file_system: str | None = None
+        #: what :meth:`measure` found
+        self.free_bytes_seen: int | None = None
 
     @classmethod
     def make(cls, environment: Environment, path: str) -> Directory:
@@ -588,6 +590,11 @@ class Directory:
         with _noting(self.path, "looking at"):
             status = self.environment.fstatvfs(self._descriptor)
         return int(status.f_bavail * status.f_frsize)
+
+    def measure(self) -> None:
+        """Looks how much is free. Waits for the file system: not for a loop."""
+        with contextlib.suppress(OSError):
+            self.free_bytes_seen = self.free_bytes
 
     def is_copied_on_write(self, file: File) -> bool:
         """Whether a write over what the file has may need blocks that nobody has set aside.

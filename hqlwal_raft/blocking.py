@@ -74,12 +74,14 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         check_raft: bool = Opening.check_raft,
         max_unsynced_bytes: int = Opening.max_unsynced_bytes,
         cache_bytes: int = Opening.cache_bytes,
+        stall_seconds: float = Opening.stall_seconds,
+        on_stall: Callable[[float], object] | None = Opening.on_stall,
         environment: Environment | None = Opening.environment,
     ) -> BlockingRaftLogStorage:
         """Opens the log in the directory ``path``: for ``with``, or until :meth:`close`.
 
         The options are those of :meth:`hqlwal_raft.RaftLogStorage.open`, which says what they
-        mean, and what is raised.
+        mean, and what is raised. ``on_stall`` is called by a thread of the store's.
         """
         opening = Opening(
             sync=sync,
@@ -90,6 +92,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
             check_raft=check_raft,
             max_unsynced_bytes=max_unsynced_bytes,
             cache_bytes=cache_bytes,
+            stall_seconds=stall_seconds,
+            on_stall=on_stall,
             environment=environment,
         )
         return cls.open_with(opening, path)
@@ -123,16 +127,20 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     @classmethod
     def _open_here(cls, opening: Opening, path: str, stand_ins: StandIns) -> BlockingRaftLogStorage:
-        lane = Lane("hqlwal-disk", opening.ground)
+        watch = opening.watch(path, stand_ins.submit)
+        lane = None
         try:
-            log = opening.open_log(path)
+            lane = Lane("hqlwal-disk", opening.ground)
+            log = opening.open_log(path, watch)
             try:
-                core = lane.call(partial(opening.start, path, log, lane, lane.loop))
+                core = lane.call(partial(opening.start, path, log, lane, lane.loop, watch))
             except BaseException:
                 _close_as_it_was(log)
                 raise
         except BaseException:
-            lane.post(lane.stop)
+            watch.end()
+            if lane is not None:
+                lane.post(lane.stop)
             raise
         entries_wait = opening.policy == LogSync.IMMEDIATE
         return cls(core, lane, stand_ins, entries_wait=entries_wait)
