@@ -19,6 +19,7 @@ from typing import Any
 from ._commit import call_back
 from ._environment import Environment, Lock, Queue
 from ._lane import Lane
+from ._threads import start_thread
 from .errors import WalClosedError
 from .protocols import AppendCallback
 
@@ -107,7 +108,7 @@ class StandIns:
         self._lock = environment.lock()
         self._idle = 1
         self._is_stopped = False
-        environment.start_thread(self._run, _NAME)
+        start_thread(environment, self._run, _NAME)
 
     def call(
         self, lane: Lane, begin: Callable[[], Any], finish: Callable[[Any], Any] | None = None
@@ -201,7 +202,7 @@ class Callbacks:
         calls = self._calls
         if calls is None:
             calls = self._calls = self._environment.queue()
-            self._environment.start_thread(partial(self._run, calls), "hqlwal-callbacks")
+            start_thread(self._environment, partial(self._run, calls), "hqlwal-callbacks")
         calls.put(partial(call_back, callback, error))
         if self._is_stopped:
             calls.put(None)

@@ -37,7 +37,7 @@ from ._threads import Worker
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from .protocols import AppendCallback
 
-__all__ = ["Opening", "RaftLogReader", "RaftLogStorage", "statistics_of"]
+__all__ = ["Opening", "RaftLogReader", "RaftLogStorage", "close_unused", "statistics_of"]
 
 _SEGMENT_SIZE_MINIMUM = 8192
 _SIZE_MAXIMUM = (1 << 32) - 1
@@ -201,7 +201,11 @@ class RaftLogStorage(RaftLogReader):
         loop = environment.running_loop()
         disk = environment.start_worker("hqlwal-disk", loop)
         log = await _open_on(disk, Answer(loop.event()), loop, partial(opening.open_log, path))
-        store = cls(opening.start(path, log, disk, loop), opening.policy)
+        try:
+            store = cls(opening.start(path, log, disk, loop), opening.policy)
+        except BaseException:  # no second thread, say
+            await _undo_on(disk, loop, partial(close_unused, log))
+            raise
         try:
             yield store
         finally:
@@ -394,21 +398,31 @@ async def _open_on(disk: Worker, answer: Answer, loop: Loop, opening: Callable[[
 
     def undo() -> None:
         for log in opened:
-            try:
-                drive(_operations.close(log), log)
-                log.directory.say_clean()
-            finally:
-                log.release()
-                log.directory.close()
+            close_unused(log)
 
     disk.submit(lambda: opened.append(opening()), partial(answer.give, loop))
     try:
         await answer.wait()
     except BaseException:
-        undone = Answer(loop.event())
-        disk.submit(undo, partial(undone.give, loop))
-        disk.stop()
-        with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
-            await undone.wait()
+        await _undo_on(disk, loop, undo)
         raise
     return opened[0]
+
+
+async def _undo_on(disk: Worker, loop: Loop, undo: Callable[[], None]) -> None:
+    """Runs it on the thread, and ends that."""
+    undone = Answer(loop.event())
+    disk.submit(undo, partial(undone.give, loop))
+    disk.stop()
+    with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
+        await undone.wait()
+
+
+def close_unused(log: Log) -> None:
+    """Closes a log that nothing was made of, and gives up the lock. Blocks."""
+    try:
+        drive(_operations.close(log), log)
+        log.directory.say_clean()
+    finally:
+        log.release()
+        log.directory.close()

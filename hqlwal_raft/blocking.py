@@ -22,11 +22,11 @@ from ._blocking_reader import BlockingRaftLogReader
 from ._commit import Answer
 from ._environment import Environment
 from ._lane import Lane
-from ._log import Work, drive
+from ._log import Work
 from ._reading import Core
 from ._records import NotPlainError, plain
 from ._stand_ins import Callbacks, StandIns
-from ._store import Opening, statistics_of
+from ._store import Opening, close_unused, statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from .errors import LogRangeError, LogTruncatedError, WalClosedError
 from .protocols import AppendCallback
@@ -113,16 +113,15 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     @classmethod
     def _open_here(cls, opening: Opening, path: str, stand_ins: StandIns) -> BlockingRaftLogStorage:
-        log = opening.open_log(path)
-        lane = Lane("hqlwal-disk", opening.ground)
+        lane = Lane("hqlwal-disk", opening.ground)  # first: where there is no thread, no lock
+        log = None
         try:
+            log = opening.open_log(path)
             core = lane.call(partial(opening.start, path, log, lane, lane.loop))
         except BaseException:
-            with contextlib.suppress(Exception):
-                drive(_operations.close(log), log)
-                log.directory.say_clean()
-            log.release()
-            log.directory.close()
+            if log is not None:
+                with contextlib.suppress(Exception):
+                    close_unused(log)
             lane.post(lane.stop)
             raise
         entries_wait = opening.policy == LogSync.IMMEDIATE
