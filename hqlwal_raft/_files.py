@@ -83,7 +83,7 @@ class LockedError(Exception):
 def noted(error: OSError, path: str, doing: str) -> OSError:
     """The error with path, deed and advice as a note, once."""
     note = f"while {doing} {path}"
-    advice = _ADVICE.get(error.errno)
+    advice = _ADVICE.get(error.errno or 0)
     if doing == "locking" and error.errno in _NO_LOCK:
         advice = _ADVICE[errno.ENOLCK]
     if advice:
