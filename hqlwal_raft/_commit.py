@@ -24,6 +24,7 @@ Answers go out after memory has changed, never in the middle of it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import enum
 import logging
 import traceback
@@ -34,6 +35,7 @@ from typing import Any
 
 from . import _operations
 from ._environment import Event, Loop
+from ._files import Directory
 from ._log import SEALS_WAITING, Log, Need, PoisonError, Work
 from ._plans import Outcome, Plan, carry_out
 from ._threads import Worker
@@ -78,19 +80,29 @@ class Answer:
         """Answers. May be called again after an interrupt: nobody is answered twice."""
         self.value, self.error = value, error
         self._event.set()
+        if not self.callbacks:
+            self._give_followers(loop)
+            return
         # All at once: those of a later group, and who closed, must come after the last of them.
         for _ in self.callbacks:
             loop.soon(self._call_next)
+        # Twice, for an interrupt at the first instruction of a call has it not made at all.
+        for _ in range(2):
+            loop.soon(partial(self._end_callbacks, loop))
+
+    def _give_followers(self, loop: Loop) -> None:
         for follower in self.followers:
-            if self.callbacks:
-                loop.soon(partial(follower.give, loop, None, error))
-            else:
-                follower.give(loop, None, error)
+            follower.give(loop, None, self.error)
 
     def _call_next(self) -> None:
         """Calls one callback of the user's: what it raises stops nothing here."""
         if self.callbacks:
             call_back(self.callbacks.popleft(), _own(self.error))
+
+    def _end_callbacks(self, loop: Loop) -> None:
+        while self.callbacks:
+            self._call_next()
+        self._give_followers(loop)
 
     async def wait(self) -> Any:
         """The value, or raises the error. Being cancelled only ends the waiting."""
@@ -123,11 +135,7 @@ def _own(error: BaseException | None) -> BaseException | None:
     """A new error for each who is answered: a shared one would collect their tracebacks."""
     if not isinstance(error, (OSError, WalError)):
         return error
-    try:
-        own = type(error)(*error.args)
-    except TypeError:
-        return error
-    own.__dict__.update(error.__dict__)
+    own = copy.copy(error)
     own.__cause__ = error.__cause__
     return own
 
@@ -151,7 +159,7 @@ class _Append:
 class _Operation:
     """Runs alone on the lane, on a clean log."""
 
-    __slots__ = ("answer", "begin", "has_changed", "is_quiet", "work")
+    __slots__ = ("answer", "begin", "has_changed", "is_quiet", "plan", "work")
 
     def __init__(
         self, answer: Answer, begin: Callable[[], Work[Any] | None], *, is_quiet: bool
@@ -161,6 +169,8 @@ class _Operation:
         #: no chore may be under way: it writes or removes segments
         self.is_quiet = is_quiet
         self.work: Work[Any] | None = None
+        #: the one under way
+        self.plan: Plan | None = None
         #: a plan with a point of no return was carried out: what goes wrong now poisons
         self.has_changed = False
 
@@ -191,6 +201,9 @@ class Committer:
         self._loop = loop
         self._disk = disk
         self._housekeeping = self._environment.start_worker("hqlwal-housekeeping", loop)
+        # These hold no committer, so that one that is dropped goes.
+        self._leave = partial(_leave, _Leaving(log.directory), disk, self._housekeeping)
+        disk.orphaned = self._housekeeping.orphaned = self._leave
         self._queue: deque[_Append | _Operation | _Call] = deque()
         #: whom the next commit to begin will answer, and whom the one under way
         self._group: Answer | None = None
@@ -199,6 +212,7 @@ class Committer:
         self._operation: _Operation | None = None
         #: the chore under way
         self._chore: Work[None] | None = None
+        self._chore_name = ""
         #: the need that the chore under way, or one on the lane, is to meet
         self._is_preparing = False
         # not again on a full disk, until somebody needs a segment
@@ -209,6 +223,8 @@ class Committer:
         # whether the last commit served more than one append, and how many there were before it
         self._is_crowded = False
         self._appends_before = 0
+        #: entries that a refused commit took back last: the first, one past the last, and why
+        self._taken_back: tuple[int, int, BaseException] | None = None
         self._is_alarm_set = False
         self._is_idle_alarm_set = False
         self._last_commit_seconds = 0.0
@@ -303,7 +319,14 @@ class Committer:
         return self._enqueue(_Call(self.new_answer(), self._flush))
 
     def save_committed(self, log_id: LogId | None) -> Answer:
-        return self._enqueue(_Call(self.new_answer(), partial(self._save_committed, log_id)))
+        return self._enqueue(_Call(self.new_answer(), partial(self._judge_committed, log_id)))
+
+    def forsake(self, append: _Append) -> None:
+        """Nobody waits for a queued append any more: an error is for its callback."""
+        append.is_abandoned = True
+        error = append.answer.error  # it was refused in the turn in which the waiting ended
+        if error is not None and append.callback is not None:
+            self._loop.soon(partial(call_back, append.callback, _own(error)))
 
     def close(self) -> Answer:
         """Refuses what has not begun, makes durable what was accepted, closes the log."""
@@ -322,7 +345,8 @@ class Committer:
         self._queue = deque([closing])
         if self.phase is Phase.OPEN:
             self.phase = Phase.CLOSING
-        error = WalClosedError("the store was closed before this call's turn")
+        path = self.log.directory.path
+        error = WalClosedError(f"{path} was closed before this call's turn", path=path)
         for call in refused:
             self._refuse(call, error)
         self._advance()
@@ -331,27 +355,30 @@ class Committer:
     def abandon(self) -> None:
         """Answers every caller at once, and lets go without waiting for the disk.
 
-        The lock goes when the disk thread is done with what it is doing.
+        The lock goes when the two threads are done with what they are doing.
         """
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
         log = self.log
-        self._disk.submit(partial(_let_go, log.directory), _ignore)
+        self._leave()
         log.release()
-        self._stop()
         # Last: a loop that was closed under tasks that wait cannot be given their answers.
-        self._answer_all(WalClosedError("the store was abandoned"))
+        self._answer_all(
+            WalClosedError(f"{log.directory.path} was abandoned", path=log.directory.path)
+        )
         if self._closing is not None:
             self._closing.answer.give(self._loop, None, None)
 
     def drop(self) -> None:
         """Abandons, from any thread: a store that nobody holds is collected in any."""
         # At once, and without touching memory: the loop may be closed, or never run again.
-        self._disk.submit(partial(_let_go, self.log.directory), _ignore)
-        self._stop()
-        with contextlib.suppress(RuntimeError):
+        self._leave()
+        try:
             self._loop.post(self.abandon)
+        except RuntimeError:  # the loop has ended: memory is nobody's any more
+            with contextlib.suppress(RuntimeError):
+                self.abandon()
 
     # --- order -----------------------------------------------------------------------------
 
@@ -369,6 +396,13 @@ class Committer:
         self.check_writable()
         return self._committing if index < self.log.in_flight_next else self._next_group()
 
+    def check_taken_back(self, index: int) -> None:
+        """Raises, for an entry that the log does not hold, what the append of it was answered."""
+        if self._taken_back is not None:
+            first, following, error = self._taken_back
+            if first <= index < following:
+                raise _own(error)  # type: ignore[misc]
+
     def check_writable(self) -> None:
         """Raises where nothing is written any more."""
         if self.log.is_changing:
@@ -377,7 +411,8 @@ class Committer:
             assert self.poison is not None
             raise poisoned(self.poison)
         if self.phase is not Phase.OPEN:
-            raise WalClosedError("the store is closed")
+            path = self.log.directory.path
+            raise WalClosedError(f"{path} is closed", path=path)
 
     def _advance(self) -> None:
         """Starts whatever may start now, in the order of the calls."""
@@ -486,6 +521,27 @@ class Committer:
             self._group = Answer(self._loop.event())
         return self._group
 
+    def _judge_committed(self, log_id: LogId | None, answer: Answer) -> None:
+        if self.log.may_be_committed(log_id):
+            self._save_committed(log_id, answer)
+            return
+        # The disk must be asked first, and what was called meanwhile stays behind both.
+        assert log_id is not None
+        check = _Operation(
+            self.new_answer(),
+            partial(_operations.check_committed, self.log, log_id),
+            is_quiet=False,
+        )
+        self._queue.insert(1, _Call(answer, partial(self._save_checked, check.answer, log_id)))
+        self._queue.insert(1, check)
+
+    def _save_checked(self, check: Answer, log_id: LogId, answer: Answer) -> None:
+        if check.error is not None:
+            answer.give(self._loop, None, check.error)
+        else:
+            self.log.may_be_committed(log_id)  # a refused commit may have taken it back meanwhile
+            self._save_committed(log_id, answer)
+
     def _save_committed(self, log_id: LogId | None, answer: Answer) -> None:
         self.log.save_committed(log_id)
         if self.log.options.is_buffered:
@@ -511,6 +567,7 @@ class Committer:
         if not self._is_crowded:
             self._commit()
         elif not self._is_sync_coming:
+            self._set_idle_alarm()  # it finds what an interrupt may have had forgotten
             (self._loop.gather or self._loop.soon)(self._commit_now)
             self._is_sync_coming = True
 
@@ -538,24 +595,27 @@ class Committer:
         self._is_crowded = self.appends > self._appends_before + 1
         self._appends_before = self.appends
         self._last_commit_seconds = self.under_way_since = now
-        self._disk.submit(partial(carry_out, log.directory, plan), self._carried_commit)
+        self._disk.submit(
+            partial(carry_out, log.directory, plan), partial(self._carried_commit, self._committing)
+        )
         log.is_changing = False
 
-    def _carried_commit(self, outcome: Outcome, error: BaseException | None) -> None:
+    def _carried_commit(self, group: Answer, outcome: Outcome, error: BaseException | None) -> None:
         try:
-            self._commit_ended(outcome if error is None else Outcome(error=error))
+            self._commit_ended(group, outcome if error is None else Outcome(error=error))
         except BaseException as failure:
             self.fall(failure)
             raise
 
-    def _commit_ended(self, outcome: Outcome) -> None:
-        group = self._committing
-        self.under_way_since = None
+    def _commit_ended(self, group: Answer, outcome: Outcome) -> None:
         log = self.log
         if log.is_changing:
             self.fall(_torn())
-        if group is None or self.phase not in (Phase.OPEN, Phase.CLOSING):
-            self._committing = None  # poison came in between, and answered
+        if group is not self._committing:
+            return  # poison came in between, and answered; or it was applied already
+        self.under_way_since = None
+        if self.phase not in (Phase.OPEN, Phase.CLOSING):
+            self._committing = None
             self._advance()
             return
         if outcome.error is None:
@@ -570,8 +630,10 @@ class Committer:
             self._set_idle_alarm()
         elif outcome.is_refused and not log.options.is_buffered:
             # Nothing was stored: what was accepted is taken back, also what came after.
-            log.retreat()
             _clear(outcome.error)
+            accepted_next = log.next_index or 0
+            log.retreat()
+            self._taken_back = (log.next_index or 0, accepted_next, outcome.error)
             group.give(self._loop, None, outcome.error)
             if self._group is not None:
                 self._group.give(self._loop, None, outcome.error)
@@ -590,6 +652,8 @@ class Committer:
         now = self._environment.monotonic()
         if self.phase is not Phase.OPEN:
             return
+        if self._is_sync_coming:
+            self._commit_now()
         if now - self._last_commit_seconds < _IDLE_SECONDS or self._operation or self._committing:
             self._set_idle_alarm()
         elif (work := _operations.mark(self.log, now)) is not None:
@@ -631,19 +695,23 @@ class Committer:
     def _send(self, operation: _Operation, plan: Plan, *, is_need: bool) -> None:
         self.log.is_changing = True
         self.under_way_since = self._environment.monotonic()
+        operation.plan = plan
         self._disk.submit(
             partial(carry_out, self.log.directory, plan),
-            partial(self._carried_operation, operation, is_need),
+            partial(self._carried_operation, operation, plan, is_need),
         )
         self.log.is_changing = False
 
     def _carried_operation(
         self,
         operation: _Operation,
+        plan: Plan,
         is_need: bool,  # noqa: FBT001 - bound by partial
         outcome: Outcome,
         error: BaseException | None,
     ) -> None:
+        if plan is not operation.plan:
+            return  # it was applied already
         try:
             self._go_on(operation, outcome if error is None else Outcome(error=error), is_need)
         except BaseException as failure:
@@ -764,9 +832,13 @@ class Committer:
             return
         log = self.log
         work: Work[None] | None = None
-        if not log.prepared and self._may_prepare_ahead:
-            self._prepare(None)
-            return
+        if self._may_prepare_ahead:
+            if not log.prepared:
+                self._prepare(None)
+                return
+            if log.lacks_filling:
+                self._prepare(Need((log.options.segment_size,)))
+                return
         if self._may_seal:
             work = _operations.seal(log)
         if work is None and self._may_unlink:
@@ -790,21 +862,23 @@ class Committer:
         plan = next(work)
         self.log.is_changing = True
         self._housekeeping.submit(
-            partial(carry_out, self.log.directory, plan), partial(self._carried_chore, work, plan)
+            partial(carry_out, self.log.directory, plan), partial(self._carried_chore, work)
         )
-        self._chore = work
+        self._chore, self._chore_name = work, plan.name
         self.log.is_changing = False
 
     def _carried_chore(
-        self, work: Work[None], plan: Plan, outcome: Outcome, error: BaseException | None
+        self, work: Work[None], outcome: Outcome, error: BaseException | None
     ) -> None:
+        if work is not self._chore:
+            return  # it was applied already
         try:
-            self._chore_ended(work, plan, outcome if error is None else Outcome(error=error))
+            self._chore_ended(work, outcome if error is None else Outcome(error=error))
         except BaseException as failure:
             self.fall(failure)
             raise
 
-    def _chore_ended(self, work: Work[None], plan: Plan, outcome: Outcome) -> None:
+    def _chore_ended(self, work: Work[None], outcome: Outcome) -> None:
         self._chore = None
         was_preparing, self._is_preparing = self._is_preparing, False
         if self.log.is_changing:
@@ -819,7 +893,7 @@ class Committer:
         elif outcome.is_refused:
             work.close()
             _clear(outcome.error)
-            self._chore_refused(outcome.error, plan.name, was_preparing=was_preparing)
+            self._chore_refused(outcome.error, self._chore_name, was_preparing=was_preparing)
         else:
             self.fall(outcome.error)
         self._keep_house()
@@ -902,7 +976,32 @@ def _nothing() -> None:
     pass
 
 
-def _let_go(directory: Any, *, is_clean: bool = False) -> None:
+class _Leaving:
+    """Lets go of a directory once both threads are done with it: who has the lock after us must
+    not meet a chore that was begun under it.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._lock = directory.environment.lock()
+        self._left = {"disk", "housekeeping"}
+
+    def leave(self, thread: str) -> None:
+        with self._lock:
+            self._left.discard(thread)
+            is_last = not self._left
+        if is_last:
+            self._directory.close()
+
+
+def _leave(leaving: _Leaving, disk: Worker, housekeeping: Worker) -> None:
+    disk.submit(partial(leaving.leave, "disk"), _ignore)
+    disk.stop()
+    housekeeping.submit(partial(leaving.leave, "housekeeping"), _ignore)
+    housekeeping.stop()
+
+
+def _let_go(directory: Directory, *, is_clean: bool) -> None:
     try:
         if is_clean:
             directory.say_clean()

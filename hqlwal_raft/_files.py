@@ -142,8 +142,14 @@ class File:
         """
         start = offset
         try:
-            for data in _batches(parts):
-                offset = self._write_all(offset, data)
+            if len(parts) == 1:  # as most writes are
+                written = self._environment.pwrite(self._descriptor, parts[0], offset)
+                if written == len(parts[0]):
+                    return
+                offset += written
+                parts = (parts[0][written:],)
+            for batch in _batches(parts):
+                offset = self._write_all(offset, batch)
         except OSError as error:
             error = noted(error, self.path, "writing")
             if offset == start and not isinstance(error, TornWriteError):
@@ -224,8 +230,10 @@ class File:
         """Everything written is durable on return. Never retried: the kernel may have dropped
         what it could not write. Releases the GIL, which mmap.flush() would not.
         """
-        with _noting(self.path, "syncing"):
+        try:
             self._environment.fdatasync(self._descriptor)
+        except OSError as error:
+            raise noted(error, self.path, "syncing") from None
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -570,6 +578,11 @@ class Directory:
         or blocks are copied on write: a full disk would then kill the process (SIGBUS).
         """
         return self.file_system in ("ext4", "tmpfs")
+
+    @property
+    def allows_filling(self) -> bool:
+        """Whether blocks that were filled with zeros take later writes without being moved."""
+        return self.file_system in ("ext4", "xfs")
 
     @property
     def copies_on_write(self) -> bool:

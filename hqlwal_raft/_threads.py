@@ -2,23 +2,133 @@
 
 A worker's thread holds its worker and nothing else: never the store, so that one that is dropped
 unclosed goes. Knows the event loop, but nothing of logs.
+
+*An outcome is kept until it was applied.* An interrupt (KeyboardInterrupt, MemoryError) can come
+at the first instruction of the very call that would apply it; then it is delivered once more. So
+it may be applied twice, and whoever takes outcomes knows them by what they are the outcome of.
 """
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ._environment import Empty, Environment, Loop
+from ._environment import Bell, Empty, Environment, Loop, Queue
 
-__all__ = ["Done", "Worker", "start_thread"]
+__all__ = ["Done", "Outcomes", "Worker", "start_thread"]
 
 #: called on the loop with how a job ended: its result, or the error that it raised
 Done = Callable[[Any, "BaseException | None"], None]
+
+#: what was not applied by then is delivered again
+_AGAIN_SECONDS = 0.1
+
+
+class _Jobs:
+    """A queue of one thread's jobs, with a bell."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._items: deque[Any] = deque()
+        self._bell = environment.bell()
+
+    def put(self, item: Any, /) -> None:
+        self._items.append(item)
+        self._bell.ring()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
+        items = self._items
+        while not items:
+            if not self._bell.wait(timeout):
+                raise Empty
+            # else it may have been rung for an item that was taken already
+        return items.popleft()
+
+
+class Outcomes:
+    """How jobs ended, in order, until it was applied. Threads add, the owner delivers."""
+
+    def __init__(self) -> None:
+        self._left: deque[Callable[[], Any]] = deque()
+        # The outcome whose application was begun, so that one that fails twice stops nobody.
+        self._begun: Callable[[], Any] | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._left)
+
+    def add(self, outcome: Callable[[], Any]) -> None:
+        self._left.append(outcome)
+
+    def clear(self) -> None:
+        self._left.clear()
+
+    def deliver(self) -> None:
+        """Applies them. What one lets out stops it; the rest is for the next time."""
+        left = self._left
+        while left:
+            outcome = left[0]
+            if outcome is self._begun:
+                left.popleft()  # the second time: it is not kept for a third
+                outcome()
+            else:
+                self._begun = outcome
+                outcome()
+                left.popleft()
+            self._begun = None
+
+
+class _Mailbox:
+    """The way of the outcomes to the loop. The loop may hold it, so it holds no store."""
+
+    def __init__(self, environment: Environment, loop: Loop) -> None:
+        self.outcomes = Outcomes()
+        self._post = loop.post
+        self._has_ended = loop.has_ended
+        self._bell: Bell | None = None
+        self._end_watch: Callable[[], Any] | None = None
+        if loop.watch is not None:
+            bell = environment.bell()
+            try:
+                self._end_watch = loop.watch(bell.descriptor, self._rung)
+            except NotImplementedError:
+                bell.close()
+            else:
+                self._bell = bell
+
+    @property
+    def has_bell(self) -> bool:
+        return self._bell is not None
+
+    def send(self) -> None:
+        """From the thread: has what was added delivered. Raises RuntimeError without a loop."""
+        bell = self._bell
+        if bell is not None and not self._has_ended():
+            bell.ring()
+        else:
+            self._post(self.outcomes.deliver)
+
+    def _rung(self) -> None:
+        """On the loop."""
+        bell = self._bell
+        if bell is not None:
+            bell.hush()
+        try:
+            self.outcomes.deliver()
+        except BaseException:
+            if self._bell is not None and self.outcomes:
+                self._bell.ring()
+            raise
+
+    def end(self) -> None:
+        """On the loop, as the last outcome of all."""
+        # The bell is not closed but let go of: the thread may be about to ring it, and by then
+        # its descriptor could be another file's.
+        bell, self._bell = self._bell, None
+        if bell is not None and self._end_watch is not None:
+            self._end_watch()
 
 
 def start_thread(environment: Environment, run: Callable[[], Any], name: str) -> None:
@@ -36,10 +146,13 @@ def start_thread(environment: Environment, run: Callable[[], Any], name: str) ->
 class Worker:
     """A long-lived thread. A fresh or pooled one per sync would cost more than the sync."""
 
+    #: called once, in the thread, where it finds that the loop has ended
+    orphaned: Callable[[], None] | None = None
+
     def __init__(self, name: str, loop: Loop, environment: Environment) -> None:
-        self._post = loop.post
+        self._mailbox = mailbox = _Mailbox(environment, loop)
         self._monotonic = environment.monotonic
-        self._jobs = environment.queue()
+        self._jobs: Queue[Any] = _Jobs(environment) if mailbox.has_bell else environment.queue()
         # When to ring, the order of equal times, whom: touched by the thread alone.
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
@@ -60,15 +173,16 @@ class Worker:
 
     def _run(self) -> None:
         while True:
-            timeout = None
-            if self._alarms:
-                timeout = max(0.0, self._alarms[0][0] - self._monotonic())
             try:
-                item = self._jobs.get(timeout=timeout)
+                item = self._jobs.get(timeout=self._timeout())
             except Empty:
-                self._report(heapq.heappop(self._alarms)[2])
+                if self._alarms and self._alarms[0][0] <= self._monotonic() + 0.001:
+                    self._report(heapq.heappop(self._alarms)[2])
+                elif self._mailbox.outcomes:
+                    self._deliver()
                 continue
             if item is None:
+                self._report(self._mailbox.end)
                 return
             job, done = item
             try:
@@ -82,7 +196,23 @@ class Worker:
             # nothing of a finished job, such as a purged segment, is kept alive until the next
             del item, job, done, outcome
 
+    def _timeout(self) -> float | None:
+        """How long to wait for a job."""
+        timeout = _AGAIN_SECONDS if self._mailbox.outcomes else None
+        if self._alarms:
+            until = max(0.0, self._alarms[0][0] - self._monotonic())
+            timeout = until if timeout is None else min(timeout, until)
+        return timeout
+
     def _report(self, call: Callable[[], Any]) -> None:
-        # without an event loop there is nobody left who could be told
-        with contextlib.suppress(RuntimeError):
-            self._post(call)
+        self._mailbox.outcomes.add(call)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        try:
+            self._mailbox.send()
+        except RuntimeError:  # without an event loop there is nobody left who could be told
+            self._mailbox.outcomes.clear()
+            orphaned, self.orphaned = self.orphaned, None
+            if orphaned is not None:
+                orphaned()

@@ -17,18 +17,25 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import _operations
-from ._arguments import check_callback, check_log_id, check_vote
+from ._arguments import (
+    check_callback,
+    check_log_id,
+    check_path,
+    check_truth,
+    check_vote,
+    listed,
+)
 from ._blocking_reader import BlockingRaftLogReader
-from ._commit import Answer
+from ._commit import Answer, call_back
 from ._environment import Environment
 from ._lane import Lane
 from ._log import Work
-from ._reading import Core
+from ._reading import Core, Reading, begin_waiting
 from ._records import NotPlainError, plain
 from ._stand_ins import Callbacks, StandIns
-from ._store import Opening, close_unused, statistics_of
+from ._store import Opening, statistics_of, undo_opening
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from .errors import LogRangeError, LogTruncatedError, WalClosedError
+from .errors import WalClosedError
 from .protocols import AppendCallback
 
 __all__ = ["BlockingRaftLogReader", "BlockingRaftLogStorage"]
@@ -63,6 +70,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         max_entry_size: int = Opening.max_entry_size,
         auto_heal: bool = Opening.auto_heal,
         check_integrity: bool | None = Opening.check_integrity,
+        check_raft: bool = Opening.check_raft,
         max_unsynced_bytes: int = Opening.max_unsynced_bytes,
         cache_bytes: int = Opening.cache_bytes,
         environment: Environment | None = Opening.environment,
@@ -78,6 +86,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
             max_entry_size=max_entry_size,
             auto_heal=auto_heal,
             check_integrity=check_integrity,
+            check_raft=check_raft,
             max_unsynced_bytes=max_unsynced_bytes,
             cache_bytes=cache_bytes,
             environment=environment,
@@ -87,7 +96,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     @classmethod
     def open_with(cls, opening: Opening, path: str | os.PathLike[str]) -> BlockingRaftLogStorage:
         """As :meth:`open`, with options that were checked already."""
-        path = os.path.abspath(os.fsdecode(path))
+        path = check_path(path)
         environment = opening.ground
         stand_ins = StandIns(environment)
         interruptions: list[BaseException] = []
@@ -113,7 +122,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     @classmethod
     def _open_here(cls, opening: Opening, path: str, stand_ins: StandIns) -> BlockingRaftLogStorage:
-        lane = Lane("hqlwal-disk", opening.ground)  # first: where there is no thread, no lock
+        lane = Lane("hqlwal-disk", opening.ground)
         log = None
         try:
             log = opening.open_log(path)
@@ -121,7 +130,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         except BaseException:
             if log is not None:
                 with contextlib.suppress(Exception):
-                    close_unused(log)
+                    undo_opening(log)
             lane.post(lane.stop)
             raise
         entries_wait = opening.policy == LogSync.IMMEDIATE
@@ -145,11 +154,13 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         call the store.
         """
         check_callback(callback)
-        batch = entries if type(entries) is list else list(entries)
+        check_truth("wait", wait)
+        self._core.check_open()
+        batch = listed(entries)
         if not batch:
             self._core.check_open()
             if callback is not None:
-                callback(None)
+                call_back(callback, None)
             return None
         waits = wait and callback is None and self._entries_wait
         if callback is not None:
@@ -158,7 +169,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         try:
             self._call(partial(self._append, batch, callback, waits=waits), finish)
         except NotPlainError:
-            batch = [plain(entry) for entry in batch]
+            batch = plain(batch)
             self._call(partial(self._append, batch, callback, waits=waits), finish)
         last = batch[-1]
         return LogId(last[0], last[1], last[3])
@@ -171,7 +182,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         group = committer.append_now(batch, callback)
         if group is None:
             # it waits for its place in the order: from here on the batch is ours
-            return committer.append_later([plain(entry) for entry in batch], callback).answer
+            return committer.append_later(plain(batch), callback).answer
         return group if waits else None
 
     def _wait(self, group: Answer | None) -> None:
@@ -225,28 +236,15 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     def wait_durable(self, log_id: LogId) -> None:
         """Returns once that very entry is durable; asks for no sync of its own.
 
-        Raises LogTruncatedError where another entry has its index, LogRangeError where the log
-        does not reach so far, and as :meth:`append` would.
+        As :meth:`hqlwal_raft.RaftLogStorage.wait_durable`.
         """
         self._core.check_open()
         check_log_id(log_id)
-        if self._call(partial(self._begin_waiting, log_id)) is _UNKNOWN:
-            found = self.log_id_at(log_id.index)
-            if found is not None and found != log_id:
-                raise _truncated(log_id, found)
+        self._call(partial(begin_waiting, self._core, log_id), self._go_on_waiting)
 
-    def _begin_waiting(self, log_id: LogId) -> Any:
-        log, committer, index = self._core.log, self._core.committer, log_id.index
-        if log.next_index is None or index >= log.next_index:
-            committer.check_writable()  # poison took it
-            raise LogRangeError(f"the log has no entry {index}: it ends with {log.last_log_id}")
-        if index < log.first_index:
-            return None  # purged: durable before it was
-        recent = log.recent.read(index, index + 1)
-        if recent and (recent[0][0] != log_id.term or recent[0][3] != log_id.node_id):
-            raise _truncated(log_id, recent[0].log_id)
-        answer = committer.durable_answer(index)
-        return _UNKNOWN if answer is None and not recent else answer
+    def _go_on_waiting(self, waiting: Reading[None] | None) -> None:
+        if waiting is not None:
+            self._read(waiting)
 
     @property
     def poison(self) -> BaseException | None:
@@ -321,13 +319,6 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
                 self._stand_ins.run(partial(end, begin, self._callbacks, self._stand_ins))
         else:
             end(begin, self._callbacks, self._stand_ins)
-
-
-_UNKNOWN = object()
-
-
-def _truncated(log_id: LogId, found: LogId) -> LogTruncatedError:
-    return LogTruncatedError(f"{log_id} is not in the log any more, which has {found} there")
 
 
 def _let_go(

@@ -18,7 +18,7 @@ from hqlwal_raft.pysyncobj import (
     WalSyncObj,
     import_file_journal,
 )
-from tests.pysyncobj_nodes.cluster import free_addresses, wait_until
+from tests.pysyncobj_nodes.cluster import free_addresses, stop, wait_until
 
 # pysyncobj's own journal leaves its .meta open to the garbage collector
 pytestmark = pytest.mark.filterwarnings(
@@ -152,6 +152,8 @@ def damaged_at(data: bytearray, record: int, kind: str) -> None:
             data[begin + SIZE] ^= 4
         case "term":
             data[begin + SIZE + 8] = 0 if record >= 10 else 200
+        case "term too late":
+            data[begin + SIZE + 8 + 5] ^= 0x40
         case "cut":
             del data[end - 2 :]
         case "zeros":
@@ -161,7 +163,8 @@ def damaged_at(data: bytearray, record: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["length", "huge length", "second length", "index", "term", "cut", "zeros"]
+    "kind",
+    ["length", "huge length", "second length", "index", "term", "term too late", "cut", "zeros"],
 )
 def test_damage_is_refused_and_the_healthy_prefix_comes_over_when_asked_for(
     stock: Path, tmp_path: Path, kind: str
@@ -181,6 +184,18 @@ def test_damage_is_refused_and_the_healthy_prefix_comes_over_when_asked_for(
     assert len(report.lost) == 1
     assert "entry 20" in report.lost[0]
     assert [e[1] for e in imported(tmp_path / "wal")["entries"]] == list(range(1, 21))
+
+
+def test_an_entry_of_a_later_term_than_the_current_one_is_damage_though_it_is_the_last(
+    stock: Path, tmp_path: Path
+) -> None:
+    data = bytearray(stock.read_bytes())
+    damaged_at(data, 49, "term too late")
+    stock.write_bytes(data)
+    with pytest.raises(StockJournalDamagedError, match="later than the current term 6"):
+        import_file_journal(stock, tmp_path / "wal")
+    report = import_file_journal(stock, tmp_path / "wal", prefix_only=True)
+    assert (report.last_index, report.term, report.voted_for) == (49, 6, "host:1")
 
 
 @pytest.mark.parametrize("size", [9, 20, 39])
@@ -257,7 +272,7 @@ def test_a_cluster_moves_over_node_by_node_with_its_dumps(tmp_path: Path) -> Non
         nodes[0].forceLogCompaction()
         wait_until(lambda: nodes[0]._getRaftLogSize() < 10, "compacted")
         for index in range(3):
-            nodes[index].destroy_synchronous()
+            stop(nodes[index])
             import_file_journal(tmp_path / f"{index}.journal", tmp_path / f"{index}.wal")
             nodes[index] = make(Wal, index, "wal")
             wait_until(lambda: all(node.isReady() for node in nodes), "ready again")
@@ -266,4 +281,4 @@ def test_a_cluster_moves_over_node_by_node_with_its_dumps(tmp_path: Path) -> Non
             wait_until(lambda: {node.total for node in nodes} == {total}, "in step")  # noqa: B023
     finally:
         for node in nodes:
-            node.destroy_synchronous()
+            stop(node)

@@ -19,9 +19,10 @@ except ImportError as error:  # pragma: no cover
     ) from error
 
 from ._checks import SUPPORTED_VERSIONS
-from ._hooks import WalSyncObj, install, journal_of, uninstall
+from ._hooks import WalSyncObj, install, uninstall
 from ._import import ImportReport, StockJournalDamagedError, import_file_journal
 from ._journal import WalJournal
+from ._node import journal_of
 from ._opening import StockJournalError
 
 __all__ = [

@@ -130,11 +130,17 @@ class _Source:
         self._size = size
         self.offset = _HEADER.size
 
-    def entries(self) -> Iterator[Entry]:
-        """The entries; raises _Damage at the first that does not add up."""
+    def entries(self, current_term: int | None) -> Iterator[Entry]:
+        """The entries; raises _Damage at the first that does not add up.
+
+        pysyncobj saves a term before it adds an entry of it, so none is of a later one than
+        ``current_term``; None where an older pysyncobj saved no term.
+        """
         previous: Entry | None = None
         while self.offset < self.end:
             entry, size = self._record()
+            if current_term is not None and entry.term > current_term:
+                self._damage(f"term {entry.term} is later than the current term {current_term}")
             if previous is not None:
                 if entry.index != previous.index + 1:
                     self._damage(f"entry {entry.index} follows entry {previous.index}")
@@ -171,14 +177,16 @@ async def _write(
     progress: Callable[[int, int], object] | None,
 ) -> ImportReport:
     lost: list[str] = []
+    meta, problem = _read_meta(source.path + ".meta")
     first: Entry | None = None
     last: Entry | None = None
     count = 0
-    async with RaftLogStorage.open(directory) as storage:
+    # Unchecked: whether what was written once keeps Raft's rules is not for an import to say.
+    async with RaftLogStorage.open(directory, check_raft=False) as storage:
         batch: list[Entry] = []
         batch_bytes = 0
         try:
-            for entry in source.entries():
+            for entry in source.entries(meta.get("currentTerm")):
                 first = first or entry
                 last = entry
                 count += 1
@@ -206,8 +214,16 @@ async def _write(
         if progress is not None:
             progress(source.offset if lost else source.end, source.end)
         last_term = 0 if last is None else last.term
-        meta = _read_meta(source.path + ".meta", last_term, lost, prefix_only=prefix_only)
-        # pysyncobj does the same: no entry is of a later term than the current one
+        # without a .meta a node that was never elected with, nor heard of, any other
+        if problem is not None and (last_term > 0 or problem != _MISSING):
+            message = (
+                f"{source.path}.meta {problem}: the node's term and vote are lost, and it could "
+                "vote a second time in a term that it voted in"
+            )
+            if not prefix_only:
+                raise StockJournalDamagedError(message, path=source.path + ".meta")
+            lost.append(message)
+        # pysyncobj does the same where the term was not saved
         term = max(meta.get("currentTerm", 0), last_term)
         voted_for = meta.get("votedForNodeId")
         await storage.save_vote(vote_of(term, voted_for))
@@ -234,28 +250,20 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
-def _read_meta(path: str, last_term: int, lost: list[str], *, prefix_only: bool) -> dict[str, Any]:
-    """Term, vote and commit index. Without them a node could vote twice in one term."""
+_MISSING = "is missing"
+
+
+def _read_meta(path: str) -> tuple[dict[str, Any], str | None]:
+    """Term, vote and commit index; or what is wrong with the file."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        if last_term == 0:
-            return {}  # a node that was never elected with, nor heard of, any other
-        problem = "is missing"
-    else:
-        problem = "cannot be read"
-        with contextlib.suppress(Exception):
-            meta = _PlainUnpickler(io.BytesIO(data)).load()
-            if isinstance(meta, dict) and all(
-                type(meta.get(name, 0)) is int for name in ("currentTerm", "raftCommitIndex")
-            ):
-                return meta
-    message = (
-        f"{path} {problem}: the node's term and vote are lost, and it could vote a second time "
-        "in a term that it voted in"
-    )
-    if not prefix_only:
-        raise StockJournalDamagedError(message, path=path)
-    lost.append(message)
-    return {}
+        return {}, _MISSING
+    with contextlib.suppress(Exception):
+        meta = _PlainUnpickler(io.BytesIO(data)).load()
+        if isinstance(meta, dict) and all(
+            type(meta.get(name, 0)) is int for name in ("currentTerm", "raftCommitIndex")
+        ):
+            return meta, None
+    return {}, "cannot be read"

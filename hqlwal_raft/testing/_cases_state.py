@@ -5,6 +5,8 @@ It must not know any storage.
 
 from __future__ import annotations
 
+import itertools
+
 from hqlwal_raft._types import LogId, LogState, Vote
 
 from ._case import Trial, case, equal, holds
@@ -43,8 +45,11 @@ async def the_log_state_follows_the_log(trial: Trial) -> None:
 
 @case
 async def the_vote_saved_last_is_read_back(trial: Trial) -> None:
-    """A vote replaces the one before, in whatever order of terms it comes."""
-    votes = [Vote(1, 1), Vote(1, 1, committed=True), Vote(2, 3), Vote(2, 2), Vote(1, 1)]
+    """A vote replaces the one before."""
+    votes = [
+        *(Vote(1, 1), Vote(1, 1), Vote(1, 1, committed=True), Vote(2), Vote(2, 3), Vote(3)),
+        *(Vote(3, committed=True), Vote(3, 1, committed=True), Vote(9, "a"), Vote(9, "a", True)),
+    ]
     async with trial.open() as storage:
         for vote in votes:
             await storage.save_vote(vote)
@@ -57,10 +62,11 @@ async def every_kind_of_vote_survives_a_reopen(trial: Trial) -> None:
     """Node ids are int, str or None and keep their type; committed is kept."""
     node_ids: list[int | str | None] = [0, 1, "1", "", None, _U64_MAX, "node-é-節点", "n" * 300]
     votes = [Vote(term, node_id) for term, node_id in enumerate(node_ids)]
-    votes += [Vote(_U64_MAX, node_id, committed=True) for node_id in node_ids]
+    votes += [Vote(_U64_MAX - 9 + term, n, committed=True) for term, n in enumerate(node_ids)]
+    votes += [Vote(_U64_MAX, _U64_MAX, committed=True)] * 2
     async with trial.open() as storage:
         await storage.save_vote(votes[0])
-    for vote, following in zip(votes, [*votes[1:], votes[0]], strict=True):
+    for vote, following in itertools.pairwise(votes):
         async with trial.open() as storage:
             got = await storage.read_vote()
             equal(got, vote, "the vote after a reopen")
