@@ -60,6 +60,9 @@ _ADVICE = {
     errno.EINVAL: "the file system may lack this operation: use ext4, XFS, btrfs or tmpfs",
 }
 
+#: how file systems say that a directory cannot be locked: NFS wants a descriptor for writing
+_NO_LOCK = (errno.EBADF, errno.EISDIR, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
 
 class TornWriteError(OSError):
     """A write failed after a part of it was stored."""
@@ -80,8 +83,11 @@ class LockedError(Exception):
 def noted(error: OSError, path: str, doing: str) -> OSError:
     """The error with path, deed and advice as a note, once."""
     note = f"while {doing} {path}"
-    if error.errno in _ADVICE:
-        note += f": {_ADVICE[error.errno]}"
+    advice = _ADVICE.get(error.errno or 0)
+    if doing == "locking" and error.errno in _NO_LOCK:
+        advice = _ADVICE[errno.ENOLCK]
+    if advice:
+        note += f": {advice}"
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
     return error

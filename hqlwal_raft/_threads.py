@@ -22,7 +22,7 @@ from typing import Any
 
 from ._environment import Bell, Empty, Environment, Loop, Queue
 
-__all__ = ["Done", "Outcomes", "Worker"]
+__all__ = ["Done", "Outcomes", "Worker", "start_thread"]
 
 #: called on the loop with how a job ended: its result, or the error that it raised
 Done = Callable[[Any, "BaseException | None"], None]
@@ -138,6 +138,18 @@ class _Mailbox:
             self._end_watch()
 
 
+def start_thread(environment: Environment, run: Callable[[], Any], name: str) -> None:
+    """Runs ``run`` in a daemon thread. Raises RuntimeError, with advice, where there is none."""
+    try:
+        environment.start_thread(run, name)
+    except RuntimeError as error:
+        error.add_note(
+            f"while starting the thread {name} of a log: this process may have no more threads, or "
+            "no memory for one: raise its limits (ulimit -u, pids.max of its cgroup)"
+        )
+        raise
+
+
 class Worker:
     """A long-lived thread. A fresh or pooled one per sync would cost more than the sync."""
 
@@ -154,7 +166,7 @@ class Worker:
         self._ended: Callable[[], Any] | None = None
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        environment.start_thread(self._run, name)
+        start_thread(environment, self._run, name)
 
     def submit(self, job: Callable[[], Any], done: Done) -> None:
         """Runs the job in the thread, and then ``done`` on the loop. From any thread."""
