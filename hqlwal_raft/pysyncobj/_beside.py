@@ -79,6 +79,9 @@ class AwaitedReader:
     async def read_committed(self) -> LogId | None:
         return await self._await(self._store.read_committed)
 
+    async def read_state(self) -> bytes | None:
+        return await self._await(self._store.read_state)
+
     async def wait_durable(self, log_id: LogId) -> None:
         await self._await(partial(self._store.wait_durable, log_id))
 
