@@ -14,10 +14,10 @@ BIN := $(VENV)/bin
 PIP := python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
-.PHONY: help demo test test-all lint format bench torture clean
+.PHONY: help demo test test-all test-filesystems lint format bench torture clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(VENV)/.test  ## three nodes, writes, kill -9, a comparison; ARGS="--commands 500 --folder DIR"
 	@$(BIN)/python examples/demo_cluster.py $(ARGS)
@@ -35,6 +35,9 @@ test-all:  ## the test suite under every supported Python on this machine (pyenv
 			break; \
 		done; \
 	done; echo "tried:$${tried:- none}; failed:$${failed:- none}"; test -n "$$tried" -a -z "$$failed"
+
+test-filesystems: $(VENV)/.test  ## the store's tests on ext4, XFS, btrfs, tmpfs, overlayfs; needs root; ARGS="--only xfs"
+	$(BIN)/python -m tests.filesystems $(ARGS)
 
 lint: $(VENV)/.lint  ## style, format, types, import order
 	$(BIN)/ruff check

@@ -25,11 +25,13 @@ from .errors import (
     LogTruncatedError,
     RaftRuleError,
     UnknownVersionError,
+    UnsupportedPlatformError,
     WalClosedError,
     WalCopyError,
     WalError,
     WalLockedError,
     WalPoisonedError,
+    WrongLoopError,
 )
 
 __all__ = [
@@ -48,12 +50,14 @@ __all__ = [
     "RaftRuleError",
     "StorageStatistics",
     "UnknownVersionError",
+    "UnsupportedPlatformError",
     "Vote",
     "WalClosedError",
     "WalCopyError",
     "WalError",
     "WalLockedError",
     "WalPoisonedError",
+    "WrongLoopError",
 ]
 
 __version__ = "0.1.0"

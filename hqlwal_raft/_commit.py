@@ -35,6 +35,7 @@ from typing import Any
 
 from . import _operations
 from ._environment import Event, Loop
+from ._files import Directory
 from ._log import SEALS_WAITING, Log, Need, PoisonError, Work
 from ._plans import Outcome, Plan, carry_out
 from ._threads import Worker
@@ -200,6 +201,9 @@ class Committer:
         self._loop = loop
         self._disk = disk
         self._housekeeping = self._environment.start_worker("hqlwal-housekeeping", loop)
+        # These hold no committer, so that one that is dropped goes.
+        self._leave = partial(_leave, _Leaving(log.directory), disk, self._housekeeping)
+        disk.orphaned = self._housekeeping.orphaned = self._leave
         self._queue: deque[_Append | _Operation | _Call] = deque()
         #: whom the next commit to begin will answer, and whom the one under way
         self._group: Answer | None = None
@@ -208,11 +212,12 @@ class Committer:
         self._operation: _Operation | None = None
         #: the chore under way
         self._chore: Work[None] | None = None
+        self._chore_name = ""
         #: the need that the chore under way, or one on the lane, is to meet
         self._is_preparing = False
         # not again on a full disk, until somebody needs a segment
         self._may_prepare_ahead = True
-        self._may_seal = True
+        self._may_seal = self._may_unlink = True
         self._is_sync_wanted = False
         self._is_sync_coming = False
         # whether the last commit served more than one append, and how many there were before it
@@ -350,15 +355,14 @@ class Committer:
     def abandon(self) -> None:
         """Answers every caller at once, and lets go without waiting for the disk.
 
-        The lock goes when the disk thread is done with what it is doing.
+        The lock goes when the two threads are done with what they are doing.
         """
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
         log = self.log
-        self._disk.submit(partial(_let_go, log.directory), _ignore)
+        self._leave()
         log.release()
-        self._stop()
         # Last: a loop that was closed under tasks that wait cannot be given their answers.
         self._answer_all(
             WalClosedError(f"{log.directory.path} was abandoned", path=log.directory.path)
@@ -369,10 +373,12 @@ class Committer:
     def drop(self) -> None:
         """Abandons, from any thread: a store that nobody holds is collected in any."""
         # At once, and without touching memory: the loop may be closed, or never run again.
-        self._disk.submit(partial(_let_go, self.log.directory), _ignore)
-        self._stop()
-        with contextlib.suppress(RuntimeError):
+        self._leave()
+        try:
             self._loop.post(self.abandon)
+        except RuntimeError:  # the loop has ended: memory is nobody's any more
+            with contextlib.suppress(RuntimeError):
+                self.abandon()
 
     # --- order -----------------------------------------------------------------------------
 
@@ -619,7 +625,7 @@ class Committer:
             self.sync_max_seconds = max(self.sync_max_seconds, outcome.seconds)
             group.give(self._loop, None, None)
             self._committing = None
-            self._may_seal = True
+            self._may_seal = self._may_unlink = True
             self._keep_house()
             self._set_idle_alarm()
         elif outcome.is_refused and not log.options.is_buffered:
@@ -768,6 +774,7 @@ class Committer:
             return
         operation.answer.give(self._loop, value, None)
         self._operation = None
+        self._may_unlink = True
         self._keep_house()
         self._advance()
 
@@ -834,7 +841,8 @@ class Committer:
                 return
         if self._may_seal:
             work = _operations.seal(log)
-        work = work or _operations.unlink(log)
+        if work is None and self._may_unlink:
+            work = _operations.unlink(log)
         if work is not None:
             self._begin_chore(work)
 
@@ -856,7 +864,7 @@ class Committer:
         self._housekeeping.submit(
             partial(carry_out, self.log.directory, plan), partial(self._carried_chore, work)
         )
-        self._chore = work
+        self._chore, self._chore_name = work, plan.name
         self.log.is_changing = False
 
     def _carried_chore(
@@ -885,24 +893,27 @@ class Committer:
         elif outcome.is_refused:
             work.close()
             _clear(outcome.error)
-            self._chore_refused(outcome.error, was_preparing=was_preparing)
+            self._chore_refused(outcome.error, self._chore_name, was_preparing=was_preparing)
         else:
             self.fall(outcome.error)
         self._keep_house()
         self._advance()
 
-    def _chore_refused(self, error: BaseException, *, was_preparing: bool) -> None:
+    def _chore_refused(self, error: BaseException, name: str, *, was_preparing: bool) -> None:
         """A full disk, say: nothing was written, and it may pass."""
         log = self.log
         if not was_preparing:
             # Another attempt after the next commit; what is to be unlinked goes to the back.
-            self._may_seal = False
-            log.to_unlink.rotate(-1)
+            if name == "unlink":
+                self._may_unlink = False
+                log.to_unlink.rotate(-1)
+            else:
+                self._may_seal = False
             logger.warning("%s: housekeeping failed: %s", log.directory.path, describe(error))
-            if len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
+            if not self._may_seal and len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
                 self._refuse(self._queue.popleft(), error)
             return
-        if log.to_unlink and (work := _operations.unlink(log)) is not None:
+        if self._may_unlink and (work := _operations.unlink(log)) is not None:
             self._begin_chore(work)  # the space that an append lacks may be about to come free
             return
         self._may_prepare_ahead = False
@@ -965,7 +976,32 @@ def _nothing() -> None:
     pass
 
 
-def _let_go(directory: Any, *, is_clean: bool = False) -> None:
+class _Leaving:
+    """Lets go of a directory once both threads are done with it: who has the lock after us must
+    not meet a chore that was begun under it.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._lock = directory.environment.lock()
+        self._left = {"disk", "housekeeping"}
+
+    def leave(self, thread: str) -> None:
+        with self._lock:
+            self._left.discard(thread)
+            is_last = not self._left
+        if is_last:
+            self._directory.close()
+
+
+def _leave(leaving: _Leaving, disk: Worker, housekeeping: Worker) -> None:
+    disk.submit(partial(leaving.leave, "disk"), _ignore)
+    disk.stop()
+    housekeeping.submit(partial(leaving.leave, "housekeeping"), _ignore)
+    housekeeping.stop()
+
+
+def _let_go(directory: Directory, *, is_clean: bool) -> None:
     try:
         if is_clean:
             directory.say_clean()

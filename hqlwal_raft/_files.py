@@ -209,6 +209,17 @@ class File:
             self._environment.posix_fallocate(self._descriptor, 0, length)
         self.size = max(self.size, length)
 
+    def attributes(self) -> int:
+        """The flags of chattr(1). Raises OSError where the file system has none."""
+        flags = bytearray(8)
+        self._environment.ioctl(self._descriptor, _FS_IOC_GETFLAGS, flags)
+        return int.from_bytes(flags, "little")
+
+    def set_attributes(self, flags: int) -> None:
+        """Sets them. Raises OSError where the file system does not allow these."""
+        data = flags.to_bytes(8, "little")
+        self._environment.ioctl(self._descriptor, _FS_IOC_SETFLAGS, data)
+
     def sync(self) -> None:
         """Everything written is durable on return. Never retried: the kernel may have dropped
         what it could not write. Releases the GIL, which mmap.flush() would not.
@@ -241,8 +252,13 @@ class File:
             return None  # not in memory, or this file system cannot say: let a thread read
         return bytes(buffer) if count == length else None
 
-    def data_regions(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The parts of ``[start, stop)`` that were ever written, where the system knows."""
+    def data_regions(self, start: int, stop: int) -> tuple[tuple[int, int], ...]:
+        """The parts of ``[start, stop)`` that were ever written, where the system knows.
+
+        All are asked for before any is read: a page that was read, or read ahead, counts as
+        written on ext4 and XFS, so that one region after the other would lead through all of it.
+        """
+        regions = []
         offset = start
         while offset < stop:
             try:
@@ -250,12 +266,13 @@ class File:
                 last = self._environment.lseek(self._descriptor, first, os.SEEK_HOLE)
             except OSError as error:
                 if error.errno == errno.ENXIO:
-                    return  # nothing but a hole
+                    break  # nothing but a hole
                 first, last = offset, min(stop, self.size)
             if first >= stop or first >= last:
-                return
-            yield max(first, start), min(last, stop)
+                break
+            regions.append((max(first, start), min(last, stop)))
             offset = last
+        return tuple(regions)
 
     def reload(self) -> None:
         """What is read from now on comes from the disk, not from memory.
@@ -435,7 +452,7 @@ class Directory:
         file: File | None = None
         try:
             file = File(self.environment, descriptor, name, path)
-            self._forbid_copies(descriptor)
+            self._forbid_copies(file)
             file.allocate(length)
             if is_filled:
                 for offset in range(0, length, len(_ZEROS)):
@@ -572,15 +589,23 @@ class Directory:
             status = self.environment.fstatvfs(self._descriptor)
         return int(status.f_bavail * status.f_frsize)
 
-    def _forbid_copies(self, descriptor: int) -> None:
-        """Makes an empty file no-copy (chattr +C), so that what is allocated stays so."""
+    def is_copied_on_write(self, file: File) -> bool:
+        """Whether a write over what the file has may need blocks that nobody has set aside.
+
+        So on btrfs, where the file could not be made no-copy, or lost that by being copied.
+        """
         if not self.copies_on_write:
-            return
-        with contextlib.suppress(OSError):  # said once, when the store opens
-            flags = bytearray(8)
-            self.environment.ioctl(descriptor, _FS_IOC_GETFLAGS, flags)
-            value = int.from_bytes(flags, "little") | _FS_NOCOW_FL
-            self.environment.ioctl(descriptor, _FS_IOC_SETFLAGS, value.to_bytes(8, "little"))
+            return False
+        try:
+            return not file.attributes() & _FS_NOCOW_FL
+        except OSError:
+            return True
+
+    def _forbid_copies(self, file: File) -> None:
+        """Makes an empty file no-copy (chattr +C), so that what is allocated stays so."""
+        if self.copies_on_write:
+            with contextlib.suppress(OSError):  # said once, when the store opens
+                file.set_attributes(file.attributes() | _FS_NOCOW_FL)
 
     # --- the lock --------------------------------------------------------------------------
 

@@ -86,8 +86,7 @@ class RaftLogReader:
         never gives a shortened list; OSError where the disk fails.
         """
         core, log = self._core, self._core.log
-        if core.is_closed:
-            core.check_open()
+        core.check_open()
         if (
             start.__class__ is not int
             or stop.__class__ is not int

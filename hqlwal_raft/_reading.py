@@ -15,13 +15,19 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ._commit import Answer, Committer, Phase
-from ._environment import Environment
+from ._environment import Environment, Loop
 from ._format import DATA_START, RECORD_OVERHEAD_BYTES
 from ._log import Log
 from ._plans import load
 from ._segment import Extent, Segment
 from ._types import Entry, LogId, Vote
-from .errors import LeaderChangedError, LogRangeError, LogTruncatedError, WalClosedError
+from .errors import (
+    LeaderChangedError,
+    LogRangeError,
+    LogTruncatedError,
+    WalClosedError,
+    WrongLoopError,
+)
 
 __all__ = [
     "CHUNK_BYTES",
@@ -51,31 +57,88 @@ class Core:
         "__weakref__",
         "abandon",
         "committer",
+        "is_abandoned",
         "is_closed",
         "log",
+        "loop",
+        "origin",
         "path",
         "pid",
+        "thread",
         "why_closed",
     )
 
-    def __init__(self, path: str, log: Log, committer: Committer) -> None:
+    def __init__(self, path: str, log: Log, committer: Committer, loop: Loop) -> None:
         self.path = path
         self.log = log
         self.committer = committer
+        self.loop = loop
         #: what is called where it is dropped unclosed, in whatever thread; must not hold it
         self.abandon: Callable[[], None] = committer.drop
         self.is_closed = False
+        self.is_abandoned = False
         self.why_closed = ""
         self.pid = log.directory.environment.getpid()
+        #: tracemalloc knows where it was made
+        self.origin = object()
+        #: the one that opened it
+        self.thread = log.directory.environment.get_ident()
 
     def check_open(self) -> None:
+        """Raises where the store is closed, or not this event loop's."""
         if self.is_closed:
             raise WalClosedError(self.why_closed, path=self.path)
+        is_here = self.loop.is_here
+        if is_here is not None and not is_here():
+            raise self.wrong_loop()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the caller may call: on the loop that opened it, in the same process."""
+        is_here = self.loop.is_here
+        return not self.is_forked and (is_here is None or is_here())
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether it is the parent process's: this one has neither the threads nor the lock."""
+        return self.pid != self.log.directory.environment.getpid()
+
+    def wrong_loop(self) -> WrongLoopError:
+        environment = self.log.directory.environment
+        if self.is_forked:
+            why = "is open in the parent process: a forked child cannot use it"
+        elif self._has_loop_ended():
+            why = "was opened by an event loop that has ended: abandon() it, and open it again"
+        elif environment.get_ident() != self.thread:
+            why = (
+                f"was opened by an event loop in thread {self.thread} and is called in thread "
+                f"{environment.get_ident()}: make the call on that loop"
+            )
+        else:
+            why = "is called outside of the event loop that opened it: make the call on that one"
+        return WrongLoopError(f"{self.path} {why}", path=self.path)
+
+    def _has_loop_ended(self) -> bool:
+        if self.loop.is_here is None:  # a lane: never, and posting to it takes its lock
+            return False
+        try:
+            self.loop.post(_nothing)
+        except RuntimeError:
+            return True
+        return False
 
     def close(self, why: str) -> None:
         self.is_closed = True
         self.why_closed = why
         open_cores.discard(self)
+
+    def end(self, begin: Callable[[], Any]) -> None:
+        """Ends it without waiting for the disk: by ``begin``, once."""
+        if self.is_forked or self.is_abandoned or self.committer.phase is Phase.CLOSED:
+            return
+        self.close(f"{self.path} was abandoned")
+        begin()
+        self.is_abandoned = True
 
     def check_leader(self, vote: Vote) -> None:
         saved = self.log.meta.state.vote
@@ -87,14 +150,23 @@ class Core:
             )
 
     def __del__(self) -> None:
-        pid = getattr(self, "pid", None)
-        if pid is None or self.committer.is_closing or self.committer.phase is Phase.CLOSED:
+        if not hasattr(self, "thread") or self.committer.phase is Phase.CLOSED:
             return
-        if pid != self.log.directory.environment.getpid():
-            return  # a forked child has neither the threads nor the lock
-        warnings.warn(f"{self.path} was never closed", ResourceWarning, stacklevel=1, source=self)
+        if self.is_forked or self.is_abandoned:
+            return
+        if self.committer.is_closing:
+            if not self._has_loop_ended():
+                return  # it goes on
+        else:
+            message = f"{self.path} was never closed"
+            # Not `source=self`: who collects warnings would hold what is to go.
+            warnings.warn(message, ResourceWarning, stacklevel=1, source=self.origin)
         with contextlib.suppress(Exception):
             self.abandon()
+
+
+def _nothing() -> None:
+    pass
 
 
 open_cores: weakref.WeakSet[Core] = weakref.WeakSet()

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
 from typing import Any
 
 import anyio
@@ -27,7 +28,7 @@ from ._arguments import (
     listed,
     parse_truth,
 )
-from ._commit import Answer, Committer, call_back
+from ._commit import Answer, Committer, Phase, call_back
 from ._environment import Environment, Loop
 from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX
 from ._log import Log, Work, drive
@@ -41,7 +42,7 @@ from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from .errors import given
 from .protocols import AppendCallback
 
-__all__ = ["Opening", "RaftLogReader", "RaftLogStorage", "statistics_of"]
+__all__ = ["Opening", "RaftLogReader", "RaftLogStorage", "statistics_of", "undo_opening"]
 
 _SEGMENT_SIZE_MINIMUM = 8192
 _SIZE_MAXIMUM = (1 << 32) - 1
@@ -49,6 +50,9 @@ _MAX_ENTRY_SIZE_MAXIMUM = LENGTH_MASK - DATA_START - RECORD_OVERHEAD_BYTES
 _CHECK_VARIABLE = "HQL_CHECK_WAL_INTEGRITY"
 
 _REAL = Environment()
+
+#: how long who was cancelled waits for a disk: longer, and it is taken for one that never answers
+_PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +129,8 @@ class Opening:
 
     def start(self, path: str, log: Log, disk: Worker, loop: Loop) -> Core:
         """Starts the committer of an open log."""
-        core = Core(path, log, Committer(log, self.policy, self.max_unsynced_bytes, loop, disk))
+        committer = Committer(log, self.policy, self.max_unsynced_bytes, loop, disk)
+        core = Core(path, log, committer, loop)
         open_cores.add(core)
         return core
 
@@ -135,7 +140,11 @@ class RaftLogStorage(RaftLogReader):
 
     Writes are applied in the order of their calls, whatever their kind. Cancelling a write
     that waits does not take it back; it only ends the waiting. Methods are to be called on the
-    event loop that opened the store.
+    event loop that opened the store; elsewhere they raise WrongLoopError, in a forked child
+    WalClosedError, and do nothing. :meth:`abandon` alone may be called from anywhere.
+
+    A store that is dropped without having been closed warns (ResourceWarning) and lets go of
+    its lock, threads and descriptors, as after a kill.
 
     After a failed sync or write, the calls that failed and all later writes raise
     WalPoisonedError (its cause is the OSError); reading goes on. After closing every method
@@ -150,8 +159,7 @@ class RaftLogStorage(RaftLogReader):
         self._interruptions = loop.interruptions
 
     @classmethod
-    @asynccontextmanager
-    async def open(
+    def open(
         cls,
         path: str | os.PathLike[str],
         *,
@@ -164,12 +172,15 @@ class RaftLogStorage(RaftLogReader):
         max_unsynced_bytes: int = Opening.max_unsynced_bytes,
         cache_bytes: int = Opening.cache_bytes,
         environment: Environment | None = Opening.environment,
-    ) -> AsyncIterator[RaftLogStorage]:
+    ) -> AbstractAsyncContextManager[RaftLogStorage]:
         """Opens the log in the directory ``path``, for ``async with``.
 
         Creates the directory (0700) where it is missing, takes its lock, recovers, starts the
         background committer. Leaving the block makes durable what was accepted and closes
-        cleanly, whatever the block raised.
+        cleanly, whatever the block raised. Cancelled while it opens, it leaves nothing open, so
+        that the next try finds the lock free; cancelled in the block, it closes all the same.
+        Only where the disk does not answer for five seconds does the cancellation end the
+        waiting, and the lock goes when the disk answers.
 
         ``sync`` says when an append returns, and so what a crash of the machine can cost:
 
@@ -215,16 +226,7 @@ class RaftLogStorage(RaftLogReader):
             cache_bytes=cache_bytes,
             environment=environment,
         )
-        path = check_path(path)
-        environment = opening.ground
-        loop = environment.running_loop()
-        disk = environment.start_worker("hqlwal-disk", loop)
-        log = await _open_on(disk, Answer(loop.event()), loop, partial(opening.open_log, path))
-        store = cls(opening.start(path, log, disk, loop), opening.policy, loop)
-        try:
-            yield store
-        finally:
-            await _shielded(store.aclose)
+        return _Block(cls, opening, check_path(path))
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -250,8 +252,7 @@ class RaftLogStorage(RaftLogReader):
         Waits while too much is accepted but not durable. Cancelled, the entries stay accepted.
         """
         core = self._core
-        if core.is_closed:
-            core.check_open()
+        core.check_open()
         if callback is not None:
             check_callback(callback)
         batch = entries if type(entries) is list else listed(entries)
@@ -398,11 +399,29 @@ class RaftLogStorage(RaftLogReader):
 
         Calls that still wait for their turn get WalClosedError; those that were accepted get
         their answer. Cancelled, it goes on in the background. Raises WalPoisonedError where
-        the last sync failed, unless an earlier one had.
+        the last sync failed, unless an earlier one had. In a forked child it does nothing.
         """
         core = self._core
-        core.close(f"{core.path} was closed")
+        if core.is_forked or (core.committer.phase is Phase.CLOSED and not core.is_here):
+            return
+        if not core.is_closed:
+            core.check_open()
+            core.close(f"{core.path} was closed")
+        elif not core.is_here:
+            raise core.wrong_loop()
         await self._wait(core.committer.close())
+
+    def abandon(self) -> None:
+        """Answers every caller at once with WalClosedError, and lets go without waiting for a
+        disk that does not answer: what is not durable may be lost, as after a kill. Idempotent.
+
+        The directory's lock, the threads and the descriptors go when the disk answers, at once
+        where it is idle. A plain call, that may be made in any thread, on another event loop,
+        and after the own one has ended; callers are answered when their loop runs. In a forked
+        child it does nothing.
+        """
+        core = self._core
+        core.end(core.committer.abandon if core.is_here else core.committer.drop)
 
     def statistics(self) -> StorageStatistics:
         """What the store has done since it was opened, and how it stands now.
@@ -424,25 +443,6 @@ class RaftLogStorage(RaftLogReader):
 
 
 # --- helpers -----------------------------------------------------------------------------
-
-
-async def _shielded(call: Callable[[], Awaitable[object]]) -> None:
-    """Awaits the call, whatever is cancelled meanwhile.
-
-    A ``with`` can be interrupted between its two first instructions: the scope would stay
-    entered, and anyio would end the task with an error that hides the interrupt. Hence the two
-    ways out, of which an interrupt can spoil only one.
-    """
-    scope = anyio.CancelScope(shield=True)
-    try:
-        try:
-            scope.__enter__()
-            await call()
-        finally:
-            scope.__exit__(None, None, None)
-    finally:
-        with contextlib.suppress(RuntimeError):  # it was left, or never entered
-            scope.__exit__(None, None, None)
 
 
 def statistics_of(core: Core) -> StorageStatistics:
@@ -478,7 +478,45 @@ def _quantile(ascending: list[float], part: float) -> float:
     return ascending[min(int(len(ascending) * part), len(ascending) - 1)] if ascending else 0.0
 
 
-async def _open_on(disk: Worker, answer: Answer, loop: Loop, opening: Callable[[], Log]) -> Log:
+class _Block(AbstractAsyncContextManager[RaftLogStorage]):
+    """``async with`` a store. No generator: an event loop closes one that is dropped, and so a
+    store that nobody holds would be closed in silence.
+    """
+
+    def __init__(self, kind: type[RaftLogStorage], opening: Opening, path: str) -> None:
+        self._kind = kind
+        self._opening = opening
+        self._path = path
+        self._store: RaftLogStorage | None = None
+
+    async def __aenter__(self) -> RaftLogStorage:
+        if self._store is not None:
+            raise RuntimeError(f"{self._path} is open in this block: call open() once more")
+        environment = self._opening.environment or _REAL
+        loop = environment.running_loop()
+        disk = environment.start_worker("hqlwal-disk", loop)
+        core = await _open_on(disk, loop, self._opening, self._path)
+        self._store = self._kind(core, self._opening.policy, loop)
+        return self._store
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        store, self._store = self._store, None
+        if store is None:
+            return
+        try:
+            if not await _patiently(store.aclose):
+                await store.aclose()  # the disk does not answer: who is cancelled waits no longer
+        except GeneratorExit:  # nobody runs this any more
+            store.abandon()
+            raise
+
+
+async def _open_on(disk: Worker, loop: Loop, opening: Opening, path: str) -> Core:
     """Opens the log on its thread. If that fails or is cancelled, nothing stays open.
 
     Cancelled, it waits for the thread, so that the next try finds the lock free.
@@ -487,21 +525,70 @@ async def _open_on(disk: Worker, answer: Answer, loop: Loop, opening: Callable[[
 
     def undo() -> None:
         for log in opened:
-            try:
-                drive(_operations.close(log), log)
-                log.directory.say_clean()
-            finally:
-                log.release()
-                log.directory.close()
+            undo_opening(log)
 
-    disk.submit(lambda: opened.append(opening()), partial(answer.give, loop))
+    answer = Answer(loop.event())
+    disk.submit(lambda: opened.append(opening.open_log(path)), partial(answer.give, loop))
     try:
         await answer.wait()
+        return opening.start(path, opened[0], disk, loop)
     except BaseException:
         undone = Answer(loop.event())
         disk.submit(undo, partial(undone.give, loop))
         disk.stop()
         with contextlib.suppress(OSError):
-            await _shielded(undone.wait)
+            await _patiently(undone.wait)
         raise
-    return opened[0]
+
+
+async def _patiently(wait: Callable[[], Awaitable[object]]) -> bool:
+    """Waits through cancellations, which are raised afterwards; False: the patience was over.
+
+    A ``with`` can be interrupted between its two first instructions: the scope would stay
+    entered, and anyio would end the task with an error that hides the interrupt. Hence the two
+    ways out of it, of which an interrupt can spoil only one.
+    """
+    scope = anyio.move_on_after(_PATIENCE_SECONDS, shield=True)
+    is_over = True
+    try:
+        try:
+            scope.__enter__()
+            cancelled = await _wait_through(wait, scope)
+            is_over = False
+        except BaseException as error:
+            if not scope.__exit__(type(error), error, error.__traceback__):
+                raise
+        else:
+            scope.__exit__(None, None, None)
+    finally:
+        with contextlib.suppress(RuntimeError):  # it was left, or never entered
+            scope.__exit__(None, None, None)
+    if not is_over and cancelled is not None:
+        raise cancelled
+    return not is_over
+
+
+async def _wait_through(
+    wait: Callable[[], Awaitable[object]], scope: anyio.CancelScope
+) -> BaseException | None:
+    """Waits, though the task itself is cancelled: a task's own ``cancel()`` goes through shields."""
+    cancelled: BaseException | None = None
+    while True:
+        try:
+            await wait()
+        except anyio.get_cancelled_exc_class() as error:
+            if scope.cancel_called:
+                raise
+            cancelled = error
+        else:
+            return cancelled
+
+
+def undo_opening(log: Log) -> None:
+    """Closes a log that nobody has used yet; blocks."""
+    try:
+        drive(_operations.close(log), log)
+        log.directory.say_clean()
+    finally:
+        log.release()
+        log.directory.close()

@@ -10,16 +10,14 @@ it may be applied twice, and whoever takes outcomes knows them by what they are 
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
-import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ._environment import Empty, Environment, Loop, Queue
+from ._environment import Bell, Empty, Environment, Loop, Queue
 
 __all__ = ["Done", "Outcomes", "Worker"]
 
@@ -30,57 +28,12 @@ Done = Callable[[Any, "BaseException | None"], None]
 _AGAIN_SECONDS = 0.1
 
 
-class _Bell:
-    """An eventfd: it says that there is something, whatever that is.
-
-    A thread that waits for one is woken on the core of the thread that rings. A futex (a lock,
-    a queue) would wake it on another core, which was halted.
-    """
-
-    def __init__(self, environment: Environment) -> None:
-        self._environment = environment
-        self.descriptor = environment.eventfd()
-        _bells.add(self)
-
-    def ring(self) -> None:
-        with contextlib.suppress(OSError):  # closed meanwhile, or rung often enough
-            self._environment.eventfd_write(self.descriptor, 1)
-
-    def hush(self) -> None:
-        with contextlib.suppress(OSError):
-            self._environment.eventfd_read(self.descriptor)
-
-    def close(self) -> None:
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            self._environment.close(descriptor)
-
-    def __del__(self) -> None:
-        with contextlib.suppress(Exception):
-            self.close()
-
-
-# A forked child closes its copies before anything else: it must not ring its parent's bells. It
-# leaves its loop alone: removing a reader there would unregister it in the parent's epoll.
-_bells: weakref.WeakSet[_Bell] = weakref.WeakSet()
-
-
-def _close_in_forked_child() -> None:
-    for bell in list(_bells):
-        with contextlib.suppress(Exception):
-            bell.close()
-
-
-Environment().call_in_forked_child(_close_in_forked_child)
-
-
 class _Jobs:
     """A queue of one thread's jobs, with a bell."""
 
     def __init__(self, environment: Environment) -> None:
         self._items: deque[Any] = deque()
-        self._bell = _Bell(environment)
-        self._wait = environment.poller(self._bell.descriptor)
+        self._bell = environment.bell()
 
     def put(self, item: Any, /) -> None:
         self._items.append(item)
@@ -89,9 +42,9 @@ class _Jobs:
     def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
         items = self._items
         while not items:
-            if not self._wait(timeout):
+            if not self._bell.wait(timeout):
                 raise Empty
-            self._bell.hush()  # it may have been rung for an item that was taken already
+            # else it may have been rung for an item that was taken already
         return items.popleft()
 
 
@@ -108,6 +61,9 @@ class Outcomes:
 
     def add(self, outcome: Callable[[], Any]) -> None:
         self._left.append(outcome)
+
+    def clear(self) -> None:
+        self._left.clear()
 
     def deliver(self) -> None:
         """Applies them. What one lets out stops it; the rest is for the next time."""
@@ -130,10 +86,11 @@ class _Mailbox:
     def __init__(self, environment: Environment, loop: Loop) -> None:
         self.outcomes = Outcomes()
         self._post = loop.post
-        self._bell: _Bell | None = None
+        self._has_ended = loop.has_ended
+        self._bell: Bell | None = None
         self._end_watch: Callable[[], Any] | None = None
         if loop.watch is not None:
-            bell = _Bell(environment)
+            bell = environment.bell()
             try:
                 self._end_watch = loop.watch(bell.descriptor, self._rung)
             except NotImplementedError:
@@ -146,12 +103,11 @@ class _Mailbox:
         return self._bell is not None
 
     def send(self) -> None:
-        """From the thread: has what was added delivered."""
-        if self._bell is not None:
-            self._bell.ring()
-            return
-        # without an event loop there is nobody left who could be told
-        with contextlib.suppress(RuntimeError):
+        """From the thread: has what was added delivered. Raises RuntimeError without a loop."""
+        bell = self._bell
+        if bell is not None and not self._has_ended():
+            bell.ring()
+        else:
             self._post(self.outcomes.deliver)
 
     def _rung(self) -> None:
@@ -162,20 +118,24 @@ class _Mailbox:
         try:
             self.outcomes.deliver()
         except BaseException:
-            if bell is not None and self.outcomes:
-                bell.ring()
+            if self._bell is not None and self.outcomes:
+                self._bell.ring()
             raise
 
     def end(self) -> None:
         """On the loop, as the last outcome of all."""
+        # The bell is not closed but let go of: the thread may be about to ring it, and by then
+        # its descriptor could be another file's.
         bell, self._bell = self._bell, None
         if bell is not None and self._end_watch is not None:
             self._end_watch()
-            bell.close()
 
 
 class Worker:
     """A long-lived thread. A fresh or pooled one per sync would cost more than the sync."""
+
+    #: called once, in the thread, where it finds that the loop has ended
+    orphaned: Callable[[], None] | None = None
 
     def __init__(self, name: str, loop: Loop, environment: Environment) -> None:
         self._mailbox = mailbox = _Mailbox(environment, loop)
@@ -207,7 +167,7 @@ class Worker:
                 if self._alarms and self._alarms[0][0] <= self._monotonic() + 0.001:
                     self._report(heapq.heappop(self._alarms)[2])
                 elif self._mailbox.outcomes:
-                    self._mailbox.send()
+                    self._deliver()
                 continue
             if item is None:
                 self._report(self._mailbox.end)
@@ -234,4 +194,13 @@ class Worker:
 
     def _report(self, call: Callable[[], Any]) -> None:
         self._mailbox.outcomes.add(call)
-        self._mailbox.send()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        try:
+            self._mailbox.send()
+        except RuntimeError:  # without an event loop there is nobody left who could be told
+            self._mailbox.outcomes.clear()
+            orphaned, self.orphaned = self.orphaned, None
+            if orphaned is not None:
+                orphaned()

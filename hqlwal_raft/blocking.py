@@ -30,11 +30,11 @@ from ._blocking_reader import BlockingRaftLogReader
 from ._commit import Answer, call_back
 from ._environment import Environment
 from ._lane import Lane
-from ._log import Work, drive
+from ._log import Work
 from ._reading import Core, Reading, begin_waiting
 from ._records import NotPlainError, plain
 from ._stand_ins import Callbacks, StandIns
-from ._store import Opening, statistics_of
+from ._store import Opening, statistics_of, undo_opening
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from .errors import WalClosedError
 from .protocols import AppendCallback
@@ -123,16 +123,15 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     @classmethod
     def _open_here(cls, opening: Opening, path: str, stand_ins: StandIns) -> BlockingRaftLogStorage:
-        log = opening.open_log(path)
         lane = Lane("hqlwal-disk", opening.ground)
+        log = None
         try:
+            log = opening.open_log(path)
             core = lane.call(partial(opening.start, path, log, lane, lane.loop))
         except BaseException:
-            with contextlib.suppress(Exception):
-                drive(_operations.close(log), log)
-                log.directory.say_clean()
-            log.release()
-            log.directory.close()
+            if log is not None:
+                with contextlib.suppress(Exception):
+                    undo_opening(log)
             lane.post(lane.stop)
             raise
         entries_wait = opening.policy == LogSync.IMMEDIATE

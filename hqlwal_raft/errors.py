@@ -28,11 +28,13 @@ __all__ = [
     "LogTruncatedError",
     "RaftRuleError",
     "UnknownVersionError",
+    "UnsupportedPlatformError",
     "WalClosedError",
     "WalCopyError",
     "WalError",
     "WalLockedError",
     "WalPoisonedError",
+    "WrongLoopError",
 ]
 
 
@@ -242,3 +244,19 @@ class UnknownVersionError(WalError):
         super().__init__(message)
         self.path = path
         self.version = version
+
+
+class UnsupportedPlatformError(WalError, NotImplementedError):
+    """A store cannot be opened on this system, or by this build of Python."""
+
+
+class WrongLoopError(WalError, RuntimeError):
+    """The call was not made on the event loop, in the thread, that opened the store.
+
+    Nothing was done. The store itself is as it was.
+    """
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        #: the store's directory
+        self.path = path
