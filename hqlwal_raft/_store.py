@@ -27,6 +27,7 @@ from ._arguments import (
     check_seconds,
     check_truth,
     check_vote,
+    copied_state,
     listed,
     parse_truth,
 )
@@ -364,17 +365,19 @@ class RaftLogStorage(RaftLogReader):
         else:
             await self._run(partial(_operations.truncate_all, self._core.log), is_quiet=True)
 
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free.
 
         Beyond the end is legal, as after installing a snapshot: the log is then empty and its
         last log id is ``log_id``. Below the frontier nothing happens. The cost grows with the
-        segments removed, not with the entries. Raises RaftRuleError where the log holds another
+        segments removed, not with the entries. ``state`` is saved in the same step, as by
+        :meth:`save_state`: a crash leaves both or neither. Raises RaftRuleError where the log holds another
         entry at that index.
         """
         self._core.check_open()
         check_log_id(log_id)
-        await self._run(partial(_operations.purge, self._core.log, log_id), is_quiet=True)
+        data = None if state is None else copied_state("state", state)
+        await self._run(partial(_operations.purge, self._core.log, log_id, data), is_quiet=True)
 
     async def save_vote(self, vote: Vote) -> None:
         """Saves the vote; durable on return, as is everything that was called before.
@@ -385,6 +388,21 @@ class RaftLogStorage(RaftLogReader):
         self._core.check_open()
         check_vote(vote)
         await self._run(partial(_operations.save_vote, self._core.log, vote))
+
+    async def save_state(self, data: bytes) -> None:
+        """Saves a small state of the node's own, at most 2048 bytes, beside the vote: a cluster's
+        configuration, say, or how far it was applied. Durable on return, as safe as the vote.
+        """
+        self._core.check_open()
+        own = copied_state("data", data)
+        await self._run(partial(_operations.save_state, self._core.log, own))
+
+    async def read_state(self) -> bytes | None:
+        """The state that was saved last; None where none ever was."""
+        self._core.check_open()
+        state = self._core.log.meta.state.state
+        await self._turns.did(1)
+        return state
 
     async def save_committed(self, log_id: LogId | None) -> None:
         """Saves the committed log id, without a sync: a crash can bring an older one back.

@@ -23,6 +23,7 @@ from ._arguments import (
     check_path,
     check_truth,
     check_vote,
+    copied_state,
     listed,
 )
 from ._blocking_reader import BlockingRaftLogReader
@@ -217,17 +218,31 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         else:
             self._run(partial(_operations.truncate_all, self._core.log), is_quiet=True)
 
-    def purge(self, log_id: LogId) -> None:
+    def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free."""
         self._core.check_open()
         check_log_id(log_id)
-        self._run(partial(_operations.purge, self._core.log, log_id), is_quiet=True)
+        data = None if state is None else copied_state("state", state)
+        self._run(partial(_operations.purge, self._core.log, log_id, data), is_quiet=True)
 
     def save_vote(self, vote: Vote) -> None:
         """Saves the vote; durable on return, as is everything that was called before."""
         self._core.check_open()
         check_vote(vote)
         self._run(partial(_operations.save_vote, self._core.log, vote))
+
+    def save_state(self, data: bytes) -> None:
+        """Saves a small state of the node's own, at most 2048 bytes, beside the vote: a cluster's
+        configuration, say, or how far it was applied. Durable on return, as safe as the vote.
+        """
+        self._core.check_open()
+        own = copied_state("data", data)
+        self._run(partial(_operations.save_state, self._core.log, own))
+
+    def read_state(self) -> bytes | None:
+        """The state that was saved last; None where none ever was."""
+        state: bytes | None = self._call(lambda: self._core.log.meta.state.state)
+        return state
 
     def save_committed(self, log_id: LogId | None) -> None:
         """Saves the committed log id, without a sync: a crash can bring an older one back."""
