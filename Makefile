@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
-.PHONY: help demo test test-all test-pysyncobj-versions lint format bench torture clean
+.PHONY: help demo test test-all test-pysyncobj-versions test-patroni lint format bench torture clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -50,6 +50,11 @@ test-pysyncobj-versions:  ## the adapter's tests under each pysyncobj; PYSYNCOBJ
 			&& $$venv/bin/python -m pytest $(PYSYNCOBJ_WARNINGS) $(PYSYNCOBJ_TESTS) $(ARGS) \
 			|| failed+=" $$version"; \
 	done; echo "tried: $(PYSYNCOBJ); failed:$${failed:- none}"; test -z "$$failed"
+
+test-patroni:  ## takes a Raft cluster of Patroni's own over to WAL directories and back
+	@$(MAKE) --no-print-directory .venv-patroni/.test VENV=.venv-patroni
+	.venv-patroni/bin/$(PIP) install --quiet 'patroni[raft]' psycopg2-binary
+	.venv-patroni/bin/python -m pytest $(PYSYNCOBJ_WARNINGS) tests/patroni_raft/takeover.py $(ARGS)
 
 lint: $(VENV)/.lint  ## style, format, types, import order
 	$(BIN)/ruff check
