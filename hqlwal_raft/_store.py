@@ -76,6 +76,7 @@ class Opening:
     check_raft: bool = True
     max_unsynced_bytes: int = 64 << 20
     cache_bytes: int = 4 << 20
+    fill_segments: bool = True
     stall_seconds: float = 1.0
     on_stall: Callable[[float], object] | None = None
     environment: Environment | None = None
@@ -89,6 +90,7 @@ class Opening:
         check_number("max_unsynced_bytes", self.max_unsynced_bytes, 1, U64_MAX, " bytes")
         check_number("cache_bytes", self.cache_bytes, 0, U64_MAX, " bytes")
         check_truth("auto_heal", self.auto_heal)
+        check_truth("fill_segments", self.fill_segments)
         if self.check_integrity is not None:
             check_truth("check_integrity", self.check_integrity)
         check_seconds("stall_seconds", self.stall_seconds)
@@ -139,6 +141,7 @@ class Opening:
             self.cache_bytes,
             is_buffered=self.policy != LogSync.IMMEDIATE,
             checks_raft=self.check_raft,
+            fills_ahead=self.fill_segments,
         )
         environment = self.ground
         is_checking = self.check_integrity
@@ -217,6 +220,7 @@ class RaftLogStorage(RaftLogReader):
         check_raft: bool = Opening.check_raft,
         max_unsynced_bytes: int = Opening.max_unsynced_bytes,
         cache_bytes: int = Opening.cache_bytes,
+        fill_segments: bool = Opening.fill_segments,
         stall_seconds: float = Opening.stall_seconds,
         on_stall: Callable[[float], object] | None = Opening.on_stall,
         environment: Environment | None = Opening.environment,
@@ -257,6 +261,9 @@ class RaftLogStorage(RaftLogReader):
           last batch may exceed it.
         - ``cache_bytes``: how much memory the newest entries may take; reads of them need
           no disk. Each full garbage collection looks at all of them (6 ms for 40,000 entries).
+        - ``fill_segments``: fill segments with zeros ahead where there are many syncs (under
+          ``immediate``, on ext4 and XFS): a batch is durable in two thirds of the time, and
+          everything is written twice. False for a disk that must not write more than it has to.
         - ``stall_seconds``: a sync, or any other step of the disk, that takes longer is a stall:
           the log says so (logger ``hqlwal_raft``, WARNING) when it is one, again at 2, 4, 8 …
           times that, and when it ends; ``statistics()`` shows its age. Noticed after 0.2 s at the
@@ -278,6 +285,7 @@ class RaftLogStorage(RaftLogReader):
             check_raft=check_raft,
             max_unsynced_bytes=max_unsynced_bytes,
             cache_bytes=cache_bytes,
+            fill_segments=fill_segments,
             stall_seconds=stall_seconds,
             on_stall=on_stall,
             environment=environment,
