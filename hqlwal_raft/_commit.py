@@ -36,8 +36,8 @@ from functools import partial
 from typing import Any
 
 from . import _operations, _said
+from ._directory import Directory
 from ._environment import Event, Loop
-from ._files import Directory
 from ._log import SEALS_WAITING, Log, Need, PoisonError, Work
 from ._plans import Outcome, Plan, carry_out
 from ._threads import Worker

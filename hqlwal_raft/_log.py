@@ -23,7 +23,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-from ._files import Directory
+from ._directory import Directory
 from ._format import DATA_START, U64_MAX, SegmentHeader
 from ._meta import Meta
 from ._plans import (

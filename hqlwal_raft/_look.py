@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from crc32c import crc32c
 
-from ._files import Directory, File, IrregularFileError
+from ._directory import Directory
+from ._files import File, IrregularFileError
 from ._findings import MetaReport, SegmentReport, version_finding
 from ._format import (
     COMMITTED_OFFSETS,

@@ -168,7 +168,7 @@ class Opening:
             raise
         _said.opened(
             path,
-            recovered.directory.lock_before,
+            recovered.directory.lock.before,
             recovered.findings,
             entries=log.count,
             segments=len(log.segments),

@@ -26,8 +26,8 @@ from hqlwal_raft import (
     _recovery,
 )
 from hqlwal_raft._commit import Answer
+from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Loop
-from hqlwal_raft._files import Directory
 from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
 from hqlwal_raft._lane import _Event
 from hqlwal_raft._log import Log, Work
