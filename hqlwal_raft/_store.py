@@ -32,13 +32,13 @@ from ._arguments import (
     parse_truth,
 )
 from ._commit import SYNC_BOUNDS_SECONDS, Answer, Committer, Phase, call_back
+from ._entry_rules import NotPlainError, plain
 from ._environment import Environment, Loop
 from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX
 from ._log import Log, Work, drive
 from ._reader import RaftLogReader
 from ._reading import Core, begin_waiting, open_cores
 from ._reads import Options
-from ._records import NotPlainError, plain
 from ._recovery import recover
 from ._threads import Worker
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
