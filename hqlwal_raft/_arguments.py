@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_budget",
+    "check_callable",
     "check_callback",
     "check_index",
     "check_log_id",
     "check_number",
     "check_path",
     "check_range",
+    "check_seconds",
     "check_truth",
     "check_vote",
     "copied_state",
@@ -33,6 +35,9 @@ __all__ = [
     "listed",
     "parse_truth",
 ]
+
+#: what a thread can wait for at all lies not far above
+_SECONDS_MAXIMUM = 1_000_000
 
 _TRUTHS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
@@ -112,6 +117,20 @@ def check_callback(callback: AppendCallback | None) -> None:
         raise TypeError(
             f"callback is {given(callback)}: give something that can be called, or None"
         )
+
+
+def check_callable(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        kind = type(value).__name__
+        raise TypeError(f"{name} is of the type {kind}: give something that can be called, or None")
+
+
+def check_seconds(name: str, value: object) -> None:
+    """A time that something may take: positive and finite."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} is of the type {type(value).__name__}: give seconds as a float")
+    if not 0 < value < _SECONDS_MAXIMUM:
+        raise ValueError(f"{name} {value}: give more than 0, and less than {_SECONDS_MAXIMUM}")
 
 
 def check_truth(name: str, value: object) -> None:

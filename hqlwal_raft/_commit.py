@@ -26,29 +26,45 @@ from __future__ import annotations
 import contextlib
 import copy
 import enum
+import errno
 import logging
+import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from . import _operations
+from . import _operations, _said
 from ._environment import Event, Loop
 from ._files import Directory
 from ._log import SEALS_WAITING, Log, Need, PoisonError, Work
 from ._plans import Outcome, Plan, carry_out
 from ._threads import Worker
 from ._types import Entry, LogId, LogSync
+from ._watchdog import Step, Watch
 from .errors import WalClosedError, WalError, WalPoisonedError
 from .protocols import AppendCallback
 
-__all__ = ["Answer", "Committer", "Phase"]
+__all__ = ["SYNC_BOUNDS_SECONDS", "Answer", "Committer", "Phase"]
 
 logger = logging.getLogger("hqlwal_raft")
 
 #: a tail that nothing was written to for so long gets its durable mark
 _IDLE_SECONDS = 1.0
+
+#: so often it is looked, at the most, how much space is left
+_MEASURE_SECONDS = 10.0
+
+# A histogram's bounds are powers of two, in microseconds: the number of bits tells the place.
+_FIRST_BITS, _LAST_BITS = 4, 26
+SYNC_BOUNDS_SECONDS = (
+    *((1 << bits) / 1e6 for bits in range(_FIRST_BITS, _LAST_BITS + 1)),
+    math.inf,
+)
+
+_COMMIT, _PREPARE = "commit", "prepare"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Phase(enum.Enum):
@@ -143,7 +159,7 @@ def _own(error: BaseException | None) -> BaseException | None:
 class _Append:
     """An append that waits for its place in the order, for room, or for a segment."""
 
-    __slots__ = ("answer", "callback", "entries", "is_abandoned")
+    __slots__ = ("answer", "callback", "entries", "has_waited", "is_abandoned")
 
     def __init__(
         self, answer: Answer, entries: Sequence[Entry], callback: AppendCallback | None
@@ -152,6 +168,8 @@ class _Append:
         self.callback = callback
         #: nobody waits any more: an error is for the callback
         self.is_abandoned = False
+        #: for a segment
+        self.has_waited = False
         #: its value is the Answer of the commit that makes the entries durable
         self.answer = answer
 
@@ -189,7 +207,13 @@ class Committer:
     """See the module."""
 
     def __init__(
-        self, log: Log, policy: LogSync, max_unsynced_bytes: int, loop: Loop, disk: Worker
+        self,
+        log: Log,
+        policy: LogSync,
+        max_unsynced_bytes: int,
+        loop: Loop,
+        disk: Worker,
+        watch: Watch,
     ) -> None:
         self.log = log
         self.phase = Phase.OPEN
@@ -234,8 +258,15 @@ class Committer:
         self.syncs = 0
         self.sync_seconds: deque[float] = deque(maxlen=4096)
         self.sync_max_seconds = 0.0
-        #: when what is on the lane began (monotonic); None while there is nothing
-        self.under_way_since: float | None = None
+        #: by the bounds of ``SYNC_BOUNDS_SECONDS``
+        self.sync_counts = [0] * len(SYNC_BOUNDS_SECONDS)
+        self.segment_waits = 0
+        #: what a full disk refused last: once that works there is space again
+        self._lacks_space_for: str | None = None
+        self._is_measuring = False
+        self._measured_seconds = self._environment.monotonic()
+        #: what is on the lane, and the chore, since when; cleared where they are carried out
+        self.watch = watch
         self._keep_house()
 
     # --- what others may ask ---------------------------------------------------------------
@@ -258,6 +289,18 @@ class Committer:
     @property
     def queue_depth(self) -> int:
         return len(self._queue)
+
+    def measure(self) -> None:
+        """Has it looked how much space is left, if that was not done for a while."""
+        now = self._environment.monotonic()
+        is_due = now - self._measured_seconds >= _MEASURE_SECONDS
+        if is_due and not self._is_measuring and self.phase is Phase.OPEN:
+            self._is_measuring = True
+            self._housekeeping.submit(self.log.directory.measure, self._measured)
+
+    def _measured(self, _value: object, _error: BaseException | None) -> None:
+        self._is_measuring = False
+        self._measured_seconds = self._environment.monotonic()
 
     def new_answer(self) -> Answer:
         return Answer(self._loop.event())
@@ -362,6 +405,8 @@ class Committer:
         self.phase = Phase.CLOSED
         log = self.log
         self._leave()
+        self.watch.end()
+        _said.abandoned(log.directory.path)
         log.release()
         # Last: a loop that was closed under tasks that wait cannot be given their answers.
         self._answer_all(
@@ -374,6 +419,7 @@ class Committer:
         """Abandons, from any thread: a store that nobody holds is collected in any."""
         # At once, and without touching memory: the loop may be closed, or never run again.
         self._leave()
+        self.watch.end()
         try:
             self._loop.post(self.abandon)
         except RuntimeError:  # the loop has ended: memory is nobody's any more
@@ -456,6 +502,9 @@ class Committer:
             self._leave_queue(append)
             return True
         if need is not None:
+            if need.lengths and not append.has_waited:
+                append.has_waited = True
+                self.segment_waits += 1
             return self._meet(need)
         append.answer.give(self._loop, self._accepted(append.callback), None)
         self._leave_queue(append)
@@ -594,9 +643,11 @@ class Committer:
         self._committing, self._group = self._next_group(), None
         self._is_crowded = self.appends > self._appends_before + 1
         self._appends_before = self.appends
-        self._last_commit_seconds = self.under_way_since = now
+        self._last_commit_seconds = now
+        self.watch.lane = Step(now, plan.name)
         self._disk.submit(
-            partial(carry_out, log.directory, plan), partial(self._carried_commit, self._committing)
+            partial(_on_lane, self.watch, log.directory, plan),
+            partial(self._carried_commit, self._committing),
         )
         log.is_changing = False
 
@@ -613,7 +664,6 @@ class Committer:
             self.fall(_torn())
         if group is not self._committing:
             return  # poison came in between, and answered; or it was applied already
-        self.under_way_since = None
         if self.phase not in (Phase.OPEN, Phase.CLOSING):
             self._committing = None
             self._advance()
@@ -623,6 +673,10 @@ class Committer:
             self.syncs += 1
             self.sync_seconds.append(outcome.seconds)
             self.sync_max_seconds = max(self.sync_max_seconds, outcome.seconds)
+            bits = int(outcome.seconds * 1e6).bit_length() - _FIRST_BITS
+            self.sync_counts[min(max(bits, 0), len(self.sync_counts) - 1)] += 1
+            if self._lacks_space_for is not None:
+                self._has_room(_COMMIT)
             group.give(self._loop, None, None)
             self._committing = None
             self._may_seal = self._may_unlink = True
@@ -630,6 +684,7 @@ class Committer:
             self._set_idle_alarm()
         elif outcome.is_refused and not log.options.is_buffered:
             # Nothing was stored: what was accepted is taken back, also what came after.
+            self._lacks_space(_COMMIT, outcome.error)
             _clear(outcome.error)
             accepted_next = log.next_index or 0
             log.retreat()
@@ -694,10 +749,10 @@ class Committer:
 
     def _send(self, operation: _Operation, plan: Plan, *, is_need: bool) -> None:
         self.log.is_changing = True
-        self.under_way_since = self._environment.monotonic()
+        self.watch.lane = self.watch.now(plan.name)
         operation.plan = plan
         self._disk.submit(
-            partial(carry_out, self.log.directory, plan),
+            partial(_on_lane, self.watch, self.log.directory, plan),
             partial(self._carried_operation, operation, plan, is_need),
         )
         self.log.is_changing = False
@@ -720,10 +775,11 @@ class Committer:
 
     def _go_on(self, operation: _Operation, outcome: Outcome, is_need: bool) -> None:  # noqa: FBT001
         """The outcome of one plan of an operation: the next plan, or its end."""
-        self.under_way_since = None
         if self.log.is_changing:
             self.fall(_torn())
         if operation is not self._operation or self.phase not in (Phase.OPEN, Phase.CLOSING):
+            if operation.work is not None:
+                operation.work.close()  # here: a generator's end would come in any thread
             if operation is self._operation:
                 self._operation = None
             self._advance()
@@ -734,15 +790,20 @@ class Committer:
             _clear(outcome.error)
             if outcome.is_refused:
                 work.close()
+                assert operation.plan is not None
+                self._lacks_space(operation.plan.name, outcome.error)
                 self._operation_failed(operation, outcome.error, is_need=is_need)
             elif operation is self._closing:
                 self._operation_failed(operation, outcome.error)
             else:
                 self.fall(outcome.error)
+                work.close()  # not before: it forgets the cut, which poison has to know
                 self._operation = None
                 self._advance()
             return
         operation.has_changed = operation.has_changed or outcome.is_behind_point
+        assert operation.plan is not None
+        self._has_room(operation.plan.name)
         try:
             plan = work.send(outcome)
         except StopIteration as end:
@@ -811,16 +872,21 @@ class Committer:
         assert self._closing is not None
         answer = self._closing.answer
         try:
-            self.phase = Phase.CLOSED
+            was_closed, self.phase = self.phase is Phase.CLOSED, Phase.CLOSED
             self._operation = None
             answer.give(self._loop, None, failure)
             self._stop()
+            if not was_closed:
+                reason = failure or self.poison
+                path = self.log.directory.path
+                _said.closed(path, None if reason is None else describe(reason))
         except BaseException:  # an interrupt: there is no later call that could make up for it
             answer.give(self._loop, None, failure)
             self._stop()
             raise
 
     def _stop(self) -> None:
+        self.watch.end()
         self._disk.stop()
         self._housekeeping.stop()
 
@@ -861,8 +927,10 @@ class Committer:
     def _begin_chore(self, work: Work[None]) -> None:
         plan = next(work)
         self.log.is_changing = True
+        self.watch.chore = self.watch.now(plan.name)
         self._housekeeping.submit(
-            partial(carry_out, self.log.directory, plan), partial(self._carried_chore, work)
+            partial(_as_chore, self.watch, self.log.directory, plan),
+            partial(self._carried_chore, work),
         )
         self._chore, self._chore_name = work, plan.name
         self.log.is_changing = False
@@ -890,9 +958,11 @@ class Committer:
                 work.send(outcome)
             if was_preparing:
                 self._may_prepare_ahead = True
+                self._has_room(_PREPARE)
         elif outcome.is_refused:
             work.close()
             _clear(outcome.error)
+            self._lacks_space(_PREPARE if was_preparing else "", outcome.error)
             self._chore_refused(outcome.error, self._chore_name, was_preparing=was_preparing)
         else:
             self.fall(outcome.error)
@@ -925,6 +995,19 @@ class Committer:
     def _has_append_first(self) -> bool:
         return bool(self._queue) and isinstance(self._queue[0], _Append)
 
+    def _lacks_space(self, name: str, error: BaseException) -> None:
+        """A plan of that name was refused: says so once, where the disk is full."""
+        if name and isinstance(error, OSError) and error.errno in _NO_SPACE:
+            if self._lacks_space_for is None:
+                _said.full(self.log.directory.path, describe(error))
+            self._lacks_space_for = name
+
+    def _has_room(self, name: str) -> None:
+        """A plan of that name was carried out."""
+        if self._lacks_space_for == name:
+            self._lacks_space_for = None
+            _said.room_again(self.log.directory.path)
+
     # --- poison ----------------------------------------------------------------------------
 
     def fall(self, error: BaseException) -> None:
@@ -939,13 +1022,8 @@ class Committer:
         self.poison = error
         self._is_sync_wanted = False
         self.log.stand_on_view()
-        logger.critical(
-            "%s: the log takes no more writes: %s. What was acknowledged is safe; close the "
-            "store, check the disk, then reopen it",
-            self.log.directory.path,
-            describe(error),
-            exc_info=None if isinstance(error, OSError) else error,
-        )
+        unexpected = None if isinstance(error, OSError) else error
+        _said.poisoned(self.log.directory.path, describe(error), unexpected)
         _clear(error)
         self._answer_all(poisoned(error))
         self._go_on_closing()
@@ -966,6 +1044,18 @@ class Committer:
                 group.give(self._loop, None, error)
         for call in refused:
             self._refuse(call, error)
+
+
+def _on_lane(watch: Watch, directory: Directory, plan: Plan) -> Outcome:
+    outcome = carry_out(directory, plan)
+    watch.lane = None  # here, not where it is applied: a busy loop is no stalled disk
+    return outcome
+
+
+def _as_chore(watch: Watch, directory: Directory, plan: Plan) -> Outcome:
+    outcome = carry_out(directory, plan)
+    watch.chore = None
+    return outcome
 
 
 def _ignore(_value: object, _error: BaseException | None) -> None:

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from ._threads import Worker
+    from ._watchdog import Watch
 
 logger = logging.getLogger("hqlwal_raft")
 
@@ -291,6 +292,12 @@ class Environment:
         from ._threads import Worker  # noqa: PLC0415 - the real one stands on this module
 
         return Worker(name, loop, self)
+
+    def look_after(self, watch: Watch) -> None:
+        """Has the watchdog of the process say where a store's disk does not answer."""
+        from ._watchdog import the_watchdog  # noqa: PLC0415 - it stands on this module
+
+        the_watchdog().watch(watch)
 
     def bell(self) -> Bell:
         """From one thread to another, or to a loop that watches its descriptor."""

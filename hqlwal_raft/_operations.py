@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import replace
 
+from . import _said
 from ._format import DATA_START, SegmentHeader, segment_name
 from ._log import Cut, Log, Need, Work
 from ._plans import (
@@ -154,6 +155,7 @@ def _seal(log: Log, segment: Segment) -> Work[None]:
     log.left = None
     log.view = log.durable_view()
     log.is_changing = False
+    _said.sealed(segment.path, segment.first_id, segment.next_id - 1)
 
 
 def unlink(log: Log) -> Work[None] | None:
@@ -274,6 +276,7 @@ def truncate(log: Log, index: int) -> Work[None]:
     log.view = log.durable_view()
     log.cut = None  # not before the view is without what was cut
     log.is_changing = False
+    _said.truncated(log.directory.path, index, log.last_log_id)
 
 
 def truncate_all(log: Log) -> Work[None]:
@@ -310,6 +313,7 @@ def _remove_all(log: Log) -> Work[None]:
     log.view = log.durable_view()
     log.cut = None
     log.is_changing = False
+    _said.truncated(log.directory.path, cut.first, log.last_log_id)
 
 
 def _cut(log: Log, cut: Cut, steps: list[Step], point: int) -> Work[tuple[LogId | None] | None]:
@@ -374,6 +378,7 @@ def purge(log: Log, log_id: LogId, data: bytes | None = None) -> Work[None]:
         log.recent.clear()
     log.view = log.durable_view()
     log.is_changing = False
+    _said.purged(log.directory.path, log_id, len(removed))
 
 
 def _held(log: Log, index: int) -> Work[LogId | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 import anyio.lowlevel
@@ -227,6 +228,7 @@ class RaftLogReader:
         """Runs a read: its jobs in a thread, the rest here."""
         turns = self._turns
         run_in_thread = self._core.log.directory.environment.run_in_thread
+        watch = self._core.committer.watch
         try:
             request = next(reading)
             while True:
@@ -238,7 +240,7 @@ class RaftLogReader:
                         await request.wait()
                     else:
                         # One that is abandoned does no harm: the files it reads stay open.
-                        result = await run_in_thread(request)
+                        result = await run_in_thread(partial(watch.timed, request, "read"))
                 except Exception as error:
                     request = reading.throw(error)
                 else:

@@ -94,6 +94,7 @@ def recover(
         opening = _Opening(directory)
         try:
             directory.say_held()
+            directory.measure()
             _reload(directory)
             report = examine(path, deep=is_checking_everything, directory=directory)
             refuse(report, is_healing=is_healing)

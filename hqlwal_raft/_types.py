@@ -236,6 +236,14 @@ class StorageStatistics:
     sync_p50_seconds: float
     sync_p99_seconds: float
     sync_max_seconds: float
+    #: how many syncs took less than so many seconds, and not less than the bound before; the last
+    #: bound is infinite
+    sync_histogram: tuple[tuple[float, int], ...]
+    #: the age of the oldest disk step (a sync, say) under way; 0.0 where there is none
+    under_way_seconds: float
+    #: steps that took longer than ``stall_seconds``, and the longest of them so far
+    stalls: int
+    stall_max_seconds: float
     #: operations waiting for their turn
     queue_depth: int
     #: record bytes accepted but not yet durable
@@ -246,4 +254,11 @@ class StorageStatistics:
     #: what the cache of recent entries holds
     cached_entries: int
     cached_bytes: int
+    #: how often records were begun in a new segment
+    rollovers: int
+    #: appends that had to wait until a segment was there
+    segment_waits: int
+    #: what the file system had left when the store was opened, or when somebody asked for these
+    #: statistics some 10 seconds ago or earlier; None where it does not say
+    free_bytes: int | None
     is_poisoned: bool

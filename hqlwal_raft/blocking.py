@@ -30,13 +30,13 @@ from ._blocking_reader import BlockingRaftLogReader
 from ._commit import Answer, call_back
 from ._environment import Environment
 from ._lane import Lane
-from ._log import Work
+from ._log import Log, Work, drive
 from ._reading import Core, Reading, begin_waiting
 from ._records import NotPlainError, plain
 from ._stand_ins import Callbacks, StandIns
-from ._store import Opening, statistics_of, undo_opening
+from ._store import Opening, statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from .errors import WalClosedError
+from .errors import WalClosedError, WalError
 from .protocols import AppendCallback
 
 __all__ = ["BlockingRaftLogReader", "BlockingRaftLogStorage"]
@@ -56,7 +56,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         super().__init__(core, lane, stand_ins)
         self._entries_wait = entries_wait
         self._callbacks = Callbacks(core.log.directory.environment)
-        abandon = partial(_let_go, lane, core.committer.abandon, self._callbacks, stand_ins)
+        end = core.committer.abandon
+        abandon = partial(_let_go, lane, end, end, self._callbacks, stand_ins)
         # in a garbage collection, which may happen in a thread that holds the lock
         core.abandon = partial(stand_ins.submit, partial(abandon, is_waiting=False))
         _open_stores.add(self)
@@ -74,12 +75,15 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         check_raft: bool = Opening.check_raft,
         max_unsynced_bytes: int = Opening.max_unsynced_bytes,
         cache_bytes: int = Opening.cache_bytes,
+        fill_segments: bool = Opening.fill_segments,
+        stall_seconds: float = Opening.stall_seconds,
+        on_stall: Callable[[float], object] | None = Opening.on_stall,
         environment: Environment | None = Opening.environment,
     ) -> BlockingRaftLogStorage:
         """Opens the log in the directory ``path``: for ``with``, or until :meth:`close`.
 
         The options are those of :meth:`hqlwal_raft.RaftLogStorage.open`, which says what they
-        mean, and what is raised.
+        mean, and what is raised. ``on_stall`` is called by a thread of the store's.
         """
         opening = Opening(
             sync=sync,
@@ -90,6 +94,9 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
             check_raft=check_raft,
             max_unsynced_bytes=max_unsynced_bytes,
             cache_bytes=cache_bytes,
+            fill_segments=fill_segments,
+            stall_seconds=stall_seconds,
+            on_stall=on_stall,
             environment=environment,
         )
         return cls.open_with(opening, path)
@@ -123,16 +130,20 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     @classmethod
     def _open_here(cls, opening: Opening, path: str, stand_ins: StandIns) -> BlockingRaftLogStorage:
-        lane = Lane("hqlwal-disk", opening.ground)
-        log = None
+        watch = opening.watch(path, stand_ins.submit)
+        lane = None
         try:
-            log = opening.open_log(path)
-            core = lane.call(partial(opening.start, path, log, lane, lane.loop))
+            lane = Lane("hqlwal-disk", opening.ground)
+            log = opening.open_log(path, watch)
+            try:
+                core = lane.call(partial(opening.start, path, log, lane, lane.loop, watch))
+            except BaseException:
+                _close_as_it_was(log)
+                raise
         except BaseException:
-            if log is not None:
-                with contextlib.suppress(Exception):
-                    undo_opening(log)
-            lane.post(lane.stop)
+            watch.end()
+            if lane is not None:
+                lane.post(lane.stop)
             raise
         entries_wait = opening.policy == LogSync.IMMEDIATE
         return cls(core, lane, stand_ins, entries_wait=entries_wait)
@@ -180,6 +191,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     ) -> Answer | None:
         """As the owner. What it gives is waited for once, so it gives no more than is wanted."""
         committer = self._core.committer
+        if callback is not None:
+            self._callbacks.start()
         group = committer.append_now(batch, callback)
         if group is None:
             # it waits for its place in the order: from here on the batch is ours
@@ -327,18 +340,32 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         if core.pid != core.log.directory.environment.getpid():
             return  # a forked child has neither the threads nor the lock
         core.close(why)
-        end = partial(_let_go, self._lane, is_waiting=is_waiting)
+        rest = begin, self._callbacks, self._stand_ins
         if self._is_main_thread():
             begin = self._stand_ins.in_order(begin)
             with contextlib.suppress(WalClosedError):  # it is closed already
-                self._stand_ins.run(partial(end, begin, self._callbacks, self._stand_ins))
+                self._stand_ins.run(
+                    partial(_let_go, self._lane, begin, *rest, is_waiting=is_waiting)
+                )
         else:
-            end(begin, self._callbacks, self._stand_ins)
+            _let_go(self._lane, begin, *rest, is_waiting=is_waiting)
+
+
+def _close_as_it_was(log: Log) -> None:
+    """Closes a log that nobody got."""
+    try:
+        with contextlib.suppress(Exception):
+            drive(_operations.close(log), log)
+            log.directory.say_clean()
+    finally:
+        log.release()
+        log.directory.close()
 
 
 def _let_go(
     lane: Lane,
     begin: Callable[[], Any],
+    again: Callable[[], Any],
     callbacks: Callbacks,
     stand_ins: StandIns,
     *,
@@ -347,9 +374,16 @@ def _let_go(
     """Ends a store. Must not hold it: also called for one that was dropped unclosed."""
     try:
         lane.call(begin)
+    except (WalError, OSError):
+        raise
+    except BaseException:  # an interrupt: nobody comes again
+        lane.call(again)
+        raise
     finally:
-        callbacks.stop(is_waiting=is_waiting)
-        stand_ins.stop()
+        try:
+            callbacks.stop(is_waiting=is_waiting)
+        finally:
+            stand_ins.stop()
 
 
 # --- the end of the process, and forked children ------------------------------------------
