@@ -343,15 +343,15 @@ class Committer:
     def abandon(self) -> None:
         """Answers every caller at once, and lets go without waiting for the disk.
 
-        The lock goes when the disk thread is done with what it is doing.
+        The lock goes when both threads are done with what they are doing: who opens the
+        directory then must not find them writing.
         """
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
-        log = self.log
-        self._disk.submit(partial(_let_go, log.directory), _ignore)
-        log.release()
-        self._stop()
+        self._housekeeping.submit(_nothing, lambda _value, _error: self._let_go_on_disk())
+        self._housekeeping.stop()
+        self.log.release()
         # Last: a loop that was closed under tasks that wait cannot be given their answers.
         self._answer_all(WalClosedError("the store was abandoned"))
         if self._closing is not None:
@@ -360,10 +360,14 @@ class Committer:
     def drop(self) -> None:
         """Abandons, from any thread: a store that nobody holds is collected in any."""
         # At once, and without touching memory: the loop may be closed, or never run again.
-        self._disk.submit(partial(_let_go, self.log.directory), _ignore)
-        self._stop()
+        self._housekeeping.submit(self._let_go_on_disk, _ignore)
+        self._housekeeping.stop()
         with contextlib.suppress(RuntimeError):
             self._loop.post(self.abandon)
+
+    def _let_go_on_disk(self) -> None:
+        self._disk.submit(partial(_let_go, self.log.directory), _ignore)
+        self._disk.stop()
 
     # --- order -----------------------------------------------------------------------------
 
