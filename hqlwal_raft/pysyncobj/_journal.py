@@ -82,8 +82,15 @@ class WalJournal(Journal):
         self.on_stall = on_stall
         self.stall_seconds = stall_seconds
         self.health = Health(self.path)
-        # the storage is only asked for what is not in memory here
-        options = {"max_entry_size": max_entry_size, "cache_bytes": 0, **store_options}
+        # The storage is only asked for what is not in memory here. Raft's rules are pysyncobj's
+        # to keep: it goes on where they are broken, so a log of its may hold anything, and an
+        # error in the midst of its tick would cost the cluster a node.
+        options = {
+            "max_entry_size": max_entry_size,
+            "cache_bytes": 0,
+            "check_raft": False,
+            **store_options,
+        }
         self._opening = Opening(sync=sync, **options)
         self.environment = self._opening.ground
         self.owner = Owner()
