@@ -498,8 +498,8 @@ def test_a_leader_whose_disk_stalls_gives_up_its_post_and_answers_its_callers(
     monkeypatch.setattr(disk, "monotonic", lambda: now[0])
     options = {
         "environment": disk,
-        "stall_seconds": 0.1,
-        "on_stall": lambda _journal: stalled.set(),
+        "step_down_seconds": 0.1,
+        "on_step_down": lambda _journal: stalled.set(),
     }
     fed = Fed(tmp_path, monkeypatch, options=options)
     fed.become_leader()
@@ -576,7 +576,7 @@ def test_no_node_votes_twice_in_one_term_though_it_is_restarted(
 
     try:
         if is_installed:
-            install(environment=StandingClock(), stall_seconds=None)
+            install(environment=StandingClock(), step_down_seconds=None)
         base = StockCounter if is_installed else Counter
         fed = Fed(tmp_path, monkeypatch, base=base)
         fed.tick()

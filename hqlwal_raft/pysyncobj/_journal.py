@@ -52,8 +52,8 @@ class WalJournal(Journal):
     - ``cache_bytes``: how much of the newest entries is kept in memory, in bytes.
     - ``on_failure``: called once, with the journal, after the log failed: in the node's thread,
       bare in the thread that met the failure.
-    - ``on_stall``: called with the journal each time a leader gave up its post because its disk
-      had not answered for ``stall_seconds`` (None: it never does). In a thread of the journal's,
+    - ``on_step_down``: called with the journal each time a leader gave up its post because its disk
+      had not answered for ``step_down_seconds`` (None: it never does). In a thread of the journal's,
       while the node's own waits.
     - all other options go to ``RaftLogStorage.open``.
 
@@ -72,15 +72,15 @@ class WalJournal(Journal):
         cache_bytes: int = 32 << 20,
         max_entry_size: int = 1 << 30,
         on_failure: Callable[[WalJournal], object] | None = None,
-        on_stall: Callable[[WalJournal], object] | None = None,
-        stall_seconds: float | None = 10.0,
+        on_step_down: Callable[[WalJournal], object] | None = None,
+        step_down_seconds: float | None = 10.0,
         **store_options: Any,
     ) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self.allow_no_dump = allow_no_dump
         self.on_failure = on_failure
-        self.on_stall = on_stall
-        self.stall_seconds = stall_seconds
+        self.on_step_down = on_step_down
+        self.step_down_seconds = step_down_seconds
         self.health = Health(self.path)
         # The storage is only asked for what is not in memory here. Raft's rules are pysyncobj's
         # to keep: it goes on where they are broken, so a log of its may hold anything, and an
