@@ -416,26 +416,15 @@ class Committer:
     def abandon(self) -> None:
         """Answers every caller at once, and lets go without waiting for the disk.
 
-<<<<<<< HEAD
         The lock goes when the two threads are done with what they are doing.
-=======
-        The lock goes when both threads are done with what they are doing: who opens the
-        directory then must not find them writing.
->>>>>>> faces
         """
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
-<<<<<<< HEAD
         log = self.log
         self._leave()
         _said.abandoned(log.directory.path)
         log.release()
-=======
-        self._housekeeping.submit(_nothing, lambda _value, _error: self._let_go_on_disk())
-        self._housekeeping.stop()
-        self.log.release()
->>>>>>> faces
         # Last: a loop that was closed under tasks that wait cannot be given their answers.
         self._answer_all(
             WalClosedError(f"{log.directory.path} was abandoned", path=log.directory.path)
@@ -446,22 +435,12 @@ class Committer:
     def drop(self) -> None:
         """Abandons, from any thread: a store that nobody holds is collected in any."""
         # At once, and without touching memory: the loop may be closed, or never run again.
-<<<<<<< HEAD
         self._leave()
         try:
-=======
-        self._housekeeping.submit(self._let_go_on_disk, _ignore)
-        self._housekeeping.stop()
-        with contextlib.suppress(RuntimeError):
->>>>>>> faces
             self._loop.post(self.abandon)
         except RuntimeError:  # the loop has ended: memory is nobody's any more
             with contextlib.suppress(RuntimeError):
                 self.abandon()
-
-    def _let_go_on_disk(self) -> None:
-        self._disk.submit(partial(_let_go, self.log.directory), _ignore)
-        self._disk.stop()
 
     # --- order -----------------------------------------------------------------------------
 
