@@ -17,7 +17,7 @@ from typing import Any
 
 import anyio
 
-from . import _operations, _said
+from . import _operations, _said, _truncating
 from ._arguments import (
     check_callable,
     check_callback,
@@ -365,7 +365,7 @@ class RaftLogStorage(RaftLogReader):
         """
         self._core.check_open()
         check_log_id(log_id)
-        await self._run(partial(_operations.truncate, self._core.log, log_id.index), is_quiet=True)
+        await self._run(partial(_truncating.truncate, self._core.log, log_id.index), is_quiet=True)
 
     async def truncate_after(self, log_id: LogId | None) -> None:
         """Keeps the entries up to and including ``log_id``, None of them for None.
@@ -376,10 +376,10 @@ class RaftLogStorage(RaftLogReader):
         check_log_id(log_id, is_none_allowed=True)
         if log_id is not None:
             await self._run(
-                partial(_operations.truncate, self._core.log, log_id.index + 1), is_quiet=True
+                partial(_truncating.truncate, self._core.log, log_id.index + 1), is_quiet=True
             )
         else:
-            await self._run(partial(_operations.truncate_all, self._core.log), is_quiet=True)
+            await self._run(partial(_truncating.truncate_all, self._core.log), is_quiet=True)
 
     async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free.

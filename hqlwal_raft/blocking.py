@@ -16,7 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from . import _operations
+from . import _operations, _truncating
 from ._arguments import (
     check_callback,
     check_log_id,
@@ -208,17 +208,17 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """Removes ``[log_id.index, ∞)``; durable on return. Past the end nothing happens."""
         self._core.check_open()
         check_log_id(log_id)
-        self._run(partial(_operations.truncate, self._core.log, log_id.index), is_quiet=True)
+        self._run(partial(_truncating.truncate, self._core.log, log_id.index), is_quiet=True)
 
     def truncate_after(self, log_id: LogId | None) -> None:
         """Keeps the entries up to and including ``log_id``, None of them for None."""
         self._core.check_open()
         check_log_id(log_id, is_none_allowed=True)
         if log_id is not None:
-            begin = partial(_operations.truncate, self._core.log, log_id.index + 1)
+            begin = partial(_truncating.truncate, self._core.log, log_id.index + 1)
             self._run(begin, is_quiet=True)
         else:
-            self._run(partial(_operations.truncate_all, self._core.log), is_quiet=True)
+            self._run(partial(_truncating.truncate_all, self._core.log), is_quiet=True)
 
     def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free."""

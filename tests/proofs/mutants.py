@@ -24,6 +24,7 @@ from hqlwal_raft import (
     _plans,
     _records,
     _recovery,
+    _truncating,
 )
 from hqlwal_raft._commit import Answer
 from hqlwal_raft._directory import Directory
@@ -41,7 +42,7 @@ __all__ = ["CALLS", "CHECKSUMS", "CRASHES", "Mutant"]
 _encode, _encode_one = _records.encode, _records.encode_one
 _marked = Segment.marked
 _give, _is_refused = Answer.give, _plans._is_refused
-_purge, _truncate = _operations.purge, _operations.truncate
+_purge, _truncate = _operations.purge, _truncating.truncate
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ CRASHES = (
     ),
     Mutant(
         "the outcome of a truncation is applied by half",
-        ((_operations, "truncate", _truncate_by_half),),
+        ((_truncating, "truncate", _truncate_by_half),),
     ),
 )
 
