@@ -25,7 +25,7 @@ from hqlwal_raft import (
     _records,
     _recovery,
 )
-from hqlwal_raft._commit import Answer
+from hqlwal_raft._answers import Answer
 from hqlwal_raft._environment import Loop
 from hqlwal_raft._files import Directory
 from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
