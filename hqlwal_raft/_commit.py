@@ -637,14 +637,16 @@ class Committer:
                 self._operation = None
             self.advance()
             return
-        work = operation.work
+        work, name = operation.work, operation.plan.name if operation.plan else ""
         assert work is not None
+        # Who closed keeps the operation: it must not keep the plan's files open. A second
+        # delivery of the same outcome is known by it as well.
+        operation.plan = None
         if outcome.error is not None:
             clear(outcome.error)
             if outcome.is_refused:
                 work.close()
-                assert operation.plan is not None
-                self.measures.lacks_space(operation.plan.name, outcome.error)
+                self.measures.lacks_space(name, outcome.error)
                 self._operation_failed(operation, outcome.error, is_need=is_need)
             elif operation is self._closing:
                 self._operation_failed(operation, outcome.error)
@@ -655,8 +657,7 @@ class Committer:
                 self.advance()
             return
         operation.has_changed = operation.has_changed or outcome.is_behind_point
-        assert operation.plan is not None
-        self.measures.has_room(operation.plan.name)
+        self.measures.has_room(name)
         try:
             plan = work.send(outcome)
         except StopIteration as end:
