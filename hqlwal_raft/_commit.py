@@ -747,7 +747,7 @@ class Committer:
         is_clean = error is None and self.poison is None
         self.log.release()
         let_go = partial(_let_go, self.log.directory, is_clean=is_clean)
-        done = partial(self._closed, error)
+        done = partial(self._closed, error, let_go)
         if is_clean:
             self._disk.submit(let_go, done)
         else:  # behind whatever the two threads still do
@@ -765,8 +765,15 @@ class Committer:
         self._close_files(None)
 
     def _closed(
-        self, error: BaseException | None, _value: object, late: BaseException | None
+        self,
+        error: BaseException | None,
+        again: Callable[[], Any] | None,
+        _value: object,
+        late: BaseException | None,
     ) -> None:
+        if again is not None and isinstance(late, MemoryError):  # perhaps it was not begun
+            self._disk.submit(again, partial(self._closed, error, None))
+            return
         failure = poisoned(error) if error is not None else late
         assert self._closing is not None
         answer = self._closing.answer
@@ -933,7 +940,11 @@ def _let_go(directory: Any, *, is_clean: bool = False) -> None:
         if is_clean:
             directory.say_clean()
     finally:
-        directory.close()
+        try:
+            directory.close()
+        except BaseException:  # an interrupt: nobody comes again
+            directory.close()
+            raise
 
 
 def _clear(error: BaseException | None) -> None:

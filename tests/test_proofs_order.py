@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from tests.proofs.callers import judge
 from tests.proofs.every_order import HISTORIES, SMALLEST, Finding, run
+from tests.proofs.judging import judge
 from tests.proofs.orders import ORDERS, Demotions
 
 #: of the orders with two departures, and of the drawn histories; all with one are run

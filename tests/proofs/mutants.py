@@ -25,22 +25,26 @@ from hqlwal_raft import (
     _records,
     _recovery,
 )
-from hqlwal_raft._commit import Answer
+from hqlwal_raft._blocking_reader import BlockingRaftLogReader
+from hqlwal_raft._commit import Answer, Committer
 from hqlwal_raft._environment import Loop
 from hqlwal_raft._files import Directory
 from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
-from hqlwal_raft._lane import _Event
+from hqlwal_raft._lane import Lane, _Event, _Waiter
 from hqlwal_raft._log import Log, Work
 from hqlwal_raft._plans import Outcome, Plan, Step, SyncDirectory, Unlink, Write, Zero, carry_out
+from hqlwal_raft._reading import CHUNK_BYTES
 from hqlwal_raft._segment import Segment
+from hqlwal_raft._threads import Outcomes
 
 from . import core
 
-__all__ = ["CALLS", "CHECKSUMS", "CRASHES", "Mutant"]
+__all__ = ["CALLS", "CHECKSUMS", "CRASHES", "ORDERS", "Mutant"]
 
 _encode, _encode_one = _records.encode, _records.encode_one
 _marked = Segment.marked
 _give, _is_refused = Answer.give, _plans._is_refused
+_call, _commit_ended = Lane.call, Committer._commit_ended
 _purge, _truncate = _operations.purge, _operations.truncate
 
 
@@ -230,4 +234,75 @@ CALLS = (
     Mutant("any failed write is a refused one", ((_plans, "_is_refused", _refuse_all_writes),)),
     Mutant("the lock stays where closing fails", ((_commit, "_let_go", _let_go_if_all_is_well),)),
     Mutant("of many threads one is answered", ((_lane._Event, "set", _wake_one),)),
+)
+
+
+# --- who is the owner, and who waits --------------------------------------------------------------
+
+
+def _call_without_the_lock(self: Lane, begin: Callable[[], Any]) -> Any:
+    """The lock is taken when memory has changed already."""
+    result = begin()
+    return _call(self, lambda: result)
+
+
+def _call_and_let_lie(self: Lane, begin: Callable[[], Any]) -> Any:
+    """A thread that finds its answer does not look whether it was given a job meanwhile."""
+    with self.lock:
+        result = begin()
+        self._run_soon()
+        if result.__class__ is not Answer:
+            self._pass_on()
+            return result
+        waiter = _Waiter(self._environment.lock())
+        job = self._next_job(result, waiter)
+    while job is not None or not result.event.is_set:
+        if job is not None:
+            job = self._carry_out(job, result, waiter)
+        else:
+            waiter.lock.acquire()
+            job = waiter.job
+    return result.result()
+
+
+def _deliver_twice(self: Outcomes) -> None:
+    """As after an interrupt: each outcome is applied, and then once more."""
+    while self._left:
+        outcome = self._left[0]
+        outcome()
+        outcome()
+        self._left.popleft()
+
+
+def _end_any_commit(self: Committer, _group: Answer, outcome: Outcome) -> None:
+    """An outcome is taken for that of whatever commit is under way."""
+    if self._committing is not None:
+        _commit_ended(self, self._committing, outcome)
+
+
+def _find_nothing_gone(self: BlockingRaftLogReader, start: int, stop: int | None = None) -> Any:
+    """A stream compares epochs, but takes its own when the chunk was read."""
+    position = start
+    while chunk := self.limited_get_log_entries(position, stop, CHUNK_BYTES):
+        epoch = self._core.log.epoch
+        for entry in chunk:
+            position = entry.index + 1
+            yield entry
+            if self._core.log.epoch != epoch:
+                break
+
+
+#: what the loop over orders must find on the blocking face
+ORDERS = (
+    Mutant("memory is changed without the lock", ((Lane, "call", _call_without_the_lock),)),
+    Mutant("who was answered lets a job lie", ((Lane, "call", _call_and_let_lie),)),
+    Mutant("of many threads one is answered", ((_lane._Event, "set", _wake_one),)),
+    Mutant(
+        "an outcome applied twice ends the next commit",
+        ((Outcomes, "deliver", _deliver_twice), (Committer, "_commit_ended", _end_any_commit)),
+    ),
+    Mutant(
+        "a stream takes the epoch late",
+        ((BlockingRaftLogReader, "entries_stream", _find_nothing_gone),),
+    ),
 )

@@ -99,6 +99,8 @@ class SteppedThread:
         self.at = "start"
         #: something with ``items``: it may go on when there are any
         self.waits_for: Any = None
+        #: the next lock is taken in the same step as what was done before
+        self.is_bound = False
         #: when it will have waited long enough
         self.deadline: float | None = None
         self.is_over = False
