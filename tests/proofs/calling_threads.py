@@ -13,7 +13,7 @@ from typing import Any, cast
 from hqlwal_raft import LogId
 from hqlwal_raft.blocking import BlockingRaftLogStorage
 
-from .callers import Op, Run
+from .callers import History, Op, Run
 from .owner import guarded
 from .threaded import Direct, SteppedLock, run_here
 from .turns import CALLS, Deadlock, SteppedThread, here
@@ -30,6 +30,10 @@ class ThreadRun(Run):
     """One history in one order."""
 
     _lock: SteppedLock
+
+    def __init__(self, history: History, directory: str) -> None:
+        super().__init__(history, directory)
+        self.loop.close()  # there is none
 
     def live(self) -> None:
         history, system = self.history, self.system

@@ -297,7 +297,8 @@ def run(
     parts = len(planned) + len(smallest) + 1
     done = 0
     for history, order in planned:
-        for departed in _departures(history, order, 2, stride, findings):
+        most, every = (2, stride) if history.face == "async" or stride == 1 else (1, stride // 40)
+        for departed in _departures(history, order, most, max(every, 1), findings):
             tried[f"orders with {len(departed)} departures, {history.face}"] += 1
         progress(done := done + 1, parts)
     for history in THREADED:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -26,8 +27,8 @@ from hqlwal_raft import (
     _recovery,
 )
 from hqlwal_raft._blocking_reader import BlockingRaftLogReader
-from hqlwal_raft._commit import Answer, Committer
-from hqlwal_raft._environment import Loop
+from hqlwal_raft._commit import Answer, Committer, Phase
+from hqlwal_raft._environment import Environment, Loop
 from hqlwal_raft._files import Directory
 from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
 from hqlwal_raft._lane import Lane, _Event, _Waiter
@@ -35,16 +36,19 @@ from hqlwal_raft._log import Log, Work
 from hqlwal_raft._plans import Outcome, Plan, Step, SyncDirectory, Unlink, Write, Zero, carry_out
 from hqlwal_raft._reading import CHUNK_BYTES
 from hqlwal_raft._segment import Segment
-from hqlwal_raft._threads import Outcomes
+from hqlwal_raft._threads import Outcomes, Worker
 
 from . import core
 
-__all__ = ["CALLS", "CHECKSUMS", "CRASHES", "ORDERS", "Mutant"]
+__all__ = ["CALLS", "CHECKSUMS", "COMMITS", "CRASHES", "OPCODES", "ORDERS", "Mutant"]
 
 _encode, _encode_one = _records.encode, _records.encode_one
 _marked = Segment.marked
 _give, _is_refused = Answer.give, _plans._is_refused
-_call, _commit_ended = Lane.call, Committer._commit_ended
+_call = Lane.call
+_begin_commit, _send = Committer._commit, Committer._send
+_start_operation = Committer._start_operation
+_abandon, _commit_ended = Committer.abandon, Committer._commit_ended
 _purge, _truncate = _operations.purge, _operations.truncate
 
 
@@ -265,6 +269,13 @@ def _call_and_let_lie(self: Lane, begin: Callable[[], Any]) -> Any:
     return result.result()
 
 
+def _let_go_at_once(self: Committer) -> None:
+    """The lock goes when the disk thread is done, whatever the other one does."""
+    if self.phase is not Phase.CLOSED:
+        self._disk.submit(partial(_commit._let_go, self.log.directory), _commit._ignore)
+    _abandon(self)
+
+
 def _deliver_twice(self: Outcomes) -> None:
     """As after an interrupt: each outcome is applied, and then once more."""
     while self._left:
@@ -298,11 +309,61 @@ ORDERS = (
     Mutant("who was answered lets a job lie", ((Lane, "call", _call_and_let_lie),)),
     Mutant("of many threads one is answered", ((_lane._Event, "set", _wake_one),)),
     Mutant(
-        "an outcome applied twice ends the next commit",
-        ((Outcomes, "deliver", _deliver_twice), (Committer, "_commit_ended", _end_any_commit)),
+        "an abandoned store gives up its lock at once",
+        ((Committer, "abandon", _let_go_at_once),),
     ),
     Mutant(
         "a stream takes the epoch late",
         ((BlockingRaftLogReader, "entries_stream", _find_nothing_gone),),
     ),
+)
+
+
+def _commit_and_answer(self: Committer) -> None:
+    """An append is answered when its commit begins."""
+    _begin_commit(self)
+    if self._committing is not None:
+        self._committing.give(self._loop, None, None)
+
+
+def _start_at_once(self: Committer, operation: Any) -> bool:
+    """An operation does not wait for the chore that is under way."""
+    chore, self._chore = self._chore, None
+    is_started = _start_operation(self, operation)
+    if chore is not None:
+        self._chore = chore
+    return is_started
+
+
+def _vote_and_answer(self: Committer, operation: Any, plan: Plan, *, is_need: bool) -> None:
+    """A vote is answered when its plan is on its way."""
+    _send(self, operation, plan, is_need=is_need)
+    if plan.name == "save vote":
+        operation.answer.give(self._loop, None, None)
+
+
+#: what the loop over crashes must find on both faces
+COMMITS = (
+    Mutant(
+        "an outcome applied twice ends the next commit",
+        ((Outcomes, "deliver", _deliver_twice), (Committer, "_commit_ended", _end_any_commit)),
+    ),
+    Mutant("an append is answered before its sync", ((Committer, "_commit", _commit_and_answer),)),
+    Mutant("a vote is answered before its sync", ((Committer, "_send", _vote_and_answer),)),
+    Mutant(
+        "chores run beside a truncation",
+        ((Committer, "_waits_for_quiet", False), (Committer, "_start_operation", _start_at_once)),
+    ),
+)
+
+
+def _run_once(self: Worker) -> None:
+    while self._take():
+        self._do()
+
+
+#: what the loop over opcodes must find on the blocking face
+OPCODES = (
+    Mutant("the main thread is the owner", ((Environment, "is_main_thread", lambda _self: False),)),
+    Mutant("a worker ends where memory runs out", ((Worker, "_run", _run_once),)),
 )

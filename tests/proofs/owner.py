@@ -28,7 +28,7 @@ def guarded(is_owner: Callable[[], bool], complain: Callable[[str], object]) -> 
     """Complains of whatever is changed where ``is_owner`` says no."""
 
     def guard(kind: type[Any]) -> Callable[[Any, str, Any], None]:
-        plain = kind.__setattr__
+        plain: Any = kind.__setattr__
 
         def set_attribute(self: Any, name: str, value: Any) -> None:
             if not is_owner():

@@ -31,6 +31,7 @@ __all__ = [
     "Deadlock",
     "OrderedLoop",
     "Spins",
+    "SteppedQueue",
     "SteppedThread",
     "Thing",
     "Turns",
@@ -158,7 +159,7 @@ def here() -> SteppedThread | None:
     return thread
 
 
-class _SteppedQueue:
+class SteppedQueue:
     """A queue whose taker is a stepped thread."""
 
     def __init__(self, turns: Turns) -> None:
@@ -252,7 +253,7 @@ class Turns(Environment):
         self.moved()
 
     def queue(self) -> Queue[Any]:
-        return _SteppedQueue(self)
+        return SteppedQueue(self)
 
     def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
         return self._run(job)
