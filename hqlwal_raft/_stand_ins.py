@@ -19,6 +19,7 @@ from typing import Any
 from ._commit import call_back
 from ._environment import Environment, Lock, Queue
 from ._lane import Lane
+from ._threads import start_thread
 from .errors import WalClosedError
 from .protocols import AppendCallback
 
@@ -199,7 +200,7 @@ class StandIns:
         other = object()
         self._idle.add(other)
         try:
-            self._environment.start_thread(partial(self._run, other), _NAME)
+            start_thread(self._environment, partial(self._run, other), _NAME)
         except BaseException:
             self._idle.discard(other)
             raise
@@ -235,7 +236,7 @@ class Callbacks:
         """Starts the thread, unless it runs: before anything is promised. As the owner."""
         if self._calls is None:
             calls = self._environment.queue()
-            self._environment.start_thread(partial(self._run, calls), "hqlwal-callbacks")
+            start_thread(self._environment, partial(self._run, calls), "hqlwal-callbacks")
             self._calls = calls
 
     def submit(self, callback: AppendCallback, error: BaseException | None) -> None:

@@ -13,7 +13,6 @@ for MemoryError may come wherever memory is taken, and nobody would start the th
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 from collections import deque
@@ -21,9 +20,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ._environment import Empty, Environment, Loop
+from ._environment import Bell, Empty, Environment, Loop, Queue
 
-__all__ = ["Done", "Outcomes", "Worker"]
+__all__ = ["Done", "Outcomes", "Worker", "start_thread"]
 
 #: called on the loop with how a job ended: its result, or the error that it raised
 Done = Callable[[Any, "BaseException | None"], None]
@@ -34,6 +33,26 @@ _STOP: _Item = (None, None)
 
 #: what was not applied by then is delivered again
 _AGAIN_SECONDS = 0.1
+
+
+class _Jobs:
+    """A queue of one thread's jobs, with a bell."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._items: deque[Any] = deque()
+        self._bell = environment.bell()
+
+    def put(self, item: Any, /) -> None:
+        self._items.append(item)
+        self._bell.ring()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
+        items = self._items
+        while not items:
+            if not self._bell.wait(timeout):
+                raise Empty
+            # else it may have been rung for an item that was taken already
+        return items.popleft()
 
 
 class Outcomes:
@@ -50,6 +69,9 @@ class Outcomes:
     def add(self, outcome: Callable[[], Any]) -> None:
         self._left.append(outcome)
 
+    def clear(self) -> None:
+        self._left.clear()
+
     def deliver(self) -> None:
         """Applies them. What one lets out stops it; the rest is for the next time."""
         left = self._left
@@ -65,21 +87,86 @@ class Outcomes:
             self._begun = None
 
 
+class _Mailbox:
+    """The way of the outcomes to the loop. The loop may hold it, so it holds no store."""
+
+    def __init__(self, environment: Environment, loop: Loop) -> None:
+        self.outcomes = Outcomes()
+        self._post = loop.post
+        self._has_ended = loop.has_ended
+        self._bell: Bell | None = None
+        self._end_watch: Callable[[], Any] | None = None
+        if loop.watch is not None:
+            bell = environment.bell()
+            try:
+                self._end_watch = loop.watch(bell.descriptor, self._rung)
+            except NotImplementedError:
+                bell.close()
+            else:
+                self._bell = bell
+
+    @property
+    def has_bell(self) -> bool:
+        return self._bell is not None
+
+    def send(self) -> None:
+        """From the thread: has what was added delivered. Raises RuntimeError without a loop."""
+        bell = self._bell
+        if bell is not None and not self._has_ended():
+            bell.ring()
+        else:
+            self._post(self.outcomes.deliver)
+
+    def _rung(self) -> None:
+        """On the loop."""
+        bell = self._bell
+        if bell is not None:
+            bell.hush()
+        try:
+            self.outcomes.deliver()
+        except BaseException:
+            if self._bell is not None and self.outcomes:
+                self._bell.ring()
+            raise
+
+    def end(self) -> None:
+        """On the loop, as the last outcome of all."""
+        # The bell is not closed but let go of: the thread may be about to ring it, and by then
+        # its descriptor could be another file's.
+        bell, self._bell = self._bell, None
+        if bell is not None and self._end_watch is not None:
+            self._end_watch()
+
+
+def start_thread(environment: Environment, run: Callable[[], Any], name: str) -> None:
+    """Runs ``run`` in a daemon thread. Raises RuntimeError, with advice, where there is none."""
+    try:
+        environment.start_thread(run, name)
+    except RuntimeError as error:
+        error.add_note(
+            f"while starting the thread {name} of a log: this process may have no more threads, or "
+            "no memory for one: raise its limits (ulimit -u, pids.max of its cgroup)"
+        )
+        raise
+
+
 class Worker:
     """A long-lived thread. A fresh or pooled one per sync would cost more than the sync."""
 
+    #: called once, in the thread, where it finds that the loop has ended
+    orphaned: Callable[[], None] | None = None
+
     def __init__(self, name: str, loop: Loop, environment: Environment) -> None:
-        self._post = loop.post
-        self._outcomes = Outcomes()
+        self._mailbox = mailbox = _Mailbox(environment, loop)
         self._monotonic = environment.monotonic
-        self._jobs = environment.queue()
+        self._jobs: Queue[Any] = _Jobs(environment) if mailbox.has_bell else environment.queue()
         # The thread's own: the job in hand, how it ended, and the alarms, each as when to ring,
         # the order of equal times, whom.
         self._item: _Item | None = None
         self._ended: Callable[[], Any] | None = None
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        environment.start_thread(self._run, name)
+        start_thread(environment, self._run, name)
 
     def submit(self, job: Callable[[], Any], done: Done) -> None:
         """Runs the job in the thread, and then ``done`` on the loop. From any thread."""
@@ -99,6 +186,8 @@ class Worker:
             try:
                 while self._take():
                     self._do()
+                self._mailbox.outcomes.add(self._mailbox.end)
+                self._deliver()
                 return
             except MemoryError:
                 pass
@@ -125,7 +214,7 @@ class Worker:
                     self._ended = partial(done, job(), None)
                 except BaseException as error:
                     self._ended = partial(done, None, error)
-            self._outcomes.add(self._ended)
+            self._mailbox.outcomes.add(self._ended)
         # nothing of a finished job, such as a purged segment, is kept alive until the next
         self._item = self._ended = None
         del job, done
@@ -134,20 +223,25 @@ class Worker:
     def _ring(self) -> None:
         """The time is over: an alarm rings, or what was not applied is delivered again."""
         if self._alarms and self._alarms[0][0] <= self._monotonic() + 0.001:
-            self._outcomes.add(self._alarms[0][2])
+            self._mailbox.outcomes.add(self._alarms[0][2])
             heapq.heappop(self._alarms)
         self._deliver()
 
     def _timeout(self) -> float | None:
         """How long to wait for a job."""
-        timeout = _AGAIN_SECONDS if self._outcomes else None
+        timeout = _AGAIN_SECONDS if self._mailbox.outcomes else None
         if self._alarms:
             until = max(0.0, self._alarms[0][0] - self._monotonic())
             timeout = until if timeout is None else min(timeout, until)
         return timeout
 
     def _deliver(self) -> None:
-        if self._outcomes:
-            # without an event loop there is nobody left who could be told
-            with contextlib.suppress(RuntimeError):
-                self._post(self._outcomes.deliver)
+        if not self._mailbox.outcomes:
+            return
+        try:
+            self._mailbox.send()
+        except RuntimeError:  # without an event loop there is nobody left who could be told
+            self._mailbox.outcomes.clear()
+            orphaned, self.orphaned = self.orphaned, None
+            if orphaned is not None:
+                orphaned()
