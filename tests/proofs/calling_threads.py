@@ -43,6 +43,7 @@ class ThreadRun(Run):
             segment_size=8192,
             cache_bytes=history.cache_bytes,
             max_unsynced_bytes=history.max_unsynced_bytes,
+            check_raft=False,  # tasks vote at once
             environment=system,
         )
         self._lock = cast("SteppedLock", store._lane.lock)
