@@ -22,7 +22,18 @@ from . import interrupted
 from .instructions import PACKAGE, Watcher, takes_memory, watching
 from .interrupted import CALLS, Call, Interrupt, NoMemory, Scene
 
-__all__ = ["CALLS", "SCENES", "Finding", "Point", "count", "interrupt", "replay", "run", "shorten"]
+__all__ = [
+    "CALLS",
+    "SCENES",
+    "Finding",
+    "Point",
+    "Scene",
+    "count",
+    "interrupt",
+    "replay",
+    "run",
+    "shorten",
+]
 
 ERRORS: dict[str, type[BaseException]] = {
     "KeyboardInterrupt": Interrupt,

@@ -272,7 +272,8 @@ def _call_and_let_lie(self: Lane, begin: Callable[[], Any]) -> Any:
 def _let_go_at_once(self: Committer) -> None:
     """The lock goes when the disk thread is done, whatever the other one does."""
     if self.phase is not Phase.CLOSED:
-        self._disk.submit(partial(_commit._let_go, self.log.directory), _commit._ignore)
+        let_go = partial(_commit._let_go, self.log.directory, is_clean=False)
+        self._disk.submit(let_go, _commit._ignore)
     _abandon(self)
 
 
