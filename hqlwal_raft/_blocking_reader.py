@@ -85,8 +85,6 @@ class BlockingRaftLogReader:
             chunk = self.limited_get_log_entries(
                 start if position is None else position, stop, CHUNK_BYTES
             )
-            # Plain attributes, read without the lock: each alone is true for the moment.
-            epoch = log.epoch
             if position is not None:
                 check_overtaken(position, log.first_index, stop)
             for entry in chunk:

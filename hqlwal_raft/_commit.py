@@ -703,7 +703,7 @@ class Committer:
         is_clean = error is None and self.poison is None
         self.log.release()
         ending = partial(let_go, self.log.directory, is_clean=is_clean)
-        done = partial(self._closed, error)
+        done = partial(self._closed, error, ending)
         if is_clean:
             self._disk.submit(ending, done)
         else:  # behind whatever the two threads still do
@@ -721,8 +721,15 @@ class Committer:
         self._close_files(None)
 
     def _closed(
-        self, error: BaseException | None, _value: object, late: BaseException | None
+        self,
+        error: BaseException | None,
+        again: Callable[[], Any] | None,
+        _value: object,
+        late: BaseException | None,
     ) -> None:
+        if again is not None and isinstance(late, MemoryError):  # perhaps it was not begun
+            self._disk.submit(again, partial(self._closed, error, None))
+            return
         failure = poisoned(error) if error is not None else late
         assert self._closing is not None
         answer = self._closing.answer

@@ -7,7 +7,7 @@ own. Where nobody waits the disk thread does it. It knows answers, jobs and thre
 know what a log is.
 
 - *Jobs are carried out one at a time, in the order in which they were submitted*, whoever does
-  it: ``_is_busy`` says that one is under way. So two plans never run beside each other, and the
+  it: ``_under_way`` is that one. So two plans never run beside each other, and the
   directory's lock goes only after the last of them.
 - *Who carried out a job applies its outcome itself*: an outcome is never handed to a thread that
   would need the lock which one that is awake may hold (on the interpreter's own lock that costs

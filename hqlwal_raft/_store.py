@@ -173,17 +173,17 @@ class Opening:
                 list(recovered.prepared),
                 recovered.last_log_id,
             )
+            _said.opened(
+                path,
+                recovered.directory.lock_before,
+                recovered.findings,
+                entries=log.count,
+                segments=len(log.segments),
+                last_log_id=log.last_log_id,
+            )
         except BaseException:
             recovered.directory.close()
             raise
-        _said.opened(
-            path,
-            recovered.directory.lock_before,
-            recovered.findings,
-            entries=log.count,
-            segments=len(log.segments),
-            last_log_id=log.last_log_id,
-        )
         return log
 
     def start(self, path: str, log: Log, disk: Worker, loop: Loop, watch: Watch) -> Core:
