@@ -21,7 +21,7 @@ from typing import Protocol
 
 from . import _operations
 from ._answers import clear, describe, torn
-from ._files import Directory
+from ._directory import Directory
 from ._log import SEALS_WAITING, Log, Need, Work
 from ._measures import Measures
 from ._plans import Outcome, Plan, carry_out

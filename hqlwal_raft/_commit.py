@@ -35,8 +35,8 @@ from . import _operations, _said
 from ._answers import Answer, call_back, clear, describe, own, poisoned, torn
 from ._calls import Append, Call, Operation
 from ._chores import Chores
+from ._directory import Directory
 from ._environment import Loop
-from ._files import Directory
 from ._leaving import Leaving, leave, let_go, nothing
 from ._log import Log, Need, PoisonError, Work
 from ._measures import Measures

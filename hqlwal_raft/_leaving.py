@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ._files import Directory
+from ._directory import Directory
 from ._threads import Worker
 from ._watchdog import Watch
 

@@ -11,7 +11,7 @@ from collections import deque
 
 from . import _said
 from ._answers import describe
-from ._files import Directory
+from ._directory import Directory
 from ._threads import Worker
 
 __all__ = ["SYNC_BOUNDS_SECONDS", "Measures"]

@@ -33,6 +33,7 @@ from ._arguments import (
     parse_truth,
 )
 from ._commit import Committer, Phase
+from ._entry_rules import NotPlainError, plain
 from ._environment import Environment, Loop
 from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX
 from ._log import Log, Work, drive
@@ -40,7 +41,6 @@ from ._measures import SYNC_BOUNDS_SECONDS
 from ._reader import RaftLogReader
 from ._reading import Core, begin_waiting, open_cores
 from ._reads import Options
-from ._records import NotPlainError, plain
 from ._recovery import recover
 from ._threads import Worker
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
@@ -175,7 +175,7 @@ class Opening:
             )
             _said.opened(
                 path,
-                recovered.directory.lock_before,
+                recovered.directory.lock.before,
                 recovered.findings,
                 entries=log.count,
                 segments=len(log.segments),

@@ -25,8 +25,8 @@ from hqlwal_raft._arguments import (
     index_of,
     listed,
 )
+from hqlwal_raft._entry_rules import plain, refusal
 from hqlwal_raft._format import U64_MAX
-from hqlwal_raft._records import plain, refusal
 from hqlwal_raft._types import Entry, LogId, LogState, Vote
 from hqlwal_raft.errors import (
     LeaderChangedError,

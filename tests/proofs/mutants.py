@@ -29,8 +29,8 @@ from hqlwal_raft import (
 from hqlwal_raft._answers import Answer
 from hqlwal_raft._blocking_reader import BlockingRaftLogReader
 from hqlwal_raft._commit import Committer, Phase
+from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment, Loop
-from hqlwal_raft._files import Directory
 from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
 from hqlwal_raft._lane import Lane, _Event, _Waiter
 from hqlwal_raft._leaving import let_go
