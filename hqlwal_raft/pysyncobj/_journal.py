@@ -83,13 +83,8 @@ class WalJournal(Journal):
         # The storage is only asked for what is not in memory here. Raft's rules are pysyncobj's
         # to keep: it goes on where they are broken, so a log of its may hold anything, and an
         # error in the midst of its tick would cost the cluster a node.
-        options = {
-            "max_entry_size": max_entry_size,
-            "cache_bytes": 0,
-            "check_raft": False,
-            **store_options,
-        }
-        self._opening = Opening(sync=sync, **options)
+        options = {"cache_bytes": 0, "check_raft": False} | store_options
+        self._opening = Opening(sync=sync, max_entry_size=max_entry_size, **options)
         self.environment = self._opening.ground
         self.owner = Owner()
         #: whether the node has drawn the consequences of a failure
