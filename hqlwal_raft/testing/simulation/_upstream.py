@@ -1,0 +1,416 @@
+"""What pysyncobj asks of the machine, answered by a simulation: time, chance, files, forks, sockets.
+
+pysyncobj knows no environment, so the names that its modules call are replaced while a
+:class:`Upstream` is entered. Its own code runs, from the transport down to the serializer; what
+it does is done by the host that runs. It must not know what is right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gzip
+import io
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pysyncobj.node
+import pysyncobj.pickle
+import pysyncobj.serializer
+import pysyncobj.syncobj
+import pysyncobj.transport
+from pysyncobj.serializer import Serializer
+from pysyncobj.tcp_connection import CONNECTION_STATE
+
+from ...pysyncobj import _dump
+from ._host import Host, World
+from ._machine import Child, Process
+from ._network import Packet, StreamEnd
+
+__all__ = ["Upstream"]
+
+_BUFFER_BYTES = 8192
+_SEND_SECONDS = 0.0005
+_TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+
+
+class _Exit(BaseException):
+    """``os._exit`` of a forked child."""
+
+
+class _Writer(io.RawIOBase):
+    """A file that is written from its beginning on, with a buffer as Python's files have."""
+
+    def __init__(self, process: Process, descriptor: int) -> None:
+        self._process = process
+        self._descriptor = descriptor
+        self._offset = 0
+        self._buffer = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._buffer += bytes(data)
+        if len(self._buffer) >= _BUFFER_BYTES:
+            self._drain()
+        return len(data)
+
+    def _drain(self) -> None:
+        while self._buffer:
+            count = self._process.pwrite(self._descriptor, self._buffer, self._offset)
+            self._offset += count
+            self._buffer = self._buffer[count:]
+
+    def close(self) -> None:
+        if not self.closed and not self._process.is_dead:
+            try:
+                self._drain()
+            finally:
+                self._process.close(self._descriptor)
+        super().close()
+
+
+class _Connection:
+    """In the place of pysyncobj's TcpConnection."""
+
+    def __init__(
+        self,
+        poller: _Poller,
+        onMessageReceived: Any = None,  # noqa: N803
+        onConnected: Any = None,  # noqa: N803
+        onDisconnected: Any = None,  # noqa: N803
+        socket: Any = None,
+        timeout: float = 10.0,
+        sendBufferSize: int = 0,  # noqa: N803
+        recvBufferSize: int = 0,  # noqa: N803
+        keepalive: Any = None,
+    ) -> None:
+        self.sendRandKey = self.recvRandKey = self.encryptor = None
+        self.setOnMessageReceivedCallback(onMessageReceived)
+        self.setOnConnectedCallback(onConnected)
+        self.setOnDisconnectedCallback(onDisconnected)
+        self._host = poller.host
+        self._upstream = poller.upstream
+        self._timeout = timeout
+        self._end: StreamEnd | None = None
+        self.state = CONNECTION_STATE.DISCONNECTED
+        self._last_read = self._now()
+        if socket is not None:
+            self._take(socket)
+            self.state = CONNECTION_STATE.CONNECTED
+
+    def _now(self) -> float:
+        assert self._host.process is not None
+        return self._host.process.now
+
+    def _take(self, end: StreamEnd) -> None:
+        self._end, end.owner = end, self
+
+    def setOnConnectedCallback(self, call: Any) -> None:  # noqa: N802
+        self._on_connected = call
+
+    def setOnMessageReceivedCallback(self, call: Any) -> None:  # noqa: N802
+        self._on_message = call
+
+    def setOnDisconnectedCallback(self, call: Any) -> None:  # noqa: N802
+        self._on_disconnected = call
+
+    def connect(self, host: str, port: int) -> bool:
+        endpoint = self._host.endpoint
+        assert endpoint is not None
+        self._last_read = self._now()
+        self.state = CONNECTION_STATE.CONNECTING
+        self._take(endpoint.connect(host, self._now()))
+        return True
+
+    def send(self, message: Any) -> None:
+        if self.state == CONNECTION_STATE.DISCONNECTED or self._end is None:
+            return
+        if self._now() - self._last_read > self._timeout:
+            self.disconnect()
+            return
+        # pysyncobj may send until a time is over: sending has to take some
+        self._host.machine.work(_SEND_SECONDS)
+        is_raft = isinstance(message, dict)
+        label = f"{message['type']} {message.get('term', '')}" if is_raft else "hello"
+        if self._upstream.on_message is not None and self._end.peer is not None:
+            self._upstream.on_message(self._host, self._end.peer.endpoint.name, message)
+        self._end.send(Packet(pysyncobj.pickle.dumps(message), label), self._now())
+
+    def disconnect(self) -> None:
+        was_connected = self.state != CONNECTION_STATE.DISCONNECTED
+        self.state = CONNECTION_STATE.DISCONNECTED
+        self.sendRandKey = self.recvRandKey = None
+        if self._end is not None:
+            self._end.close(self._now())
+            self._end = None
+        if was_connected and self._on_disconnected is not None:
+            self._on_disconnected()
+
+    def arrived(self, kind: str, end: StreamEnd, data: bytes) -> None:
+        if end is not self._end:
+            return
+        if kind == "closed" or self._now() - self._last_read > self._timeout:
+            self.disconnect()
+        elif kind == "opened":
+            if self._on_connected is not None:
+                self._on_connected()
+            if self.state != CONNECTION_STATE.DISCONNECTED:
+                self.state = CONNECTION_STATE.CONNECTED
+                self._last_read = self._now()
+        else:
+            self._last_read = self._now()
+            if self._on_message is not None:
+                self._on_message(pysyncobj.pickle.loads(data))
+
+
+class _Server:
+    """In the place of pysyncobj's TcpServer."""
+
+    def __init__(
+        self, poller: _Poller, host: str, port: int, onNewConnection: Any, **options: Any  # noqa: N803
+    ) -> None:
+        self._poller = poller
+        self._on_new_connection = onNewConnection
+        self._timeout = options["connectionTimeout"]
+
+    def bind(self) -> None:
+        assert self._poller.host.endpoint is not None
+        self._poller.host.endpoint.is_listening = True
+        self._poller.server = self
+
+    def unbind(self) -> None:
+        if self._poller.host.endpoint is not None:
+            self._poller.host.endpoint.is_listening = False
+        self._poller.server = None
+
+    def accepted(self, end: StreamEnd) -> None:
+        connection = _Connection(self._poller, socket=end, timeout=self._timeout)
+        self._on_new_connection(connection)
+
+
+class _Poller:
+    """In the place of pysyncobj's pollers: looks at what has arrived, and never waits."""
+
+    def __init__(self, upstream: Upstream, host: Host) -> None:
+        self.upstream = upstream
+        self.host = host
+        self.server: _Server | None = None
+        self.has_delivered = False
+
+    def subscribe(self, descr: int, callback: Any, eventMask: int) -> None:  # noqa: N803
+        """The notifier's pipe: a node that has commands is woken anyway."""
+
+    def unsubscribe(self, descr: int) -> None:
+        pass
+
+    def poll(self, timeout: float) -> None:
+        endpoint = self.host.endpoint
+        self.has_delivered = endpoint is not None and bool(endpoint.inbox)
+        # what arrives while these are read waits for the next time
+        for _ in range(0 if endpoint is None else len(endpoint.inbox)):
+            assert endpoint is not None
+            arrival = endpoint.inbox.popleft()
+            end = arrival.stream
+            assert end is not None
+            if arrival.kind == "accepted":
+                if self.server is not None:
+                    self.server.accepted(end)
+            elif end.owner is not None:
+                end.owner.arrived(arrival.kind, end, arrival.data)
+
+
+class Upstream:
+    """See the module. To be entered around a whole simulation."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        #: how long a dump takes, per host
+        self.dump_seconds: dict[str, tuple[float, float]] = {}
+        #: told of each message that is sent: who, to whom, what
+        self.on_message: Callable[[Host, str, Any], None] | None = None
+        self._dumping: tuple[Serializer, Any, Any] | None = None
+        self._child: Child | None = None
+        self._children: dict[tuple[str, int], Child] = {}
+
+    @property
+    def host(self) -> Host:
+        assert self.world.running is not None
+        return self.world.running
+
+    @property
+    def process(self) -> Process:
+        process = self.host.process
+        assert process is not None
+        return process
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[Upstream]:
+        system = SimpleNamespace(
+            fork=self._fork,
+            waitpid=self._waitpid,
+            WNOHANG=os.WNOHANG,
+            _exit=self._exit,
+            path=SimpleNamespace(isfile=self._isfile),
+        )
+        resolver = SimpleNamespace(
+            resolve=lambda host: host,
+            setTimeouts=lambda *_: None,
+            setPreferredAddrFamily=lambda *_: None,
+        )
+        zipped = SimpleNamespace(GzipFile=_gzip_file)
+        places: list[tuple[Any, str, Any]] = [
+            (pysyncobj.syncobj, "monotonicTime", self._monotonic),
+            (pysyncobj.syncobj, "random", SimpleNamespace(random=self._random)),
+            (pysyncobj.syncobj, "os", system),
+            (pysyncobj.syncobj, "createPoller", lambda _type: _Poller(self, self.host)),
+            (pysyncobj.syncobj, "globalDnsResolver", lambda: resolver),
+            (pysyncobj.node, "globalDnsResolver", lambda: resolver),
+            (pysyncobj.transport, "globalDnsResolver", lambda: resolver),
+            (pysyncobj.transport, "monotonicTime", self._monotonic),
+            (pysyncobj.transport, "TcpConnection", _Connection),
+            (pysyncobj.transport, "TcpServer", _Server),
+            (pysyncobj.serializer, "os", system),
+            (pysyncobj.serializer, "open", self._open),
+            (pysyncobj.serializer, "gzip", zipped),
+            (pysyncobj.serializer, "atomicReplace", self._rename),
+            (Serializer, "serialize", self._serialize(Serializer.serialize)),
+        ]
+        if hasattr(_dump, "_rename"):
+            places.append((_dump, "_rename", self._rename))
+        before = [(place, name, vars(place).get(name)) for place, name, _ in places]
+        for place, name, value in places:
+            setattr(place, name, value)
+        try:
+            yield self
+        finally:
+            for place, name, value in before:
+                if value is None:
+                    delattr(place, name)
+                else:
+                    setattr(place, name, value)
+
+    # --- time, chance, files -------------------------------------------------------------
+
+    def _monotonic(self) -> float:
+        return self.process.monotonic()
+
+    def _random(self) -> float:
+        return self.process.chance.random()
+
+    def _isfile(self, path: str) -> bool:
+        try:
+            self.process.stat(path)
+        except OSError:
+            return False
+        return True
+
+    def _rename(self, source: str, target: str) -> None:
+        self.process.rename(source, target)
+
+    def _open(self, path: str, mode: str) -> Any:
+        process, child = self.process, self._child
+        if mode == "rb":
+            descriptor = process.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = process.pread(descriptor, process.fstat(descriptor).st_size, 0)
+            finally:
+                process.close(descriptor)
+            return io.BytesIO(data)
+        if child is not None and child.descriptor is not None:
+            # its own, which it opened when it began
+            descriptor, child.descriptor, child.description = child.descriptor, None, None
+        else:
+            descriptor = process.open(path, _TO_WRITE)
+        return _Writer(process, descriptor)
+
+    # --- dumps by a forked child ---------------------------------------------------------
+
+    def _serialize(self, original: Callable[..., None]) -> Callable[..., None]:
+        def serialize(serializer: Serializer, data: Any, id: Any) -> None:  # noqa: A002
+            self._dumping = (serializer, data, id)
+            original(serializer, data, id)
+
+        self._dump = original
+        return serialize
+
+    def _fork(self) -> int:
+        """The child is a copy of the state; it writes half a file soon, the whole one later."""
+        if self._child is not None:
+            return 0
+        assert self._dumping is not None
+        serializer, data, number = self._dumping
+        host, machine, now = self.host, self.host.machine, self.process.now
+        memory = (copy.copy(serializer), pysyncobj.pickle.dumps(data), number)
+        parent = self.process
+        child = machine.fork()
+        self._children[host.name, child.pid] = child
+        fastest, slowest = self.dump_seconds.get(host.name, (0.002, 0.02))
+        seconds = machine.chance.uniform(fastest, slowest)
+
+        def run(when: float, step: Callable[..., None]) -> None:
+            self._in_child(host, parent, child, when, partial(step, child, *memory))
+
+        begin = now + min(0.001, seconds / 2)
+        machine.plan_step(child, begin, partial(run, begin, self._begin))
+        end = now + seconds
+        machine.plan_step(child, end, partial(run, end, self._finish))
+        self.world.trace.note(host.name, "forks a dump of", number)
+        return child.pid
+
+    def _in_child(
+        self, host: Host, parent: Process, child: Child, now: float, step: Callable[[], None]
+    ) -> None:
+        """Makes a call in the child: a process of its own, on the same machine.
+
+        Its memory is the parent's, so what there is the parent's environment is the child's.
+        """
+        machine, running = host.machine, self.world.running
+        latest = host.process
+        process = Process(machine, child.pid)
+        process.now = now
+        taken = [(each, each.__dict__) for each in dict.fromkeys((parent, latest)) if each]
+        for each, _ in taken:
+            each.__dict__ = process.__dict__
+        self._child, self.world.running, host.process = child, host, process
+        try:
+            step()
+        except _Exit as ended:
+            machine.end_child(child, ended.args[0])
+            self.world.trace.note(host.name, "ended a dump with", ended.args[0])
+        finally:
+            for each, own in taken:
+                each.__dict__ = own
+            host.process = latest
+            self._child, self.world.running = None, running
+
+    def _begin(self, child: Child, serializer: Any, data: bytes, _number: Any) -> None:
+        process = self.process
+        path = serializer._Serializer__fileName + ".tmp"
+        try:
+            descriptor = child.descriptor = process.open(path, _TO_WRITE)
+            child.description = process.machine.kernel._descriptors[descriptor]
+            process.pwrite(descriptor, data[: len(data) // 4], 0)
+        except OSError:
+            raise _Exit(255) from None
+
+    def _finish(self, _child: Child, serializer: Any, data: bytes, number: Any) -> None:
+        self._dump(serializer, pysyncobj.pickle.loads(data), number)
+
+    def _exit(self, status: int) -> None:
+        raise _Exit(status & 255)
+
+    def _waitpid(self, pid: int, _options: int) -> tuple[int, int]:
+        child = self._children[self.host.name, pid]
+        if child.status is None:
+            return 0, 0
+        return pid, child.status << 8
+
+
+def _gzip_file(*, fileobj: Any, mode: str = "rb") -> gzip.GzipFile:
+    """Always the same bytes, quickly made."""
+    return gzip.GzipFile(fileobj=fileobj, mode=mode, compresslevel=1, mtime=0)
