@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
-.PHONY: help demo test test-all lint format bench torture clean
+.PHONY: help demo test test-all test-pysyncobj-versions lint format bench torture clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,21 @@ test-all:  ## the test suite under every supported Python on this machine (pyenv
 			break; \
 		done; \
 	done; echo "tried:$${tried:- none}; failed:$${failed:- none}"; test -n "$$tried" -a -z "$$failed"
+
+# pysyncobj's own journal leaves files open in the older versions, and so does its dumping
+PYSYNCOBJ ?= 0.3.11 0.3.12 0.3.13 0.3.14 0.3.15 0.3.16 0.3.17
+PYSYNCOBJ_TESTS := tests/test_pysyncobj_repairs.py tests/test_pysyncobj_journal.py tests/test_pysyncobj_nodes.py
+PYSYNCOBJ_WARNINGS := -W ignore::ResourceWarning -W ignore::FutureWarning \
+	-W ignore::pytest.PytestUnraisableExceptionWarning
+
+test-pysyncobj-versions:  ## the adapter's tests under each pysyncobj; PYSYNCOBJ="0.3.11 0.3.17" to choose
+	@failed=; for version in $(PYSYNCOBJ); do \
+		echo "== pysyncobj $$version"; venv=.venv-pysyncobj-$$version; \
+		$(MAKE) --no-print-directory $$venv/.test VENV=$$venv \
+			&& $$venv/bin/$(PIP) install --quiet pysyncobj==$$version \
+			&& $$venv/bin/python -m pytest $(PYSYNCOBJ_WARNINGS) $(PYSYNCOBJ_TESTS) $(ARGS) \
+			|| failed+=" $$version"; \
+	done; echo "tried: $(PYSYNCOBJ); failed:$${failed:- none}"; test -z "$$failed"
 
 lint: $(VENV)/.lint  ## style, format, types, import order
 	$(BIN)/ruff check

@@ -78,19 +78,29 @@ class Answer:
         """Answers. May be called again after an interrupt: nobody is answered twice."""
         self.value, self.error = value, error
         self._event.set()
+        if not self.callbacks:
+            self._give_followers(loop)
+            return
         # All at once: those of a later group, and who closed, must come after the last of them.
         for _ in self.callbacks:
             loop.soon(self._call_next)
+        # Twice, for an interrupt at the first instruction of a call has it not made at all.
+        for _ in range(2):
+            loop.soon(partial(self._end_callbacks, loop))
+
+    def _give_followers(self, loop: Loop) -> None:
         for follower in self.followers:
-            if self.callbacks:
-                loop.soon(partial(follower.give, loop, None, error))
-            else:
-                follower.give(loop, None, error)
+            follower.give(loop, None, self.error)
 
     def _call_next(self) -> None:
         """Calls one callback of the user's: what it raises stops nothing here."""
         if self.callbacks:
             call_back(self.callbacks.popleft(), _own(self.error))
+
+    def _end_callbacks(self, loop: Loop) -> None:
+        while self.callbacks:
+            self._call_next()
+        self._give_followers(loop)
 
     async def wait(self) -> Any:
         """The value, or raises the error. Being cancelled only ends the waiting."""
@@ -151,7 +161,7 @@ class _Append:
 class _Operation:
     """Runs alone on the lane, on a clean log."""
 
-    __slots__ = ("answer", "begin", "has_changed", "is_quiet", "work")
+    __slots__ = ("answer", "begin", "has_changed", "is_quiet", "plan", "work")
 
     def __init__(
         self, answer: Answer, begin: Callable[[], Work[Any] | None], *, is_quiet: bool
@@ -161,6 +171,8 @@ class _Operation:
         #: no chore may be under way: it writes or removes segments
         self.is_quiet = is_quiet
         self.work: Work[Any] | None = None
+        #: the one under way
+        self.plan: Plan | None = None
         #: a plan with a point of no return was carried out: what goes wrong now poisons
         self.has_changed = False
 
@@ -511,6 +523,7 @@ class Committer:
         if not self._is_crowded:
             self._commit()
         elif not self._is_sync_coming:
+            self._set_idle_alarm()  # it finds what an interrupt may have had forgotten
             (self._loop.gather or self._loop.soon)(self._commit_now)
             self._is_sync_coming = True
 
@@ -538,24 +551,27 @@ class Committer:
         self._is_crowded = self.appends > self._appends_before + 1
         self._appends_before = self.appends
         self._last_commit_seconds = self.under_way_since = now
-        self._disk.submit(partial(carry_out, log.directory, plan), self._carried_commit)
+        self._disk.submit(
+            partial(carry_out, log.directory, plan), partial(self._carried_commit, self._committing)
+        )
         log.is_changing = False
 
-    def _carried_commit(self, outcome: Outcome, error: BaseException | None) -> None:
+    def _carried_commit(self, group: Answer, outcome: Outcome, error: BaseException | None) -> None:
         try:
-            self._commit_ended(outcome if error is None else Outcome(error=error))
+            self._commit_ended(group, outcome if error is None else Outcome(error=error))
         except BaseException as failure:
             self.fall(failure)
             raise
 
-    def _commit_ended(self, outcome: Outcome) -> None:
-        group = self._committing
-        self.under_way_since = None
+    def _commit_ended(self, group: Answer, outcome: Outcome) -> None:
         log = self.log
         if log.is_changing:
             self.fall(_torn())
-        if group is None or self.phase not in (Phase.OPEN, Phase.CLOSING):
-            self._committing = None  # poison came in between, and answered
+        if group is not self._committing:
+            return  # poison came in between, and answered; or it was applied already
+        self.under_way_since = None
+        if self.phase not in (Phase.OPEN, Phase.CLOSING):
+            self._committing = None
             self._advance()
             return
         if outcome.error is None:
@@ -590,6 +606,8 @@ class Committer:
         now = self._environment.monotonic()
         if self.phase is not Phase.OPEN:
             return
+        if self._is_sync_coming:
+            self._commit_now()
         if now - self._last_commit_seconds < _IDLE_SECONDS or self._operation or self._committing:
             self._set_idle_alarm()
         elif (work := _operations.mark(self.log, now)) is not None:
@@ -631,19 +649,23 @@ class Committer:
     def _send(self, operation: _Operation, plan: Plan, *, is_need: bool) -> None:
         self.log.is_changing = True
         self.under_way_since = self._environment.monotonic()
+        operation.plan = plan
         self._disk.submit(
             partial(carry_out, self.log.directory, plan),
-            partial(self._carried_operation, operation, is_need),
+            partial(self._carried_operation, operation, plan, is_need),
         )
         self.log.is_changing = False
 
     def _carried_operation(
         self,
         operation: _Operation,
+        plan: Plan,
         is_need: bool,  # noqa: FBT001 - bound by partial
         outcome: Outcome,
         error: BaseException | None,
     ) -> None:
+        if plan is not operation.plan:
+            return  # it was applied already
         try:
             self._go_on(operation, outcome if error is None else Outcome(error=error), is_need)
         except BaseException as failure:
@@ -788,21 +810,23 @@ class Committer:
         plan = next(work)
         self.log.is_changing = True
         self._housekeeping.submit(
-            partial(carry_out, self.log.directory, plan), partial(self._carried_chore, work, plan)
+            partial(carry_out, self.log.directory, plan), partial(self._carried_chore, work)
         )
         self._chore = work
         self.log.is_changing = False
 
     def _carried_chore(
-        self, work: Work[None], plan: Plan, outcome: Outcome, error: BaseException | None
+        self, work: Work[None], outcome: Outcome, error: BaseException | None
     ) -> None:
+        if work is not self._chore:
+            return  # it was applied already
         try:
-            self._chore_ended(work, plan, outcome if error is None else Outcome(error=error))
+            self._chore_ended(work, outcome if error is None else Outcome(error=error))
         except BaseException as failure:
             self.fall(failure)
             raise
 
-    def _chore_ended(self, work: Work[None], plan: Plan, outcome: Outcome) -> None:
+    def _chore_ended(self, work: Work[None], outcome: Outcome) -> None:
         self._chore = None
         was_preparing, self._is_preparing = self._is_preparing, False
         if self.log.is_changing:

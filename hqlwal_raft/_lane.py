@@ -29,7 +29,7 @@ from typing import Any
 
 from ._commit import Answer
 from ._environment import Environment, Lock, Loop
-from ._threads import Done, Worker
+from ._threads import Done, Outcomes, Worker
 
 __all__ = ["Lane"]
 
@@ -78,6 +78,7 @@ class Lane(Worker):
         # All of it belongs to whoever holds the lock.
         self._soon: deque[Callable[[], Any]] = deque()
         self._left: deque[_Job] = deque()
+        self._outcomes = Outcomes()
         self._is_busy = False
         self._is_stopped = False
         #: threads that wait for an answer or a job, in their order
@@ -160,19 +161,19 @@ class Lane(Worker):
         except BaseException as error:
             failure = error
         with self.lock:
-            try:
-                self._carried(job[1], value, failure)
-            except BaseException:
-                logger.exception("a call by the threads of a log failed")
+            self._outcomes.add(partial(self._carried, job[1], value, failure))
             self._run_soon()
             return self._next_job(answer, waiter)
 
     # --- with the lock held ----------------------------------------------------------------
 
     def _run_soon(self) -> None:
-        while self._soon:
+        while self._outcomes or self._soon:
             try:
-                self._soon.popleft()()
+                if self._outcomes:
+                    self._outcomes.deliver()
+                else:
+                    self._soon.popleft()()
             except BaseException:
                 logger.exception("a call by the threads of a log failed")
 

@@ -121,9 +121,9 @@ class Segment:
     def loaded(self, file: File, offsets: array[int]) -> None:
         """Takes what a load found, unless it is not needed any more."""
         if self.offsets is None and len(offsets) == self.count:
-            self.offsets = offsets
             if self.file is None:
-                self.file = file
+                self.file = file  # first: where there are offsets, there is a file
+            self.offsets = offsets
 
     def span(self, first: int, stop: int) -> tuple[int, int]:
         """Where the records ``[first, stop)`` of the loaded segment lie in the file."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -205,8 +205,7 @@ class RaftLogStorage(RaftLogReader):
         try:
             yield store
         finally:
-            with anyio.CancelScope(shield=True):
-                await store.aclose()
+            await _shielded(store.aclose)
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -352,6 +351,25 @@ class RaftLogStorage(RaftLogReader):
 # --- helpers -----------------------------------------------------------------------------
 
 
+async def _shielded(call: Callable[[], Awaitable[object]]) -> None:
+    """Awaits the call, whatever is cancelled meanwhile.
+
+    A ``with`` can be interrupted between its two first instructions: the scope would stay
+    entered, and anyio would end the task with an error that hides the interrupt. Hence the two
+    ways out, of which an interrupt can spoil only one.
+    """
+    scope = anyio.CancelScope(shield=True)
+    try:
+        try:
+            scope.__enter__()
+            await call()
+        finally:
+            scope.__exit__(None, None, None)
+    finally:
+        with contextlib.suppress(RuntimeError):  # it was left, or never entered
+            scope.__exit__(None, None, None)
+
+
 def statistics_of(core: Core) -> StorageStatistics:
     """What the store of a log has done, and how it stands; for the owner."""
     log, committer = core.log, core.committer
@@ -408,7 +426,7 @@ async def _open_on(disk: Worker, answer: Answer, loop: Loop, opening: Callable[[
         undone = Answer(loop.event())
         disk.submit(undo, partial(undone.give, loop))
         disk.stop()
-        with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
-            await undone.wait()
+        with contextlib.suppress(OSError):
+            await _shielded(undone.wait)
         raise
     return opened[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import struct
@@ -12,13 +13,18 @@ import pytest
 from pysyncobj import SyncObj, SyncObjConf, replicated
 from pysyncobj.journal import FileJournal
 
+from hqlwal_raft import WalLockedError
 from hqlwal_raft.pysyncobj import (
     StockJournalDamagedError,
     WalJournal,
     WalSyncObj,
+    _moving,
+    export_file_journal,
+    export_in_place,
     import_file_journal,
+    import_in_place,
 )
-from tests.pysyncobj_nodes.cluster import free_addresses, wait_until
+from tests.pysyncobj_nodes.cluster import free_addresses, stop, wait_until
 
 # pysyncobj's own journal leaves its .meta open to the garbage collector
 pytestmark = pytest.mark.filterwarnings(
@@ -152,6 +158,8 @@ def damaged_at(data: bytearray, record: int, kind: str) -> None:
             data[begin + SIZE] ^= 4
         case "term":
             data[begin + SIZE + 8] = 0 if record >= 10 else 200
+        case "term too late":
+            data[begin + SIZE + 8 + 5] ^= 0x40
         case "cut":
             del data[end - 2 :]
         case "zeros":
@@ -161,7 +169,8 @@ def damaged_at(data: bytearray, record: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["length", "huge length", "second length", "index", "term", "cut", "zeros"]
+    "kind",
+    ["length", "huge length", "second length", "index", "term", "term too late", "cut", "zeros"],
 )
 def test_damage_is_refused_and_the_healthy_prefix_comes_over_when_asked_for(
     stock: Path, tmp_path: Path, kind: str
@@ -181,6 +190,18 @@ def test_damage_is_refused_and_the_healthy_prefix_comes_over_when_asked_for(
     assert len(report.lost) == 1
     assert "entry 20" in report.lost[0]
     assert [e[1] for e in imported(tmp_path / "wal")["entries"]] == list(range(1, 21))
+
+
+def test_an_entry_of_a_later_term_than_the_current_one_is_damage_though_it_is_the_last(
+    stock: Path, tmp_path: Path
+) -> None:
+    data = bytearray(stock.read_bytes())
+    damaged_at(data, 49, "term too late")
+    stock.write_bytes(data)
+    with pytest.raises(StockJournalDamagedError, match="later than the current term 6"):
+        import_file_journal(stock, tmp_path / "wal")
+    report = import_file_journal(stock, tmp_path / "wal", prefix_only=True)
+    assert (report.last_index, report.term, report.voted_for) == (49, 6, "host:1")
 
 
 @pytest.mark.parametrize("size", [9, 20, 39])
@@ -212,6 +233,106 @@ def test_a_lost_vote_is_refused_unless_asked_for(
     assert (report.entries, report.term, report.voted_for) == (50, 5, None)
     assert "vote a second time" in report.lost[0]
     assert not (tmp_path / "owned").exists()
+
+
+# --- in place, and back ----------------------------------------------------------------------
+
+ALL = [(command(index), index, index // 10) for index in range(1, 51)]
+
+
+@pytest.fixture(params=[True, False], ids=["names exchanged", "names moved one by one"])
+def _exchanging(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.param:  # a file system, or a C library, that cannot
+
+        class Library:
+            def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        monkeypatch.setattr(ctypes, "CDLL", Library)
+
+
+@pytest.mark.usefixtures("_exchanging")
+def test_in_place_the_store_takes_the_journals_name_and_the_stock_files_are_kept(
+    stock: Path, tmp_path: Path
+) -> None:
+    before, meta = stock.read_bytes(), Path(f"{stock}.meta").read_bytes()
+    report = import_in_place(stock)
+    assert (report.entries, report.term) == (50, 6)
+    assert sorted(os.listdir(tmp_path)) == ["stock", "stock.meta.stock", "stock.stock"]
+    assert imported(stock) == {"entries": ALL, "term": 6, "vote": "host:1", "commit": 40}
+    assert (tmp_path / "stock.stock").read_bytes() == before
+    assert (tmp_path / "stock.meta.stock").read_bytes() == meta
+
+
+@pytest.mark.parametrize("taken", ["stock.stock", "stock.meta.stock"])
+def test_in_place_nothing_that_was_kept_before_is_overwritten(
+    stock: Path, tmp_path: Path, taken: str
+) -> None:
+    (tmp_path / taken).write_text("mine")
+    with pytest.raises(FileExistsError, match=taken):
+        import_in_place(stock)
+    assert sorted(os.listdir(tmp_path)) == sorted(["stock", "stock.meta", taken])
+
+
+def test_a_damaged_journal_keeps_its_place(stock: Path, tmp_path: Path) -> None:
+    data = bytearray(stock.read_bytes())
+    damaged_at(data, 20, "length")
+    stock.write_bytes(data)
+    with pytest.raises(StockJournalDamagedError):
+        import_in_place(stock)
+    assert stock.read_bytes() == data
+    assert sorted(os.listdir(tmp_path)) == ["stock", "stock.meta"]
+
+
+@pytest.mark.usefixtures("_exchanging")
+def test_a_store_becomes_a_stock_journal_again(stock: Path, tmp_path: Path) -> None:
+    before = stock.read_bytes()
+    import_in_place(stock)
+    journal = WalJournal(stock)
+    journal.add(b"later", 51, 6)
+    journal.setCurrentTerm(7, "host:2")
+    journal._destroy()
+    assert export_in_place(stock) == 51
+    assert sorted(os.listdir(tmp_path)) == [
+        *("stock", "stock.meta", "stock.meta.stock", "stock.stock", "stock.wal"),
+    ]
+    back = FileJournal(str(stock))
+    assert back[:] == [*ALL, (b"later", 51, 6)]
+    assert (back.getCurrentTerm(), back.getVotedForNodeId()) == (7, "host:2")
+    assert back.getRaftCommitIndex() == 40
+    back._destroy()
+    end = records(before)[-1]
+    assert stock.read_bytes()[HEADER:end] == before[HEADER:end]
+
+
+def test_an_export_overwrites_nothing_and_needs_a_store(stock: Path, tmp_path: Path) -> None:
+    import_file_journal(stock, tmp_path / "wal")
+    for taken in ("back", "back.meta"):
+        (tmp_path / taken).write_text("mine")
+        with pytest.raises(FileExistsError, match=taken):
+            export_file_journal(tmp_path / "wal", tmp_path / "back")
+        (tmp_path / taken).unlink()
+    with pytest.raises(FileNotFoundError, match="no WAL directory"):
+        export_file_journal(tmp_path / "nothing", tmp_path / "back")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_log_too_large_for_a_stock_journal_is_not_exported(
+    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_file_journal(stock, tmp_path / "wal")
+    monkeypatch.setattr(_moving, "_LARGEST_BYTES", 1000)
+    with pytest.raises(ValueError, match="compact its log"):
+        export_file_journal(tmp_path / "wal", tmp_path / "back")
+    assert sorted(os.listdir(tmp_path)) == ["stock", "stock.meta", "wal"]
+
+
+def test_a_store_in_use_is_not_exported(stock: Path, tmp_path: Path) -> None:
+    import_in_place(stock)
+    journal = WalJournal(stock)
+    with pytest.raises(WalLockedError):
+        export_in_place(stock)
+    journal._destroy()
+    assert stock.is_dir()
 
 
 class Stock(SyncObj):
@@ -257,7 +378,7 @@ def test_a_cluster_moves_over_node_by_node_with_its_dumps(tmp_path: Path) -> Non
         nodes[0].forceLogCompaction()
         wait_until(lambda: nodes[0]._getRaftLogSize() < 10, "compacted")
         for index in range(3):
-            nodes[index].destroy_synchronous()
+            stop(nodes[index])
             import_file_journal(tmp_path / f"{index}.journal", tmp_path / f"{index}.wal")
             nodes[index] = make(Wal, index, "wal")
             wait_until(lambda: all(node.isReady() for node in nodes), "ready again")
@@ -266,4 +387,4 @@ def test_a_cluster_moves_over_node_by_node_with_its_dumps(tmp_path: Path) -> Non
             wait_until(lambda: {node.total for node in nodes} == {total}, "in step")  # noqa: B023
     finally:
         for node in nodes:
-            node.destroy_synchronous()
+            stop(node)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from pysyncobj import SyncObjConf, serializer
 from pysyncobj.journal import FileJournal
@@ -31,7 +32,7 @@ from hqlwal_raft import (
 )
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._format import unpack_lock
-from hqlwal_raft.pysyncobj import StockJournalError, WalJournal, _dump, _hooks, _journal
+from hqlwal_raft.pysyncobj import StockJournalError, WalJournal, _answers, _dump, _node
 from hqlwal_raft.testing import FailingEnvironment, PassingEnvironment
 from tests.pysyncobj_nodes.gate import GatedEnvironment
 
@@ -149,7 +150,20 @@ def test_term_vote_and_commit_index_survive_a_restart(path: str, journals: Any) 
 
 @pytest.mark.parametrize(
     "node_id",
-    [None, "host:1", "", 0, 1 << 63, -1, 1 << 70, ("host", 1), "\x00pickle:x", True, b"id"],
+    [
+        None,
+        "host:1",
+        "",
+        0,
+        1 << 63,
+        -1,
+        1 << 70,
+        ("host", 1),
+        "\x00literal:x",
+        True,
+        b"id",
+        (True, 1.5),
+    ],
 )
 def test_any_node_id_can_be_voted_for(path: str, journals: Any, node_id: Any) -> None:
     journal = journals(path)
@@ -159,13 +173,29 @@ def test_any_node_id_can_be_voted_for(path: str, journals: Any, node_id: Any) ->
     assert (found, type(found)) == (node_id, type(node_id))
 
 
+class Address(tuple[str, int]):
+    """A tuple to ``==``, and something else to who reads it back."""
+
+    __slots__ = ()
+
+
+@pytest.mark.parametrize("node_id", [object(), Address(("host", 1)), ("host", Address())])
+def test_a_vote_for_a_node_that_only_code_could_bring_back_is_refused(
+    path: str, journals: Any, node_id: Any
+) -> None:
+    journal = journals(path)
+    with pytest.raises(TypeError, match="voted for"):
+        journal.setCurrentTerm(3, node_id)
+    assert (journal.getCurrentTerm(), journal.getVotedForNodeId()) == (0, None)
+
+
 def test_the_commit_index_is_saved_every_second(path: str, journals: Any) -> None:
     journal = journals(path)
     fill(journal, 1, 9)
     journal.setRaftCommitIndex(4)
     journal.onOneSecondTimer()
     fill(journal, 10, 10)
-    saved = journal.portal.call(journal.storage.read_committed)
+    saved = journal._store.read_committed()
     assert (saved.index, saved.term) == (4, 1)
 
 
@@ -189,13 +219,13 @@ def test_a_commit_index_that_was_clamped_does_not_come_true_when_the_log_has_gro
     journal.onOneSecondTimer()
     journal._store.truncate(LogId(1, 4))  # as if never durable
     journal._background.close()
-    journal.is_closed = True
+    journal.health.is_closed = True
 
     journal = journals(path)
     assert journal.getRaftCommitIndex() <= 3
     fill(journal, 4, 20, term=2)
     journal._background.close()  # a kill: nothing is saved at the end
-    journal.is_closed = True
+    journal.health.is_closed = True
     assert journals(path).getRaftCommitIndex() <= 3
 
 
@@ -273,10 +303,10 @@ def test_used_bare_an_entry_is_durable_when_add_returns(path: str, journals: Any
     assert journal.statistics().last_durable_log_id.index == 3
 
 
-def test_the_storage_can_be_read_through_the_portal(path: str, journals: Any) -> None:
+def test_the_log_can_be_read_beside_its_node_from_any_thread(path: str, journals: Any) -> None:
     journal = journals(path)
     fill(journal, 1, 3)
-    found = journal.portal.call(journal.storage.try_get_log_entries, 2, 4)
+    found = journal.get_log_reader().try_get_log_entries(2, 4)
     assert [(e.payload, e.index, e.term) for e in found] == entries(2, 3)
 
 
@@ -285,7 +315,7 @@ def test_the_storage_can_be_read_through_the_portal(path: str, journals: Any) ->
 
 def stored_last(journal: WalJournal) -> int:
     """Tells a log that was cut from one that was not: the storage still holds everything."""
-    last = journal.portal.call(journal.storage.get_log_state).last_log_id
+    last = journal.get_log_reader().get_log_state().last_log_id
     assert last is not None
     return last.index
 
@@ -454,9 +484,9 @@ def test_a_kill_between_the_dump_and_its_entries_is_mended_by_loading_it_again(
     journal, _node = attached(journals, path, tmp_path)
     fill(journal, 1, 20)
     journal.hand_over()
-    journal._restart_at(501, 1)
+    journal._log.restart_at(501, 1)
     journal._background.close()  # and nothing after it
-    journal.is_closed = True
+    journal.health.is_closed = True
 
     journal, _node = attached(journals, path, tmp_path, is_starting=True)
     assert len(journal) == 0
@@ -479,7 +509,7 @@ def test_an_older_dump_than_the_log_begins_with_stops_the_node(
     with pytest.raises(WalPoisonedError, match="older than what was purged"):
         journal.add(*entry(3))
     with pytest.raises(WalPoisonedError):
-        len(journal)
+        journal[0]
     assert [r.levelname for r in caplog.records] == ["CRITICAL"]
 
 
@@ -506,7 +536,7 @@ def test_the_dump_and_its_directory_are_synced_before_the_log_is_purged(
     assert synced == [(str(tmp_path / "dump"), -1), (str(tmp_path), -1)]
     journal = journals(path)
     assert journal[0] == entry(11)
-    purged = journal.portal.call(journal.storage.get_log_state).last_purged_log_id
+    purged = journal.get_log_reader().get_log_state().last_purged_log_id
     assert (purged.index, purged.term) == (10, 1)
 
 
@@ -620,8 +650,8 @@ def test_memory_holds_no_more_than_it_may(path: str, journals: Any, tmp_path: Pa
     fill(journal, 1, 5600)
     journal.hold_answer("leader", reset=False, next_index=None, success=True)
     journal.release_answers()
-    assert journal._view.recent_bytes <= 100_000
-    assert len(journal._view.recent) < 700
+    assert journal._writer.view.recent_bytes <= 100_000
+    assert len(journal._writer.view.recent) < 700
     assert list(journal) == entries(1, 5600)
 
 
@@ -682,23 +712,25 @@ def test_in_a_long_poll_answers_leave_before_its_end(
     journal, _files, node = gated
     node.__dict__["_SyncObj__raftLog"] = journal
     sent: list[int] = []
-    monkeypatch.setattr(
-        _hooks, "_send_answer", lambda *_, **answer: sent.append(answer["nextNodeIdx"])
-    )
+
+    def send(*_: Any, **answer: Any) -> None:
+        sent.append(answer["nextNodeIdx"])
+
+    monkeypatch.setattr(_node, "_send_answer", send)
 
     def message(index: int) -> None:
         fill(journal, index, index)
-        _hooks._hold_answer(node, "leader", reset=False, next_index=index + 1, success=True)
+        _node.on_answer(send, node, "leader", nextNodeIdx=index + 1, success=True)
 
-    monkeypatch.setattr(_journal, "_HELD_SECONDS", 1000)
+    monkeypatch.setattr(_answers, "_HELD_SECONDS", 1000)
     message(1)
     message(2)
     assert sent == []
-    monkeypatch.setattr(_journal, "_HELD_SECONDS", 0)
+    monkeypatch.setattr(_answers, "_HELD_SECONDS", 0)
     message(3)
     assert sent == [4]
     assert journal.statistics().last_durable_log_id.index == 3
-    monkeypatch.setattr(_journal, "_HELD_SECONDS", 1000)
+    monkeypatch.setattr(_answers, "_HELD_SECONDS", 1000)
     message(4)
     assert sent == [4]
     fill(journal, 5, 300)
@@ -781,7 +813,7 @@ def test_a_follower_does_not_wait_to_note_a_commit_index(gated: Any) -> None:
 def test_term_and_vote_are_durable_when_set(path: str, journals: Any) -> None:
     journal = journals(path)
     journal.setCurrentTerm(4, "candidate")
-    assert journal.portal.call(journal.storage.read_vote).term == 4
+    assert journal.get_log_reader().read_vote().term == 4
     meta = Path(path, "meta.hql").read_bytes()
     assert meta.count(b"candidate") == 2  # in both slots, each of them synced
 
@@ -801,7 +833,6 @@ def test_after_a_failed_sync_every_method_raises_and_the_log_says_it_once(
     journal.hold_answer("leader", reset=False, next_index=4, success=True)
     calls: list[Any] = [
         journal.release_answers,
-        lambda: len(journal),
         lambda: journal[0],
         lambda: journal[-1],
         lambda: journal[0:1],
@@ -819,6 +850,7 @@ def test_after_a_failed_sync_every_method_raises_and_the_log_says_it_once(
     for call in calls:
         with pytest.raises(WalPoisonedError, match=path):
             call()
+    assert len(journal) == 3  # for the node's status
     said = [r for r in caplog.records if r.levelno >= logging.ERROR]
     # once by the store, for the operator of the disk, and once for the operator of the node
     assert [r.name for r in said] == ["hqlwal_raft", "hqlwal_raft.pysyncobj"]
@@ -899,7 +931,7 @@ def test_a_forked_child_is_refused_at_once(path: str, journals: Any) -> None:
     if pid == 0:
         signal.alarm(20)
         status = 0
-        for call in (journal.statistics, lambda: journal.add(*entry(4)), lambda: journal.portal):
+        for call in (journal.statistics, lambda: journal.add(*entry(4)), journal.get_log_reader):
             try:
                 call()
             except WalClosedError:
@@ -1025,24 +1057,16 @@ def test_calls_from_several_threads_keep_their_order(path: str, journals: Any) -
     assert list(journals(path)) == entries(1, 199)
 
 
-def test_a_journal_has_no_event_loop_until_somebody_asks_for_one(path: str, journals: Any) -> None:
-    def names() -> set[str]:
-        return {thread.name for thread in threading.enumerate()}
-
+def test_a_destroyed_journal_gives_neither_readers_nor_statistics(path: str, journals: Any) -> None:
     journal = journals(path)
     fill(journal, 1, 3)
-    assert "hqlwal journal" not in names()
-    assert journal.portal.call(journal.storage.get_log_state).last_log_id.index == 3
-    assert "hqlwal journal" in names()
     journal._destroy()
-    assert "hqlwal journal" not in names()
-    with pytest.raises(WalClosedError):
-        _ = journal.portal
-    with pytest.raises(WalClosedError):
-        journal.statistics()
+    for call in (journal.get_log_reader, journal.get_async_log_reader, journal.statistics):
+        with pytest.raises(WalClosedError):
+            call()
 
 
-def test_tasks_on_the_portal_read_beside_a_node_that_writes_and_purges(
+def test_tasks_of_an_event_loop_read_beside_a_node_that_writes_and_purges(
     path: str, journals: Any, tmp_path: Path
 ) -> None:
     journal, _ = attached(journals, path, tmp_path)
@@ -1050,19 +1074,20 @@ def test_tasks_on_the_portal_read_beside_a_node_that_writes_and_purges(
     is_over = threading.Event()
 
     async def read() -> int:
-        storage, count = journal.storage, 0
+        reader, count = journal.get_async_log_reader(), 0
         while not is_over.is_set():
-            last = (await storage.get_log_state()).last_log_id
+            last = (await reader.get_log_state()).last_log_id
             start = max(0, last.index - 700) if last else 0
-            found = [entry async for entry in storage.entries_stream(start)]
+            found = [entry async for entry in reader.entries_stream(start)]
             numbers = [entry.index for entry in found]
             assert numbers == list(range(numbers[0], numbers[0] + len(found))) if found else True
             assert all(one.payload == entry(one.index)[0] for one in found)
-            await storage.flush()
             count += len(found)
         return count
 
-    reading = journal.portal.start_task_soon(read)
+    counted: list[int] = []
+    thread = threading.Thread(target=lambda: counted.append(anyio.run(read)))
+    thread.start()
     for index in range(2, 6000, 40):
         fill(journal, index, index + 39)
         journal.hold_answer("leader", reset=False, next_index=None, success=True)
@@ -1070,4 +1095,5 @@ def test_tasks_on_the_portal_read_beside_a_node_that_writes_and_purges(
         if index % 1000 == 2 and index > 1000:
             journal.deleteEntriesTo(200)
     is_over.set()
-    assert reading.result(20) > 0
+    thread.join(20)
+    assert counted[0] > 0

@@ -14,8 +14,9 @@ from typing import Any
 
 from .._environment import Environment, Queue
 from ..blocking import BlockingRaftLogStorage
-from ..errors import WalClosedError
-from ._dump import sync_dump
+from ..errors import WalClosedError, WalError
+from ._dump import TWO_WAYS_OUT, DumpFile
+from ._health import Health
 
 __all__ = ["Background"]
 
@@ -30,15 +31,15 @@ class Background:
         path: str,
         store: BlockingRaftLogStorage,
         environment: Environment,
-        on_failure: Callable[[BaseException], None],
+        health: Health,
     ) -> None:
         self.path = path
         #: the dump that replaces what is purged; synced before every purge
-        self.dump_file: str | None = None
+        self.dump: DumpFile | None = None
         self.is_closing = False
         self._store = store
         self._environment = environment
-        self._on_failure = on_failure
+        self._health = health
         self._pid = environment.getpid()
         self._may_close = environment.lock()  # taken by the first who wants to
         self._closed: Future[None] = Future()
@@ -52,8 +53,25 @@ class Background:
 
     def sync_dump(self) -> None:
         """Makes the dump durable, in this thread. Raises OSError."""
-        if self.dump_file is not None:
-            sync_dump(self._environment, self.dump_file)
+        if self.dump is not None:
+            self.dump.sync()
+
+    def older_dump(self, end: int, first: int) -> WalError:
+        """Why a node cannot start from a dump that ends with ``end``."""
+        return WalError(
+            f"{self._name_of_dump()} ends with entry {end}, but the log in {self.path} begins with "
+            f"entry {first}: the dump is older than what was purged. {TWO_WAYS_OUT}"
+        )
+
+    def missing_dump(self, frontier: int) -> WalError:
+        """Why a node cannot start without the dump that it needs."""
+        return WalError(
+            f"the log in {self.path} goes on after entry {frontier}, and what was before is in "
+            f"no dump that could be loaded ({self._name_of_dump()}). {TWO_WAYS_OUT}"
+        )
+
+    def _name_of_dump(self) -> str:
+        return "the dump" if self.dump is None else f"the dump file {self.dump.path}"
 
     def close(self) -> None:
         """Purges what is to be purged, closes the store and ends the thread. Idempotent."""
@@ -81,8 +99,15 @@ class Background:
             logger.warning(
                 "the log in %s is not purged: %s could not be synced: %s",
                 self.path,
-                self.dump_file,
+                self._name_of_dump(),
                 error,
+            )
+            return
+        dump = self.dump
+        if dump is not None and 0 < dump.end <= index:
+            # the frontier follows the dump, never the other way round
+            logger.error(
+                "the log in %s is not purged: %s", self.path, self.older_dump(dump.end, index + 1)
             )
             return
         try:
@@ -92,7 +117,7 @@ class Background:
         except WalClosedError:
             pass  # the process ends
         except Exception as error:
-            self._on_failure(error)
+            self._health.fail(error)
 
     def _close(self) -> None:
         try:

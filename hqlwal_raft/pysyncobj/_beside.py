@@ -6,19 +6,15 @@ Knows the blocking store, but no journal.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator
-from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from typing import TypeVar
 
-import anyio
-from anyio.from_thread import BlockingPortal
-
 from .._environment import Environment
 from .._types import Entry, LogId, LogState, Vote
-from ..blocking import BlockingRaftLogStorage
+from ..blocking import BlockingRaftLogReader
 
-__all__ = ["AwaitedReader", "Portal"]
+__all__ = ["AwaitedReader"]
 
 T = TypeVar("T")
 
@@ -27,9 +23,9 @@ _STREAM_ENTRIES = 256
 
 
 class AwaitedReader:
-    """The reading methods of :class:`hqlwal_raft.RaftLogStorage`, on any event loop."""
+    """The reading methods of :class:`hqlwal_raft.RaftLogReader`, on any event loop."""
 
-    def __init__(self, store: BlockingRaftLogStorage, environment: Environment) -> None:
+    def __init__(self, store: BlockingRaftLogReader, environment: Environment) -> None:
         self._store = store
         self._environment = environment
 
@@ -68,38 +64,6 @@ class AwaitedReader:
     async def read_vote(self) -> Vote | None:
         return await self._await(self._store.read_vote)
 
-    async def read_committed(self) -> LogId | None:
-        return await self._await(self._store.read_committed)
-
-    async def flush(self) -> None:
-        await self._await(self._store.flush)
-
 
 def _some(entries: Generator[Entry]) -> list[Entry]:
     return list(islice(entries, _STREAM_ENTRIES))
-
-
-class Portal:
-    """An event loop in a thread of its own, for those who have none."""
-
-    def __init__(self, environment: Environment, name: str) -> None:
-        self._started: Future[BlockingPortal] = Future()
-        self._ended: Future[None] = Future()
-        # A daemon: a program that ends does not wait for it.
-        environment.start_thread(self._run, name)
-        self.portal = self._started.result()
-
-    def close(self) -> None:
-        self.portal.call(self.portal.stop, True)  # cancels what still runs
-        self._ended.result()
-
-    def _run(self) -> None:
-        try:
-            anyio.run(self._serve)
-        finally:
-            self._ended.set_result(None)
-
-    async def _serve(self) -> None:
-        async with BlockingPortal() as portal:
-            self._started.set_result(portal)
-            await portal.sleep_until_stopped()

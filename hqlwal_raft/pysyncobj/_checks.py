@@ -14,14 +14,13 @@ from pysyncobj.serializer import Serializer
 from pysyncobj.version import VERSION
 
 from ._journal import WalJournal
+from ._node import RAFT_LOG
+from ._unsaved_votes import SAVES_VOTES, VOTE
 
-__all__ = ["RAFT_LOG", "RELIED_ON", "SUPPORTED_VERSIONS", "check_private_names"]
+__all__ = ["RELIED_ON", "SUPPORTED_VERSIONS", "check_private_names"]
 
 #: the versions of pysyncobj whose source was read
-SUPPORTED_VERSIONS = ("0.3.16", "0.3.17")
-
-#: where a SyncObj keeps its journal
-RAFT_LOG = "_SyncObj__raftLog"
+SUPPORTED_VERSIONS = tuple(f"0.3.{patch}" for patch in range(11, 18))
 
 #: what each of SyncObj's methods must take, and the names that its code must use
 RELIED_ON: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -57,17 +56,48 @@ RELIED_ON: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "_SyncObj__onMessageReceived": (
         ("self", "node", "message"),
-        (RAFT_LOG, "add", "_SyncObj__sendNextNodeIdx", "_SyncObj__setCurrentTerm"),
-    ),
-    "_SyncObj__setCurrentTerm": (
-        ("self", "term", "votedForNodeId"),
-        (RAFT_LOG, "setCurrentTerm"),
+        (
+            RAFT_LOG,
+            "add",
+            "_SyncObj__sendNextNodeIdx",
+            "_SyncObj__setCurrentTerm" if SAVES_VOTES else VOTE,
+            "_SyncObj__raftElectionDeadline",
+            "_SyncObj__raftCommitIndex",
+            "setTransmissionData",
+            "_SyncObj__parseChangeClusterRequest",
+            "_SyncObj__doChangeCluster",
+        ),
     ),
     "_SyncObj__loadDumpFile": (("self", "clearJournal"), (RAFT_LOG, "clear", "add")),
     "_SyncObj__deleteEntriesTo": (("self", "toIDx"), (RAFT_LOG, "deleteEntriesTo")),
     "_SyncObj__setState": (("self", "newState"), ("_SyncObj__raftState",)),
     "_SyncObj__onLeaderChanged": (("self",), ("_SyncObj__commandsWaitingReply",)),
     "_SyncObj__callErrCallback": (("self", "err", "callback"), ()),
+    "_SyncObj__doChangeCluster": (("self", "request", "reverse"), ()),
+    "_SyncObj__parseChangeClusterRequest": (("self", "command"), ()),
+    "_SyncObj__tryLogCompaction": (
+        ("self",),
+        ("_SyncObj__serializer", "checkSerializing", "serialize", "_SyncObj__raftLastApplied"),
+    ),
+    "getStatus": (("self",), ("hasQuorum",)),
+    "isReady": (("self",), ("_SyncObj__onReadyCalled",)),
+}
+if SAVES_VOTES:
+    RELIED_ON["_SyncObj__setCurrentTerm"] = (
+        ("self", "term", "votedForNodeId"),
+        (RAFT_LOG, "setCurrentTerm"),
+    )
+
+#: the same of its Serializer
+RELIED_ON_IN_SERIALIZER: dict[str, tuple[str, ...]] = {
+    "serialize": ("atomicReplace", "_Serializer__pid"),
+    "setTransmissionData": (
+        "atomicReplace",
+        "_Serializer__incomingTransmissionFile",
+        "_Serializer__inMemorySerializedData",
+    ),
+    "deserialize": ("_Serializer__fileName",),
+    "checkSerializing": ("_Serializer__pid",),
 }
 
 
@@ -85,10 +115,10 @@ def check_private_names() -> None:
             missing.append(f"SyncObj.{name} takes other parameters")
         used = method.__code__.co_names
         missing += [f"SyncObj.{name} does not use {n}" for n in names if n not in used]
-    for name in ("serialize", "setTransmissionData"):
+    for name, names in RELIED_ON_IN_SERIALIZER.items():
         method = vars(Serializer).get(name)
-        if not isinstance(method, FunctionType) or "atomicReplace" not in method.__code__.co_names:
-            missing.append(f"Serializer.{name} does not use atomicReplace")
+        used = method.__code__.co_names if isinstance(method, FunctionType) else ()
+        missing += [f"Serializer.{name} does not use {n}" for n in names if n not in used]
     journal_methods = {n for n, m in vars(Journal).items() if inspect.isfunction(m)}
     missing += [f"Journal.{n} is new" for n in sorted(journal_methods - set(dir(WalJournal)))]
     missing += [
@@ -98,6 +128,7 @@ def check_private_names() -> None:
     ]
     if missing:
         raise ImportError(
-            f"hqlwal_raft works with pysyncobj {', '.join(SUPPORTED_VERSIONS)}; this one differs "
-            f"in what its durability relies on: {'; '.join(missing)}"
+            f"hqlwal_raft works with pysyncobj {SUPPORTED_VERSIONS[0]} to {SUPPORTED_VERSIONS[-1]}; "
+            f"this one differs in what its durability relies on: {'; '.join(missing)}. Install one "
+            f"that it knows: pip install 'pysyncobj=={SUPPORTED_VERSIONS[-1]}'"
         )

@@ -14,17 +14,18 @@ from typing import Any
 import pysyncobj.serializer
 
 from .._environment import Environment
+from . import _repairs
 
-__all__ = [
-    "check_dump",
-    "replace_durably",
-    "replace_plainly",
-    "sync_dump",
-    "wait_for_orphaned_dump",
-]
+__all__ = ["TWO_WAYS_OUT", "DumpFile", "check_dump", "sync_dump", "wait_for_orphaned_dump"]
 
 logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
+#: what can be done where a dump that the log needs is not there
+TWO_WAYS_OUT = (
+    "Either put the dump back (from a backup, or the one that a later dump replaced), or remove "
+    "this node from its cluster, remove both its log and its dump, and let it join anew; with a "
+    "majority of the other nodes healthy it gets everything from them"
+)
 _POLL_SECONDS = 0.02
 _WARN_SECONDS = 10.0
 
@@ -46,38 +47,94 @@ def _sync(environment: Environment, path: str, flags: int) -> None:
         environment.close(descriptor)
 
 
-# --- replacing one dump by the next ----------------------------------------------------------
+# --- a node's dump file ----------------------------------------------------------------------
 
 _rename = pysyncobj.serializer.atomicReplace
-#: dumps of nodes that have a WAL directory, and where they are
-_durable_dumps: dict[str, Environment] = {}
+#: dumps of nodes that have a WAL directory
+_dump_files: dict[str, DumpFile] = {}
 
 
-def replace_durably(environment: Environment, path: str) -> None:
-    """From here on, what replaces this dump file is synced before it does.
+class DumpFile:
+    """The dump of a node that has a WAL directory: durable before it replaces the last one, and
+    only ever newer.
 
-    The old dump and the purged log are all there is of the past. Were the new one renamed over
-    it first, a power cut could leave neither.
+    The child that a node forks to write a dump makes its temporary file durable; the node itself
+    renames it, in its own tick, so nothing is replaced behind the back of a node that got a newer
+    dump from its leader meanwhile, nor after its death. Only the node's thread calls.
     """
-    _durable_dumps[os.path.abspath(path)] = environment
-    pysyncobj.serializer.atomicReplace = _replace
 
+    def __init__(self, environment: Environment, path: str) -> None:
+        self.environment = environment
+        self.path = os.path.abspath(path)
+        #: the last entry whose effect it holds; 0 where there is none, or it is not known
+        self.end = 0
+        self._pid = environment.getpid()
+        #: temporary files that are to replace it, and where they end
+        self._ends: dict[str, int] = {}
 
-def replace_plainly(path: str) -> None:
-    """Takes :func:`replace_durably` back."""
-    _durable_dumps.pop(os.path.abspath(path), None)
-    if not _durable_dumps:
-        pysyncobj.serializer.atomicReplace = _rename
+    def belong_to_this_process(self) -> None:
+        """For a node that was made before its process forked, and ticks in the child."""
+        self._pid = self.environment.getpid()
+
+    def take_over(self) -> None:
+        """From here on what replaces the file is synced before, and must be newer."""
+        _dump_files[self.path] = self
+        pysyncobj.serializer.atomicReplace = _replace
+
+    def let_go(self) -> None:
+        """Takes :meth:`take_over` back."""
+        if _dump_files.get(self.path) is self:
+            del _dump_files[self.path]
+        if not _dump_files:
+            pysyncobj.serializer.atomicReplace = _rename
+
+    def expect(self, temporary: str, end: int) -> None:
+        """The temporary file is being written; it will end with entry ``end``."""
+        self._ends[os.path.abspath(temporary)] = end
+
+    def replace(self, temporary: str) -> Any:
+        """The temporary file takes the dump's place if it ends later. Raises OSError."""
+        _sync(self.environment, temporary, os.O_RDONLY)
+        if self.environment.getpid() != self._pid:
+            return None  # the child that wrote it; its parent goes on
+        return self._rename(temporary)
+
+    def finish(self, temporary: str) -> None:
+        """The child that wrote the temporary file has ended. Raises OSError."""
+        if os.path.abspath(temporary) in self._ends:
+            self._rename(temporary)
+
+    def _rename(self, temporary: str) -> Any:
+        end = self._ends.pop(os.path.abspath(temporary), None)
+        if end is not None and not _repairs.is_newer_dump(end, self.end):
+            self.drop(temporary)
+            return None
+        renamed = _rename(temporary, self.path)
+        if end is not None:
+            self.end = end
+        return renamed
+
+    def drop(self, temporary: str) -> None:
+        """The temporary file is not wanted any more."""
+        self._ends.pop(os.path.abspath(temporary), None)
+        with contextlib.suppress(OSError):
+            self.environment.unlink(temporary)
+
+    def is_missing(self) -> bool:
+        """Whether there is no such file, or an empty one."""
+        try:
+            return self.environment.stat(self.path).st_size == 0
+        except OSError:
+            return True
+
+    def sync(self) -> None:
+        """Makes the file and its name durable. Raises OSError."""
+        sync_dump(self.environment, self.path)
 
 
 def _replace(temporary: str, path: str) -> Any:
-    environment = _durable_dumps.get(os.path.abspath(path))
-    if environment is not None:
-        _sync(environment, temporary, os.O_RDONLY)
-    return _rename(temporary, path)
-
-
-# --- a dump that somebody still writes -------------------------------------------------------
+    dump = _dump_files.get(os.path.abspath(path))
+    return _rename(temporary, path) if dump is None else dump.replace(temporary)
 
 
 def wait_for_orphaned_dump(environment: Environment, path: str) -> None:

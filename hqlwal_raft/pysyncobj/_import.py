@@ -25,11 +25,11 @@ from ._votes import vote_of
 
 __all__ = ["ImportReport", "StockJournalDamagedError", "import_file_journal"]
 
-_MAGIC = b"PYSYNCOBJ"
-_HEADER = struct.Struct("<24s8sII")
-_SIZE = struct.Struct("<I")
-_RECORD_HEAD = struct.Struct("<QQ")
-_FORMAT_VERSION = 1
+MAGIC = b"PYSYNCOBJ"
+HEADER = struct.Struct("<24s8sII")
+SIZE = struct.Struct("<I")
+RECORD_HEAD = struct.Struct("<QQ")
+FORMAT_VERSION = 1
 _BATCH_BYTES = 4 << 20
 
 
@@ -102,12 +102,17 @@ def import_file_journal(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    descriptor = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
+    sync_directory(os.path.dirname(target))
+    return report
+
+
+def sync_directory(path: str) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return report
 
 
 class _Source:
@@ -117,24 +122,30 @@ class _Source:
         self.path = path
         self._file = file
         size = os.fstat(file.fileno()).st_size
-        head = file.read(_HEADER.size)
-        if not head.startswith(_MAGIC):
+        head = file.read(HEADER.size)
+        if not head.startswith(MAGIC):
             raise ValueError(f"{path} is no journal file of pysyncobj's: it begins {head[:9]!r}")
-        if len(head) < _HEADER.size:
+        if len(head) < HEADER.size:
             raise StockJournalDamagedError(
                 f"{path} ends within its header, at {len(head)} bytes", path=path, offset=len(head)
             )
-        _, _, version, self.end = _HEADER.unpack(head)
-        if version != _FORMAT_VERSION:
-            raise ValueError(f"{path} is of journal format {version}; {_FORMAT_VERSION} is known")
+        _, _, version, self.end = HEADER.unpack(head)
+        if version != FORMAT_VERSION:
+            raise ValueError(f"{path} is of journal format {version}; {FORMAT_VERSION} is known")
         self._size = size
-        self.offset = _HEADER.size
+        self.offset = HEADER.size
 
-    def entries(self) -> Iterator[Entry]:
-        """The entries; raises _Damage at the first that does not add up."""
+    def entries(self, current_term: int | None) -> Iterator[Entry]:
+        """The entries; raises _Damage at the first that does not add up.
+
+        pysyncobj saves a term before it adds an entry of it, so none is of a later one than
+        ``current_term``; None where an older pysyncobj saved no term.
+        """
         previous: Entry | None = None
         while self.offset < self.end:
             entry, size = self._record()
+            if current_term is not None and entry.term > current_term:
+                self._damage(f"term {entry.term} is later than the current term {current_term}")
             if previous is not None:
                 if entry.index != previous.index + 1:
                     self._damage(f"entry {entry.index} follows entry {previous.index}")
@@ -147,18 +158,18 @@ class _Source:
             self._damage(f"the header says that the records end at {self.end}")
 
     def _record(self) -> tuple[Entry, int]:
-        head = self._file.read(_SIZE.size)
-        if len(head) < _SIZE.size:
+        head = self._file.read(SIZE.size)
+        if len(head) < SIZE.size:
             self._damage(f"the file ends, the header says {self.end} bytes")
-        (size,) = _SIZE.unpack(head)
-        whole = size + 2 * _SIZE.size
-        if size < _RECORD_HEAD.size or self.offset + whole > min(self.end, self._size):
+        (size,) = SIZE.unpack(head)
+        whole = size + 2 * SIZE.size
+        if size < RECORD_HEAD.size or self.offset + whole > min(self.end, self._size):
             self._damage(f"a record of {size} bytes cannot be")
         data = self._file.read(size)
-        if self._file.read(_SIZE.size) != head:
+        if self._file.read(SIZE.size) != head:
             self._damage("a record's two lengths differ")
-        index, term = _RECORD_HEAD.unpack_from(data)
-        return Entry(term, index, data[_RECORD_HEAD.size :]), whole
+        index, term = RECORD_HEAD.unpack_from(data)
+        return Entry(term, index, data[RECORD_HEAD.size :]), whole
 
     def _damage(self, what: str) -> None:
         raise _Damage(f"{self.path} is damaged at byte {self.offset}: {what}", self.offset)
@@ -171,6 +182,7 @@ async def _write(
     progress: Callable[[int, int], object] | None,
 ) -> ImportReport:
     lost: list[str] = []
+    meta, problem = _read_meta(source.path + ".meta")
     first: Entry | None = None
     last: Entry | None = None
     count = 0
@@ -178,7 +190,7 @@ async def _write(
         batch: list[Entry] = []
         batch_bytes = 0
         try:
-            for entry in source.entries():
+            for entry in source.entries(meta.get("currentTerm")):
                 first = first or entry
                 last = entry
                 count += 1
@@ -206,8 +218,16 @@ async def _write(
         if progress is not None:
             progress(source.offset if lost else source.end, source.end)
         last_term = 0 if last is None else last.term
-        meta = _read_meta(source.path + ".meta", last_term, lost, prefix_only=prefix_only)
-        # pysyncobj does the same: no entry is of a later term than the current one
+        # without a .meta a node that was never elected with, nor heard of, any other
+        if problem is not None and (last_term > 0 or problem != _MISSING):
+            message = (
+                f"{source.path}.meta {problem}: the node's term and vote are lost, and it could "
+                "vote a second time in a term that it voted in"
+            )
+            if not prefix_only:
+                raise StockJournalDamagedError(message, path=source.path + ".meta")
+            lost.append(message)
+        # pysyncobj does the same where the term was not saved
         term = max(meta.get("currentTerm", 0), last_term)
         voted_for = meta.get("votedForNodeId")
         await storage.save_vote(vote_of(term, voted_for))
@@ -234,28 +254,20 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
-def _read_meta(path: str, last_term: int, lost: list[str], *, prefix_only: bool) -> dict[str, Any]:
-    """Term, vote and commit index. Without them a node could vote twice in one term."""
+_MISSING = "is missing"
+
+
+def _read_meta(path: str) -> tuple[dict[str, Any], str | None]:
+    """Term, vote and commit index; or what is wrong with the file."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        if last_term == 0:
-            return {}  # a node that was never elected with, nor heard of, any other
-        problem = "is missing"
-    else:
-        problem = "cannot be read"
-        with contextlib.suppress(Exception):
-            meta = _PlainUnpickler(io.BytesIO(data)).load()
-            if isinstance(meta, dict) and all(
-                type(meta.get(name, 0)) is int for name in ("currentTerm", "raftCommitIndex")
-            ):
-                return meta
-    message = (
-        f"{path} {problem}: the node's term and vote are lost, and it could vote a second time "
-        "in a term that it voted in"
-    )
-    if not prefix_only:
-        raise StockJournalDamagedError(message, path=path)
-    lost.append(message)
-    return {}
+        return {}, _MISSING
+    with contextlib.suppress(Exception):
+        meta = _PlainUnpickler(io.BytesIO(data)).load()
+        if isinstance(meta, dict) and all(
+            type(meta.get(name, 0)) is int for name in ("currentTerm", "raftCommitIndex")
+        ):
+            return meta, None
+    return {}, "cannot be read"

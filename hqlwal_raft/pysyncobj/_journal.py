@@ -1,58 +1,45 @@
 """WalJournal: pysyncobj's Journal on a WAL directory. What must be durable before which call
-returns, and what happens when that fails.
+returns.
 
-It must not know how a node sends its answers; ``_hooks`` holds them back and asks here.
+For the thread that ticks the node; ``len``, the ends and ``statistics`` for any. It must not know
+how a node sends its answers; ``_node`` holds them back and asks here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import weakref
-from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
-from anyio.from_thread import BlockingPortal
+from pysyncobj.journal import Journal
 
+from .._environment import Queue
 from .._store import Opening
 from .._types import LogSync, StorageStatistics
+from ..blocking import BlockingRaftLogReader
 from ..errors import WalClosedError, WalError, WalPoisonedError
-from ._beside import AwaitedReader, Portal
-from ._dump import (
-    check_dump,
-    replace_durably,
-    replace_plainly,
-    wait_for_orphaned_dump,
-)
-from ._opening import open_store
-from ._shown import ShownLog
+from . import _repairs
+from ._answers import Answer, HeldAnswers
+from ._beside import AwaitedReader
+from ._dump import DumpFile, check_dump, wait_for_orphaned_dump
+from ._entries import PlainEntry
+from ._health import Health
+from ._opening import Opened, open_store
+from ._visible import VisibleLog
 from ._votes import node_id_of, vote_of
+from ._writing import LogWriter
 
-__all__ = ["Answer", "WalJournal"]
+__all__ = ["WalJournal"]
 
-logger = logging.getLogger("hqlwal_raft.pysyncobj")
-
-#: A sync takes about a tenth of the time in which a follower reads so many entries, or of so
-#: many seconds. Answers that wait any longer keep the leader from going on meanwhile.
-_HELD_ENTRIES = 256
-_HELD_SECONDS = 0.003
 #: pysyncobj's _RAFT_STATE.LEADER
 _LEADER = 2
+#: shorter waits for the disk are not worth a correction
+_SHORT_SECONDS = 0.001
 
 
-class Answer(NamedTuple):
-    """A follower's answer that waits for what it acknowledges to be durable."""
-
-    node: Any
-    reset: bool
-    next_index: int
-    success: bool
-    #: another one where the term changed or the log was cut since
-    epoch: int
-
-
-class WalJournal(ShownLog):
+class WalJournal(Journal):
     """A ``pysyncobj.journal.Journal`` that keeps its entries in the WAL directory ``path``.
 
     Used bare, ``add`` returns when the entry is durable. Attached to a node, which is what
@@ -66,12 +53,17 @@ class WalJournal(ShownLog):
     - ``dump_file``: the dump that replaces what compaction deletes; a node's own, when attached.
     - ``sync``: when an entry counts as durable, as ``RaftLogStorage.open`` has it.
     - ``allow_no_dump``: accept a node that has a journal but no dump file.
-    - ``cache_bytes``: how much of the newest entries is kept in memory.
+    - ``cache_bytes``: how much of the newest entries is kept in memory, in bytes.
+    - ``on_failure``: called once, with the journal, after the log failed: in the node's thread,
+      bare in the thread that met the failure.
+    - ``on_stall``: called with the journal each time a leader gave up its post because its disk
+      had not answered for ``stall_seconds`` (None: it never does). In a thread of the journal's,
+      while the node's own waits.
     - all other options go to ``RaftLogStorage.open``.
 
     Raises what ``RaftLogStorage.open`` raises, and StockJournalError where ``path`` is a file of
-    pysyncobj's own journal. After a failed write every method raises WalPoisonedError; after
-    ``_destroy`` the ends of the log can still be read.
+    pysyncobj's own journal. After a failure (of a write, or damage that a read met) every method
+    but ``len`` raises WalPoisonedError; after ``_destroy`` the ends of the log can still be read.
     """
 
     def __init__(
@@ -83,53 +75,117 @@ class WalJournal(ShownLog):
         allow_no_dump: bool = False,
         cache_bytes: int = 32 << 20,
         max_entry_size: int = 1 << 30,
+        on_failure: Callable[[WalJournal], object] | None = None,
+        on_stall: Callable[[WalJournal], object] | None = None,
+        stall_seconds: float | None = 10.0,
         **store_options: Any,
     ) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self.allow_no_dump = allow_no_dump
-        self.is_closed = False
-        #: the node, once attached; it owns this journal
-        self._node: Callable[[], Any] = _nobody
-        self._answers: list[Answer] = []
-        self._held_since = 0.0
-        #: the last entry when answers were last released
-        self._released = 0
-        #: whether the node has drawn the consequences of a failure
-        self.has_stepped_out = False
+        self.on_failure = on_failure
+        self.on_stall = on_stall
+        self.stall_seconds = stall_seconds
+        self.health = Health(self.path)
         # the storage is only asked for what is not in memory here
         options = {"max_entry_size": max_entry_size, "cache_bytes": 0, **store_options}
-        opening = Opening(sync=sync, **options)
-        self._environment = opening.ground
-        self._monotonic = self._environment.monotonic
-        opened = open_store(self, opening)
-        # at the interpreter's end the store sees to it itself
-        self._finalizer = weakref.finalize(self, opened.background.close_later)
-        self._finalizer.atexit = False
-        is_durable = opening.policy == LogSync.IMMEDIATE
-        super().__init__(opened, cache_bytes, max_entry_size, is_durable_when_done=is_durable)
-        self._portal: Portal | None = None
-        self._portal_lock = self._environment.lock()
+        self._opening = Opening(sync=sync, **options)
+        self.environment = self._opening.ground
+        #: the node, once attached; it owns this journal
+        self._node: Callable[[], Any] = _nobody
+        #: whether the node has drawn the consequences of a failure, and when it last said so
+        self.has_stepped_out = False
+        self.reminded_at = 0.0
+        #: ends the watch for stalls, once there is one
+        self.stalls: Queue[None] | None = None
+        self._is_resting = False
+        opened = self._open()
+        last = opened.frontier if opened.tail is None else opened.tail[1]
+        self._writer = LogWriter(
+            opened.store,
+            self.environment,
+            self.health,
+            cache_bytes,
+            last + 1,
+            is_durable_when_done=self._opening.policy == LogSync.IMMEDIATE,
+        )
+        self._log = VisibleLog(opened, self._writer, self.health, opened.background, max_entry_size)
+        self._answers = HeldAnswers(self.environment, last)
         self._commit = 1 if opened.committed is None else opened.committed
         self._commit_saved = self._commit
-        vote = opened.vote
+        vote = self._saved_vote = opened.vote
         self._term = 0 if vote is None else vote.term
         self._voted_for = None if vote is None else node_id_of(vote)
         # What was saved last may lie beyond the end of the log, lost with entries that were not
         # durable. It must not come true when the log has grown again.
-        if self._last >= self._first:
-            self._store_commit(max(self._first, min(self._commit, self._last)))
+        if self._log.last >= self._log.first:
+            self._writer.save_committed(max(self._log.first, min(self._commit, self._log.last)))
         self._set_dump_file(dump_file)
+        self.health.call_on_failure(self._tell_of_failure)
+
+    def _open(self) -> Opened:
+        opened = open_store(self, self._opening)
+        self._store, self._background = opened.store, opened.background
+        self._pid = self.environment.getpid()
+        # at the interpreter's end the store closes itself
+        self._finalizer = weakref.finalize(self, opened.background.close_later)
+        self._finalizer.atexit = False
+        return opened
+
+    def rest(self) -> None:
+        """Closes the log until :meth:`wake`: no thread, no lock, no open file is left.
+
+        For a node that its application ticks: it may fork, as who daemonizes does, until then.
+        """
+        self._writer.hand_over()
+        self._finalizer.detach()
+        self._background.close()
+        self._is_resting = True
+
+    def wake(self) -> None:
+        """Opens the log again if it rests. Raises what opening raises, WalLockedError say."""
+        if not self._is_resting:
+            if self.environment.getpid() != self._pid:
+                raise WalClosedError(
+                    f"the log in {self.path} was opened before this process was forked: make the "
+                    "node after forking, or before with autoTick=False and tick it after"
+                )
+            return
+        dump = self.dump
+        opened = self._open()
+        self._is_resting = False
+        self._background.dump = dump
+        if dump is not None:
+            dump.belong_to_this_process()
+        self._writer.store, self._log.background = opened.store, opened.background
+        if (opened.tail, opened.vote) != (self._log.stored_tail, self._saved_vote):
+            self.health.fail(
+                WalError(f"another process changed {self.path} before the first tick of this node")
+            )
+            self._raise_if_failed()
+
+    @property
+    def dump(self) -> DumpFile | None:
+        """The dump that replaces what is purged."""
+        return self._background.dump
 
     def _set_dump_file(self, path: str | None) -> None:
-        background = self._background
-        if background.dump_file is not None:
-            replace_plainly(background.dump_file)
-        background.dump_file = None if path is None else os.path.abspath(path)
-        if background.dump_file is not None:
-            replace_durably(self._environment, background.dump_file)
-            wait_for_orphaned_dump(self._environment, background.dump_file)
+        if self.dump is not None:
+            self.dump.let_go()
+        self._background.dump = None if path is None else DumpFile(self.environment, path)
+        if self.dump is not None:
+            self.dump.take_over()
+            wait_for_orphaned_dump(self.environment, self.dump.path)
 
     # --- the storage, for others ----------------------------------------------------------
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the node takes part in its cluster no more; None while all is well."""
+        return self.health.failure
+
+    @property
+    def is_closed(self) -> bool:
+        return self.health.is_closed
 
     def statistics(self) -> StorageStatistics:
         """What the log has done since it was opened; may be called from any thread.
@@ -138,62 +194,78 @@ class WalJournal(ShownLog):
         """
         return self._store.statistics()
 
-    @property
-    def storage(self) -> AwaitedReader:
-        """The log, for reading on an event loop: ``RaftLogStorage``'s reading methods."""
-        return AwaitedReader(self._store, self._environment)
+    def get_log_reader(self) -> BlockingRaftLogReader:
+        """Reads the log beside the node, from any thread. Raises WalClosedError."""
+        return self._store.get_log_reader()
 
-    @property
-    def portal(self) -> BlockingPortal:
-        """Calls into an event loop for the storage: ``portal.call(storage.get_log_state)``.
-
-        The loop, in a thread of its own, starts with the first use.
-        """
-        with self._portal_lock:
-            if self.is_closed or self._store.is_closed:
-                raise WalClosedError(f"the log in {self.path} is closed")
-            if self._portal is None:
-                self._portal = Portal(self._environment, f"hqlwal {os.path.basename(self.path)}")
-            return self._portal.portal
+    def get_async_log_reader(self) -> AwaitedReader:
+        """The same for tasks of an event loop: each call is made in a thread."""
+        return AwaitedReader(self._store.get_log_reader(), self.environment)
 
     # --- attaching ------------------------------------------------------------------------
 
     def attach(self, node: Any) -> None:
         """From here on ``add`` only queues, because the node's answers are held back.
 
-        For ``_hooks``. Raises ValueError where the node has no dump file and must have one.
+        For ``_node``. Raises ValueError where the node has no dump file and must have one, and
+        WalError where the dump is missing or empty that holds what the log does not.
         """
         check_dump(node.conf, allow_no_dump=self.allow_no_dump)
         self._node = weakref.ref(node)
-        self._is_attached = True
-        self._allow_short_way()
+        self._log.is_attached = True
+        self._log.is_starting = self._is_starting
+        self._log.on_visible_again = self._apply_membership_again
+        self._log.allow_short_way()
+        self._writer.on_waited = self._note_wait
         self._set_dump_file(node.conf.fullDumpFile)
-        dump_file = self._background.dump_file
-        if dump_file is not None and self._first > 1 and not self._exists(dump_file):
-            logger.warning(
-                "the log in %s begins with entry %d, and the dump file %s, which holds what was "
-                "before, is missing: this node cannot become ready by itself",
-                self.path,
-                self._first,
-                dump_file,
-            )
+        if self.misses_its_dump:
+            raise self._background.missing_dump(self._log.frontier)
 
-    def sleep(self, seconds: float) -> None:
-        """For a node that has nothing else to do any more."""
-        self._environment.sleep(seconds)
+    @property
+    def misses_its_dump(self) -> bool:
+        """Whether the dump file is missing or empty that holds what the log does not."""
+        lacks = _repairs.lacks_its_dump(0, self._log.frontier)
+        return lacks and self.dump is not None and self.dump.is_missing()
 
-    def _exists(self, path: str) -> bool:
-        try:
-            self._environment.stat(path)
-        except OSError:
-            return False
-        return True
+    def check_dump_was_loaded(self, applied: int) -> None:
+        """Fails the log of a node that begins with the entry ``applied`` if its log does not go
+        on from there.
+        """
+        frontier = self._log.frontier
+        if self.failure is None and _repairs.lacks_its_dump(applied, frontier):
+            self.health.fail(self._background.missing_dump(frontier))
+        self._raise_if_failed()
+
+    def _apply_membership_again(self, start: int, stop: int) -> None:
+        node = self._node()
+        if node is not None and node.conf.dynamicMembershipChange:
+            _repairs.apply_membership_again(node, self._writer.view.entries(start, stop))
+
+    def _note_wait(self, seconds: float) -> None:
+        if seconds >= _SHORT_SECONDS and (node := self._node()) is not None:
+            _repairs.push_election_deadline(node, seconds)
+
+    def _tell_of_failure(self) -> None:
+        if not self._log.is_attached:
+            self.tell_of_failure()
+
+    def tell_of_failure(self) -> None:
+        """Calls ``on_failure``; for a node that draws the consequences."""
+        call, self.on_failure = self.on_failure, None
+        if call is not None:
+            call(self)
+
+    @property
+    def waiting_seconds(self) -> float:
+        """For how long the node's thread has been waiting for the disk; 0 where it does not."""
+        since = self._writer.waiting_since
+        return 0.0 if since is None else self.environment.monotonic() - since
 
     def is_abandoned(self) -> bool:
         """Whether the node that owns the journal is on its way out, or will never tick again."""
         node = self._node()
         if node is None:
-            return self._is_attached
+            return self._log.is_attached
         state = node.__dict__
         thread = state.get("_SyncObj__thread")
         if thread is None:
@@ -206,23 +278,68 @@ class WalJournal(ShownLog):
         thread = None if node is None else node.__dict__.get("_SyncObj__thread")
         return thread is not None and thread.is_alive() and not self.is_closed
 
+    # --- the list -------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Never raises: a node's status can be asked for whatever became of its log."""
+        return self._log.last - self._log.first + 1
+
+    @overload
+    def __getitem__(self, item: int) -> PlainEntry: ...
+    @overload
+    def __getitem__(self, item: slice) -> Sequence[PlainEntry]: ...
+    def __getitem__(self, item: int | slice) -> Any:
+        # This runs some twenty times per command, so the short ways come first. A failure takes
+        # the ends away, and ends in one of the long ways.
+        log = self._log
+        if item.__class__ is slice:
+            return log.part(item)
+        if item == -1:
+            if (tail := log.tail) is not None:
+                return tail
+        elif item == 0 and (head := log.head) is not None:
+            return head
+        return log.item(item)  # type: ignore[arg-type]
+
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        """Appends an entry. Used bare: durable on return; attached: only queued.
+
+        Raises EntryTooLargeError, LogGapError, WalPoisonedError, WalClosedError.
+        """
+        self._log.add(command, idx, term)
+
+    def clear(self) -> None:
+        """Empties the list, as pysyncobj does before it adds the two entries of a dump."""
+        self._check()
+        self._log.clear()
+
+    def deleteEntriesFrom(self, entryFrom: int) -> None:
+        """Removes the positions ``[entryFrom, ∞)`` from the list; the log keeps them hidden."""
+        self._check()
+        self._log.delete_from(entryFrom)
+
+    def deleteEntriesTo(self, entryTo: int) -> None:
+        """Removes the positions ``[0, entryTo)``: the dump has what they did."""
+        self._check()
+        self._log.delete_to(entryTo)
+
     # --- term, vote, commit index ---------------------------------------------------------
 
     def setCurrentTerm(self, term: int, votedForNodeId: Any) -> None:
         """Saves both, durably on return: a message that depends on them may follow.
 
         A new term also ends the suspicion against hidden entries: what its leader does not
-        have differs from what it sends, and whoever votes must know its whole log.
+        have differs from what it sends, and a node that votes must know its whole log.
         """
         self._check()
-        self.hand_over()
+        self._writer.hand_over()
         if term != self._term or votedForNodeId != self._voted_for:
-            with self._failing():
-                self._store.save_vote(vote_of(term, votedForNodeId))
-        self._epoch += 1
-        if term > self._term and self._is_attached and self._hides_something():
-            self.show_hidden()
-        self._term, self._voted_for = term, votedForNodeId
+            self._saved_vote = vote_of(term, votedForNodeId)
+            self._writer.save_vote(self._saved_vote)
+        self._log.epoch += 1
+        is_new, self._term, self._voted_for = term > self._term, term, votedForNodeId
+        if is_new and self._log.is_attached and self._log.hides_something():
+            self._log.show_hidden()
 
     def getCurrentTerm(self) -> int:
         self._raise_if_failed()
@@ -237,85 +354,61 @@ class WalJournal(ShownLog):
 
         A leader counts its own copy, so for a leader it waits until that copy is durable.
         """
-        if self.failure is not None:
-            self.raise_failure()
+        self._raise_if_failed()
         self._commit = raftCommitIndex
         node = self._node()
         if node is not None and node.__dict__.get("_SyncObj__raftState") == _LEADER:
-            self._make_durable(min(raftCommitIndex, self._view.end - 1))
+            self._writer.make_durable(min(raftCommitIndex, self._writer.view.end - 1))
 
     def getRaftCommitIndex(self) -> int:
         """The commit index saved last, but never beyond the end of the log."""
         self._raise_if_failed()
-        return max(1, min(self._commit, self._last))
+        return max(1, min(self._commit, self._log.last))
 
     def onOneSecondTimer(self) -> None:
-        if self.failure is not None:
-            self.raise_failure()
+        self._raise_if_failed()
         self._save_commit()
 
     def _save_commit(self) -> None:
-        commit = min(self._commit, self._last)
-        if commit != self._commit_saved and not self.is_closed and commit >= self._first:
+        commit = min(self._commit, self._log.last)
+        if commit != self._commit_saved and not self.is_closed and commit >= self._log.first:
             self._commit_saved = commit
-            self.hand_over()
-            self._store_commit(commit)
-
-    def _store_commit(self, index: int) -> None:
-        with self._failing():
-            log_id = self._store.log_id_at(index)
-            if log_id is not None:
-                self._store.save_committed(log_id)
+            self._writer.hand_over()
+            self._writer.save_committed(commit)
 
     # --- durability -----------------------------------------------------------------------
 
-    def hold_answer(self, node: Any, *, reset: bool, next_index: int | None, success: bool) -> bool:
-        """Keeps an answer until :meth:`release_answers`; False where it may leave at once.
+    def hand_over(self) -> None:
+        """Has written what was added, without waiting for the disk."""
+        self._writer.hand_over()
 
-        One that acknowledges nothing need not wait, unless it would overtake one that does.
-        """
-        answers = self._answers
-        if not success and not answers:
-            return False
-        if not answers:
-            self._held_since = self._monotonic()
+    def hold_answer(self, node: Any, *, reset: bool, next_index: int | None, success: bool) -> bool:
+        """Keeps an answer until :meth:`release_answers`; False where it may leave at once."""
+        log = self._log
         if next_index is None:
-            next_index = self._last + 1
-        if success and answers:
-            before = answers[-1]
-            if before.node is node and before.success and before.epoch == self._epoch:
-                # The leader takes the highest; each one below would make it send again what
-                # is on its way already.
-                next_index = max(next_index, before.next_index)
-                answers.pop()
-        answers.append(Answer(node, reset, next_index, success, self._epoch))
-        return True
+            next_index = log.last + 1
+        return self._answers.hold(Answer(node, reset, next_index, success, log.epoch))
 
     def has_held_enough(self) -> bool:
         """Whether the answers held back are worth a sync before the end of the tick."""
-        return bool(self._answers) and (
-            self._last - self._released >= _HELD_ENTRIES
-            or self._monotonic() - self._held_since > _HELD_SECONDS
-        )
+        return self._answers.has_enough(self._log.last)
 
     def release_answers(self) -> list[Answer]:
         """The answers held back, once all they acknowledge is durable; at every tick's end."""
+        log = self._log
+        answers = self._answers.take(log.last)
         if self.is_closed:
-            self._answers = []
             return []
-        stored = self._stored_tail
-        if stored is not None and stored[2] == self._term and self._hides_something():
+        stored = log.stored_tail
+        if stored is not None and stored[2] == self._term and log.hides_something():
             # Of one term there is one leader, whose log has all of that term's entries and
-            # whatever lies before them: the hidden entries are the leader's.
-            self.show_hidden()
-        answers = self._answers
+            # what lies before them: the hidden entries are the leader's.
+            log.show_hidden()
         if answers:
-            self._answers = []
-            self._make_durable(self._view.end - 1)
-            self._released = self._last
+            self._writer.make_durable(self._writer.view.end - 1)
         else:
-            self.hand_over()
-        self._trim()
+            self._writer.hand_over()
+        self._writer.trim()
         return answers
 
     # --- states ---------------------------------------------------------------------------
@@ -325,57 +418,13 @@ class WalJournal(ShownLog):
         return node is None or bool(getattr(node, "_SyncObj__needLoadDumpFile", True))
 
     def _check(self) -> None:
-        if self.failure is not None:
-            self.raise_failure()
-        if self.is_closed or self._background.is_closing:
-            raise WalClosedError(f"the journal in {self.path} is closed")
+        self.health.check()
+        if self._background.is_closing:
+            self.health.raise_failure()
 
     def _raise_if_failed(self) -> None:
-        if self.failure is not None:
-            self.raise_failure()
-
-    def raise_failure(self) -> NoReturn:
-        if self.failure is None:
-            raise WalClosedError(f"the journal in {self.path} is closed")
-        raise WalPoisonedError(
-            f"the log in {self.path} failed ({self.failure}): this node takes part no more. "
-            "What was acknowledged is safe; see to the cause and restart the node"
-        ) from self.failure
-
-    def _fail(self, error: BaseException) -> None:
-        """Said once; from here on every method raises. Called from any thread."""
-        if isinstance(error, WalPoisonedError) and error.__cause__ is not None:
-            error = error.__cause__
-        if self.failure is None:
-            self.failure = error
-            self._next = -1
-            self._head = self._tail = None
-            logger.critical(
-                "the log in %s failed: %s. The node takes part in its cluster no more; see to "
-                "the cause and restart it",
-                self.path,
-                error,
-            )
-
-    def _fail_for_older_dump(self, index: int) -> NoReturn:
-        self._fail(
-            WalError(
-                f"the dump file {self._background.dump_file} ends at entry {index + 1}, but the log "
-                f"in {self.path} begins at entry {self._stored_first}: the dump is older than what was "
-                "purged. Put the newer dump back, or remove both and let the node join anew"
-            )
-        )
-        self.raise_failure()
-
-    def _fail_for_missing_dump(self) -> NoReturn:
-        self._fail(
-            WalError(
-                f"the log in {self.path} goes on after entry {self._frontier}, but no dump was "
-                f"loaded that holds what was before ({self._background.dump_file}). Put the dump "
-                "back, or remove the log and let the node join anew"
-            )
-        )
-        self.raise_failure()
+        if self.health.failure is not None:
+            self.health.raise_failure()
 
     # --- closing --------------------------------------------------------------------------
 
@@ -384,32 +433,30 @@ class WalJournal(ShownLog):
         if self.is_closed:
             return
         try:
-            # a failure is said once, where it is found
+            # a failure is reported once, where it is found
             with contextlib.suppress(WalPoisonedError):
                 if self.failure is None and not self._background.is_closing:
-                    self._settle_clearing()
-                    if not self._is_attached and self._hides_something():
-                        self._cut(self._last + 1)
-                    self.hand_over()
+                    self._log.settle_clearing()
+                    if not self._log.is_attached and self._log.hides_something():
+                        self._log.cut(self._log.last + 1)
+                    self._writer.hand_over()
                     self._save_commit()
         finally:
-            self.is_closed = True
-            self._next = -1
-            self._answers = []
+            self.health.is_closed = True
+            self._log.allow_short_way()
+            self._answers.take(self._log.last)
+            if self.stalls is not None:
+                self.stalls.put(None)
             self._finalizer.detach()
-            if self._background.dump_file is not None:
-                replace_plainly(self._background.dump_file)
-            with self._portal_lock:
-                portal, self._portal = self._portal, None
-            if portal is not None:
-                portal.close()
+            if self.dump is not None:
+                self.dump.let_go()
             self._close_store()
 
     def _close_store(self) -> None:
         try:
             self._background.close()
         except WalError:
-            # A poisoned log may say so again when it is closed: it was said already.
+            # A poisoned log may say so again when it is closed: it was reported already.
             if self.failure is None:
                 raise
 

@@ -17,6 +17,7 @@ from ..blocking import BlockingRaftLogStorage
 from ..errors import WalError, WalLockedError
 from ._background import Background
 from ._entries import PlainEntry, to_plain
+from ._health import Health
 
 __all__ = ["Opened", "StockJournalError", "open_store"]
 
@@ -31,8 +32,8 @@ class _Owner(Protocol):
     """What is asked of a journal here."""
 
     path: str
+    health: Health
 
-    def _fail(self, error: BaseException) -> None: ...
     def _destroy(self) -> None: ...
     def is_abandoned(self) -> bool: ...
     def is_ticking(self) -> bool: ...
@@ -64,12 +65,6 @@ def open_store(journal: _Owner, opening: Opening) -> Opened:
     """Opens the storage, waiting for a holder that is about to let go."""
     environment = opening.ground
     _refuse_stock_file(environment, journal.path)
-    reference = weakref.ref(journal)
-
-    def on_failure(error: BaseException) -> None:
-        if (journal := reference()) is not None:
-            journal._fail(error)  # noqa: SLF001
-
     key = os.path.realpath(journal.path)
     deadline = environment.monotonic() + _LOCK_PATIENCE_SECONDS
     while True:
@@ -84,12 +79,12 @@ def open_store(journal: _Owner, opening: Opening) -> Opened:
         else:
             break
     try:
-        background = Background(journal.path, store, environment, on_failure)
+        background = Background(journal.path, store, environment, journal.health)
         opened = _read(store, background)
     except BaseException:
         store.close()
         raise
-    _holders[key] = _Holder(reference, background)
+    _holders[key] = _Holder(weakref.ref(journal), background)
     return opened
 
 
@@ -146,6 +141,7 @@ def _refuse_stock_file(environment: Environment, path: str) -> None:
     if is_stock:
         raise StockJournalError(
             f"{path} is a journal file of pysyncobj's own, not a WAL directory. Stop the node, "
-            f"import it with `hqlwal import-pysyncobj {path} DIRECTORY`, and name that directory "
-            "as journalFile"
+            f"import it with `hqlwal import-pysyncobj {path} DIRECTORY` and name that directory as "
+            "journalFile, or, where the name cannot be changed, with `hqlwal import-pysyncobj "
+            f"--in-place {path}`"
         )

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import anyio
+
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote
 
 __all__ = ["BEGINNING", "CALLS", "Call", "Held"]
@@ -48,6 +50,14 @@ class Call(NamedTuple):
     name: str
     then: Callable[[Held], Held]
     make: Callable[[RaftLogStorage, Held, list[Any]], Awaitable[Any]]
+    #: it makes several calls of the store: the first of them may stand and the others not
+    is_many: bool = False
+
+    def may_leave(self, before: Held, after: Held, live: tuple[Entry, ...]) -> bool:
+        """Whether the log may hold these entries after it was interrupted."""
+        if self.is_many and len(before.entries) < len(live):
+            return live == after.entries[: len(live)]
+        return live in (before.entries, after.entries)
 
 
 def _append(name: str, number: int, size: int, *, has_callback: bool = False) -> Call:
@@ -55,7 +65,7 @@ def _append(name: str, number: int, size: int, *, has_callback: bool = False) ->
         name,
         lambda held: held.append(_next(held, number, size)),
         lambda store, held, told: store.append(
-            _next(held, number, size), told.append if has_callback else None
+            _next(held, number, size), (lambda _error: told.append(name)) if has_callback else None
         ),
     )
 
@@ -75,6 +85,28 @@ def _same(name: str, make: Callable[[RaftLogStorage], Awaitable[Any]]) -> Call:
     return Call(name, lambda held: held, lambda store, _held, _told: make(store))
 
 
+async def _at_once(store: RaftLogStorage, held: Held, told: list[Any]) -> None:
+    """Three tasks append; the second has a callback. Raises the first error that one of them met."""
+    errors: list[BaseException] = []
+
+    def hear(_error: BaseException | None) -> None:
+        told.append("appends at once")
+
+    async def append(entry: Entry, callback: Callable[[Any], object] | None) -> None:
+        try:
+            await store.append([entry], callback)
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for number, entry in enumerate(_next(held, 3, 64)):
+            tasks.start_soon(append, entry, hear if number == 1 else None)
+    if errors:
+        raise errors[0]
+
+
 async def _stream(store: RaftLogStorage) -> list[Entry]:
     return [entry async for entry in store.entries_stream(7, 11)]
 
@@ -86,6 +118,7 @@ CALLS = (
     _append("append", 1, 64),
     _append("append with roll-over", 6, 2000),
     _append("append with callback", 2, 64, has_callback=True),
+    Call("appends at once", lambda held: held.append(_next(held, 3, 64)), _at_once, is_many=True),
     _truncate("truncate inside", 1),
     _truncate("truncate across", 6),
     _append("append after a cut", 2, 64),

@@ -21,8 +21,9 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import anyio.lowlevel
+import trio
 
-from hqlwal_raft._environment import Environment, Loop, Queue
+from hqlwal_raft._environment import Environment, Queue
 
 __all__ = [
     "CALLS",
@@ -252,11 +253,11 @@ class Turns(Environment):
         return _SteppedQueue(self)
 
     def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
-        return self._run(self.running_loop(), job)
+        return self._run(job)
 
-    async def _run(self, loop: Loop, job: Callable[[], T]) -> T:
+    async def _run(self, job: Callable[[], T]) -> T:
         await anyio.lowlevel.checkpoint()  # as anyio's does
-        event = loop.event()
+        event, post = _event_and_post()
         results: list[T] = []
         errors: list[BaseException] = []
 
@@ -267,7 +268,7 @@ class Turns(Environment):
                 return
             except BaseException as error:
                 errors.append(error)
-            loop.post(event.set)
+            post(event.set)
 
         self._reads += 1
         self.start_thread(run, f"read {self._reads}")
@@ -275,6 +276,14 @@ class Turns(Environment):
         if errors:
             raise errors.pop()
         return results.pop()
+
+
+def _event_and_post() -> tuple[Any, Callable[[Callable[[], Any]], Any]]:
+    """The running loop's, as anyio takes them: none of the code that is proven."""
+    try:
+        return asyncio.Event(), asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:
+        return trio.Event(), trio.lowlevel.current_trio_token().run_sync_soon
 
 
 # --- the loop ----------------------------------------------------------------------------

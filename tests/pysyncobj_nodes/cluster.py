@@ -35,6 +35,13 @@ def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 30) -> Non
         time.sleep(0.02)
 
 
+def stop(node: Any) -> None:
+    """Destroys a SyncObj and waits for its thread; older versions have no method for that."""
+    node.destroy()
+    if node.conf.autoTick:
+        node._SyncObj__thread.join()
+
+
 class Cluster:
     """Nodes in one folder, each a process; their acknowledgements in one file."""
 
