@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Protocol
 
 from ._clock import Clock, Trace, chance
@@ -62,6 +61,8 @@ class Host:
         #: how long, since its process began
         self.paused_seconds = 0.0
         self.starts = 0
+        #: those that ended are only memory, which a child of theirs still has
+        self.processes: list[Process] = []
         #: told of a node that raised, or could not be made
         self.on_error: Callable[[Host, BaseException], None] | None = None
         #: told of the end of a process, before the next begins
@@ -86,6 +87,7 @@ class Host:
         self.starts += 1
         self.world.trace.note(self.name, "starts")
         process = self.process = self.machine.start()
+        self.processes.append(process)
         self.endpoint = self.world.network.attach(self.name, self._arrived)
         self.is_paused, self.paused_seconds = False, 0.0
         self._wakes_at = math.inf
@@ -111,16 +113,8 @@ class Host:
         """Ends the node in good order."""
         if self.node is not None and not self.is_paused:
             self.world.trace.note(self.name, "is stopped")
-            self._run(partial(self._stop, self.node))
+            self.call_soon(self.node.stop)
         self.die(has_power=True)
-
-    def _stop(self, node: Node) -> None:
-        process = self.process
-        assert process is not None
-        process.now = max(process.now, self.world.clock.now)
-        process.run_background(process.now)
-        process.is_eager = True
-        node.stop()
 
     def _bury(self) -> None:
         """What has to be done once a process is dead."""

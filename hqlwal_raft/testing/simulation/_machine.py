@@ -206,6 +206,7 @@ class Process(Threads, FailingEnvironment):
         stall = self.machine.stalled_until - self.now
         if stall > 0:
             self.stalled_seconds += stall
+            self.run_watches(self.now + stall)
             self.advance(stall)
             self.last_stall_seconds, self.last_stall_ended = stall, self.now
         self.advance(self.chance.uniform(*self.machine.sync_seconds))

@@ -77,6 +77,8 @@ class PySyncObjNode:
         self._host = host
         self._judge = judge
         self._judged_commit = 0
+        #: a log is closed until the first tick
+        self._has_ticked = False
         directory = f"/{host.name}"
         assert host.process is not None
         process = host.process
@@ -107,11 +109,13 @@ class PySyncObjNode:
             nodeClass=_Address,
             environment=process,
             segment_size=8192,
+            stall_seconds=1.0,
         )
 
     # --- a node of a host's --------------------------------------------------------------
 
     def wake(self) -> float:
+        self._has_ticked = True
         self.ledger.doTick(0.0)
         return _BUSY_SECONDS if self.ledger._poller.has_delivered else TICK_SECONDS
 
@@ -174,7 +178,7 @@ class PySyncObjNode:
     def observe(self) -> None:
         """Has the log and what is committed of it judged."""
         journal = self.ledger._SyncObj__raftLog
-        if journal.failure is not None or journal.is_closed or not len(journal):
+        if not self._has_ticked or journal.failure is not None or journal.is_closed or not len(journal):
             return
         _, last, term = journal[-1]
         commit = min(self.ledger.raftCommitIndex, last)

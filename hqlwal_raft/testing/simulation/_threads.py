@@ -24,8 +24,10 @@ from ..._threads import Done, Worker
 __all__ = ["Blocked", "Deadlock", "Threads"]
 
 
-#: when, the order of equal times, whether it is a loop over a queue, what
-_Planned = tuple[float, int, bool, Callable[[], Any]]
+#: a worker's; a loop over a queue; a loop whose time to wait is over, which waits for nobody
+_JOB, _LOOP, _WATCH = range(3)
+#: when, the order of equal times, the kind, what
+_Planned = tuple[float, int, int, Callable[[], Any]]
 #: alarms that set themselves again go on for ever
 _MOST_STEPS = 10_000
 
@@ -48,8 +50,6 @@ class Threads:
         self.now = 0.0
         #: nothing runs any more, and nobody is told
         self.is_dead = False
-        #: whoever puts something into a queue waits until it is taken: for an end in good order
-        self.is_eager = False
         self._background: list[_Planned] = []
         self._count = 0
 
@@ -57,11 +57,11 @@ class Threads:
         """The running thread takes so long; to be extended by who knows when it ends."""
         self.now += seconds
 
-    def later(self, when: float, call: Callable[[], Any], *, is_loop: bool = False) -> None:
+    def later(self, when: float, call: Callable[[], Any], *, kind: int = _JOB) -> None:
         """Has a call made in the background at ``when``."""
         if not self.is_dead:
             self._count += 1
-            heapq.heappush(self._background, (when, self._count, is_loop, call))
+            heapq.heappush(self._background, (when, self._count, kind, call))
 
     @property
     def next_background(self) -> float | None:
@@ -98,8 +98,20 @@ class Threads:
                 self.advance(began - self.now)
         raise Deadlock(f"a thread waits for {what}, and nothing else runs")
 
+    def run_watches(self, until: float) -> None:
+        """While the running thread waits for a device: others look at it."""
+        for each in sorted(each for each in self._background if each[2] == _WATCH):
+            if each[0] <= until and each in self._background:
+                self._background.remove(each)
+                heapq.heapify(self._background)
+                self._run(each)
+
+    def future(self) -> Waited:
+        return Waited(self)
+
     def _next_to_run(self, *, for_loops: bool) -> _Planned | None:
-        found = min((each for each in self._background if for_loops or not each[2]), default=None)
+        wanted = (each for each in self._background if for_loops or each[2] != _LOOP)
+        found = min(wanted, default=None)
         if found is not None:
             self._background.remove(found)
             heapq.heapify(self._background)
@@ -120,14 +132,14 @@ class Threads:
         return False
 
     def start_thread(self, run: Callable[[], None], name: str) -> None:
-        self.later(self.now, partial(self._run_loop, run), is_loop=True)
+        self.later(self.now, partial(self._run_loop, run), kind=_LOOP)
 
     def _run_loop(self, run: Callable[[], None]) -> None:
         try:
             run()
         except Blocked as blocked:
-            blocked.args[0].waiting = partial(self._run_loop, run)
-            blocked.args[0].wake(self.now)
+            place, timeout = blocked.args
+            place.wait_here(partial(self._run_loop, run), timeout)
 
     def start_worker(self, name: str, loop: Loop) -> Worker:
         return _Worker(self, loop)
@@ -161,34 +173,72 @@ class _Lock:
         self.release()
 
 
+class Waited:
+    """What is used of a ``concurrent.futures.Future``."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._outcome: tuple[Any, BaseException | None] | None = None
+
+    def set_result(self, value: Any) -> None:
+        self._outcome = (value, None)
+
+    def set_exception(self, error: BaseException | None) -> None:
+        self._outcome = (None, error)
+
+    def result(self) -> Any:
+        self._threads.wait_until(lambda: self._outcome is not None, "a result", for_loops=True)
+        assert self._outcome is not None
+        value, error = self._outcome
+        if error is not None:
+            raise error
+        return value
+
+
 class _Queue:
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
         self._items: deque[Any] = deque()
         #: the loop that was ended here
-        self.waiting: Callable[[], Any] | None = None
+        self._waiting: Callable[[], Any] | None = None
         self._is_planned = False
+        #: which of its waits it is, so that a timeout that comes late ends none of the others
+        self._wait = 0
+        self._is_timed_out = False
 
     def put(self, item: Any) -> None:
         self._items.append(item)
-        self.wake(self._threads.now)
-        if self._threads.is_eager and self._is_planned:
-            self._threads.wait_until(lambda: not self._is_planned, "a queue", for_loops=True)
+        self._wake(self._threads.now)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
         if self._items:
             return self._items.popleft()
-        if not block or timeout is not None:
+        if not block or self._is_timed_out:
+            self._is_timed_out = False
             raise queue.Empty
-        raise Blocked(self)
+        raise Blocked(self, timeout)
 
-    def wake(self, when: float) -> None:
-        if self._items and self.waiting is not None and not self._is_planned:
+    def wait_here(self, loop: Callable[[], Any], timeout: float | None) -> None:
+        """A loop was ended here; it goes on when there is something, or the time is over."""
+        self._waiting = loop
+        self._wait += 1
+        now = self._threads.now
+        if timeout is not None:
+            self._threads.later(now + timeout, partial(self._time_out, self._wait), kind=_WATCH)
+        self._wake(now)
+
+    def _wake(self, when: float) -> None:
+        if self._items and self._waiting is not None and not self._is_planned:
             self._is_planned = True
-            self._threads.later(when, self._go_on, is_loop=True)
+            self._threads.later(when, self._go_on, kind=_LOOP)
+
+    def _time_out(self, wait: int) -> None:
+        if wait == self._wait and not self._is_planned and self._waiting is not None:
+            self._is_timed_out = True
+            self._go_on()
 
     def _go_on(self) -> None:
-        waiting, self.waiting, self._is_planned = self.waiting, None, False
+        waiting, self._waiting, self._is_planned = self._waiting, None, False
         assert waiting is not None
         waiting()
 

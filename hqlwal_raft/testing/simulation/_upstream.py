@@ -25,7 +25,7 @@ import pysyncobj.transport
 from pysyncobj.serializer import Serializer
 from pysyncobj.tcp_connection import CONNECTION_STATE
 
-from ...pysyncobj import _dump
+from ...pysyncobj import _background, _dump
 from ._host import Host, World
 from ._machine import Child, Process
 from ._network import Packet, StreamEnd
@@ -278,10 +278,10 @@ class Upstream:
             (pysyncobj.serializer, "open", self._open),
             (pysyncobj.serializer, "gzip", zipped),
             (pysyncobj.serializer, "atomicReplace", self._rename),
+            (_dump, "_rename", self._rename),
+            (_background, "Future", lambda: self.process.future()),
             (Serializer, "serialize", self._serialize(Serializer.serialize)),
         ]
-        if hasattr(_dump, "_rename"):
-            places.append((_dump, "_rename", self._rename))
         before = [(place, name, vars(place).get(name)) for place, name, _ in places]
         for place, name, value in places:
             setattr(place, name, value)
@@ -346,14 +346,13 @@ class Upstream:
         serializer, data, number = self._dumping
         host, machine, now = self.host, self.host.machine, self.process.now
         memory = (copy.copy(serializer), pysyncobj.pickle.dumps(data), number)
-        parent = self.process
         child = machine.fork()
         self._children[host.name, child.pid] = child
         fastest, slowest = self.dump_seconds.get(host.name, (0.002, 0.02))
         seconds = machine.chance.uniform(fastest, slowest)
 
         def run(when: float, step: Callable[..., None]) -> None:
-            self._in_child(host, parent, child, when, partial(step, child, *memory))
+            self._in_child(host, child, when, partial(step, child, *memory))
 
         begin = now + min(0.001, seconds / 2)
         machine.plan_step(child, begin, partial(run, begin, self._begin))
@@ -362,9 +361,7 @@ class Upstream:
         self.world.trace.note(host.name, "forks a dump of", number)
         return child.pid
 
-    def _in_child(
-        self, host: Host, parent: Process, child: Child, now: float, step: Callable[[], None]
-    ) -> None:
+    def _in_child(self, host: Host, child: Child, now: float, step: Callable[[], None]) -> None:
         """Makes a call in the child: a process of its own, on the same machine.
 
         Its memory is the parent's, so what there is the parent's environment is the child's.
@@ -373,7 +370,7 @@ class Upstream:
         latest = host.process
         process = Process(machine, child.pid)
         process.now = now
-        taken = [(each, each.__dict__) for each in dict.fromkeys((parent, latest)) if each]
+        taken = [(each, each.__dict__) for each in host.processes]
         for each, _ in taken:
             each.__dict__ = process.__dict__
         self._child, self.world.running, host.process = child, host, process
