@@ -54,7 +54,12 @@ class Cluster:
         self.upstream = Upstream(self.world)
         self.upstream.on_message = self._sent
         self.options = Options(
-            plan.compaction_entries, plan.dump_piece_bytes, plan.uses_batches, plan.forks
+            compaction_entries=plan.compaction_entries,
+            dump_piece_bytes=plan.dump_piece_bytes,
+            append_bytes=plan.append_bytes,
+            pad_bytes=plan.pad_bytes,
+            uses_batches=plan.uses_batches,
+            forks=plan.forks,
         )
         self.hosts: dict[str, Host] = {}
         #: who is to run, as the operator has it
@@ -205,6 +210,16 @@ class Cluster:
         network = self.world.network
         network.cut(sender, receiver)
         self.world.clock.after(seconds, network.mend, sender, receiver)
+
+    def do_reset(self, one: str, other: str) -> None:
+        first, second = self._find(one), self._find(other)
+        if first is not None and second is not None and first is not second:
+            self.world.network.reset(first.name, second.name)
+
+    def do_reset_after(self, one: str, other: str, packets: int) -> None:
+        first, second = self._find(one), self._find(other)
+        if first is not None and second is not None and first is not second:
+            self.world.network.reset_after(first.name, second.name, packets)
 
     def do_slow_links(self, name: str, least: float, most: float) -> None:
         for other in self.hosts:

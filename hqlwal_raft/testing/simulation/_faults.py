@@ -38,6 +38,8 @@ class Plan:
     actions: tuple[Action, ...]
     compaction_entries: int
     dump_piece_bytes: int
+    append_bytes: int
+    pad_bytes: int
     uses_batches: bool
     forks: bool
     page_bytes: int
@@ -142,16 +144,22 @@ def _members(draft: _Draft) -> None:
             draft.add(0.5, "slow links", name, low, low + draft.between(0.01, 0.15))
     when, newest = draft.between(2, 3), len(draft.names)
     while when < draft.ends_at - 2:
+        for _ in range(rng.randint(0, 3)):
+            draft.add(when - draft.between(0, 0.3), "put", "leader", rng.randint(1, 6))
         if rng.random() < 0.65 and newest < 6:
             newest += 1
             draft.add(when, "add", f"n{newest}")
         else:
             draft.add(when, "remove", "follower")
         for _ in range(rng.randint(1, 4)):
-            draft.add(when + draft.between(-0.3, 0.8), "put", "leader", rng.randint(1, 4))
-        if rng.random() < 0.3:
+            draft.add(when + draft.between(0, 0.4), "put", "leader", rng.randint(1, 6))
+        for name in draft.names:
+            if rng.random() < 0.7:
+                armed = when + draft.between(0, 0.4)
+                draft.add(armed, "reset after", "leader", name, rng.randint(1, 8))
+        if rng.random() < 0.2:
             draft.add(when + draft.between(-0.2, 0.5), "isolate", draft.some(), draft.between(0.3, 2))
-        when += draft.between(1.5, 3.5)
+        when += draft.between(1.5, 3.0)
 
 
 def _outages(draft: _Draft) -> None:
@@ -188,8 +196,10 @@ def _partitions(draft: _Draft) -> None:
     rng, when = draft.rng, draft.between(2, 3)
     while when < draft.ends_at - 1:
         seconds = draft.between(0.3, 4)
-        if rng.random() < 0.5:
+        if rng.random() < 0.4:
             draft.add(when, "isolate", draft.some(), seconds)
+        elif rng.random() < 0.3:
+            draft.add(when, "reset", *rng.sample(draft.names, 2))
         else:
             draft.add(when, "cut", *rng.sample(draft.names, 2), seconds)
         when += draft.between(0.5, 3)
@@ -241,6 +251,8 @@ def make_plan(seed: int, weather: str | None = None) -> Plan:
         actions=tuple(actions),
         compaction_entries=rng.choice((6, 12, 25)),
         dump_piece_bytes=rng.choice((128, 512, 1 << 16)),
+        append_bytes=rng.choice((300, 300, 1 << 16)),
+        pad_bytes=rng.choice((0, 60, 120)),
         uses_batches=rng.random() < 0.6,
         forks=rng.random() < 0.9,
         page_bytes=rng.choice((512, 4096)),

@@ -51,6 +51,8 @@ class StreamEnd:
     endpoint: Endpoint
     peer: StreamEnd | None = None
     is_open: bool = True
+    #: closed in good order: what was sent before still arrives
+    is_closing: bool = False
     #: for the one who holds it
     owner: Any = None
     #: when the last thing sent from here arrives
@@ -66,7 +68,7 @@ class StreamEnd:
     def close(self, now: float) -> None:
         """What was sent still arrives, and then the end of it; nothing arrives here any more."""
         if self.is_open:
-            self.is_open = False
+            self.is_open, self.is_closing = False, True
             if self.peer is not None:
                 self.endpoint.network.carry(self, "closed", Packet(b"", "closed"), now)
 
@@ -118,6 +120,7 @@ class Network:
         #: (sender, receiver) → how many faults cut the way
         self._cuts: dict[tuple[str, str], int] = {}
         self._held_back: dict[StreamEnd, None] = {}
+        self._fuses: dict[tuple[str, str], int] = {}
         #: links with a delay of their own
         self.slow: dict[tuple[str, str], tuple[float, float]] = {}
 
@@ -156,8 +159,31 @@ class Network:
             self._cuts.pop(way, None)
             self._release()
 
+    def reset(self, one: str, other: str) -> None:
+        """Breaks the connections between two hosts, with what is under way in them."""
+        endpoint = self._endpoints.get(one)
+        for end in [] if endpoint is None else list(endpoint.streams):
+            peer = end.peer
+            if end.is_open and peer is not None and peer.endpoint.name == other:
+                self._reset(end)
+                self._reset(peer)
+
+    def reset_after(self, sender: str, receiver: str, packets: int) -> None:
+        """Breaks the connections between two hosts once so many more packets have arrived."""
+        self._fuses[sender, receiver] = packets
+
+    def _burn(self, sender: str, receiver: str) -> None:
+        left = self._fuses.get((sender, receiver))
+        if left is not None:
+            if left > 1:
+                self._fuses[sender, receiver] = left - 1
+            else:
+                del self._fuses[sender, receiver]
+                self.reset(sender, receiver)
+
     def mend_all(self) -> None:
         self._cuts.clear()
+        self._fuses.clear()
         self.slow.clear()
         self._release()
 
@@ -252,6 +278,8 @@ class Network:
     def _hand_in(self, end: StreamEnd, kind: str, packet: Packet) -> None:
         other = end.peer
         assert other is not None
+        if not end.is_open and kind == "data" and not end.is_closing:
+            return  # it was under way when the connection broke
         endpoint, sender = other.endpoint, end.endpoint.name
         if other.is_open:
             if kind == "closed":
@@ -259,6 +287,7 @@ class Network:
             else:
                 self._note(sender, endpoint.name, packet)
                 endpoint.put(Arrival(kind, sender, packet.data, other), packet.label)
+                self._burn(sender, endpoint.name)
         elif endpoint.name not in self._without_power:
             self._reset(end)
 

@@ -47,6 +47,9 @@ class Options:
 
     compaction_entries: int = 12
     dump_piece_bytes: int = 256
+    #: as much of the log as one message takes
+    append_bytes: int = 1 << 16
+    pad_bytes: int = 0
     uses_batches: bool = True
     forks: bool = True
 
@@ -62,7 +65,7 @@ class Ledger(WalSyncObj):
         self.chain = 0
 
     @replicated  # type: ignore[misc]
-    def put(self, key: str) -> int:
+    def put(self, key: str, _pad: str) -> int:
         index: int = self._SyncObj__raftLastApplied + 1
         self.seen[key] = self.seen.get(key, 0) + 1
         self.chain = zlib.crc32(key.encode(), self.chain)
@@ -76,6 +79,7 @@ class PySyncObjNode:
     def __init__(self, host: Host, judge: Judge, others: list[str], options: Options) -> None:
         self._host = host
         self._judge = judge
+        self._pad = "x" * options.pad_bytes
         self._judged_commit = 0
         #: a log is closed until the first tick
         self._has_ticked = False
@@ -92,6 +96,7 @@ class PySyncObjNode:
             fullDumpFile=f"{directory}/dump",
             useFork=options.forks,
             dynamicMembershipChange=True,
+            appendEntriesBatchSizeBytes=options.append_bytes,
             appendEntriesUseBatch=options.uses_batches,
             logCompactionMinEntries=options.compaction_entries,
             logCompactionMinTime=10**6,
@@ -132,7 +137,7 @@ class PySyncObjNode:
                 self._judge.acknowledged(self._host.name, key, index)
 
         self._judge.asked(key)
-        self.ledger.put(key, callback=answered)
+        self.ledger.put(key, self._pad, callback=answered)
 
     def change(self, word: str, name: str, done: Callable[[bool], None]) -> None:
         """Has a node added to or removed from the cluster."""
