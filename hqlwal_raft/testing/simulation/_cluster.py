@@ -121,19 +121,19 @@ class Cluster:
         if host.node is not None:
             cast("PySyncObjNode", host.node).observe()
 
-    def _sent(self, host: Host, _receiver: str, message: Any) -> None:
+    def _sent(self, host: Host, receiver: str, message: Any) -> None:
         if not isinstance(message, dict):
             return
         if message["type"] == "request_vote":
             self.judge.voted(host.name, message["term"], host.name)
         elif message["type"] == "response_vote":
-            self.judge.voted(host.name, message["term"], _receiver)
+            self.judge.voted(host.name, message["term"], receiver)
 
     def _arrived(self, host: Host, label: str) -> None:
         node = self.node(host.name)
-        if node is not None and label.startswith("append_entries"):
-            if int(label.split()[1]) >= node.ledger.raftCurrentTerm:
-                self.judge.heard_leader(host)
+        word, _, term = label.partition(" ")
+        if node is not None and word == "append_entries" and int(term) >= node.term:
+            self.judge.heard_leader(host)
 
     # --- actions -------------------------------------------------------------------------
 
@@ -364,7 +364,9 @@ def _quiet() -> Iterator[None]:
             gc.enable()
 
 
-def play(plan: Plan, numbers: frozenset[int] | None = None, *, keeps_lines: bool = False) -> Outcome:
+def play(
+    plan: Plan, numbers: frozenset[int] | None = None, *, keeps_lines: bool = False
+) -> Outcome:
     """Plays a plan, or only some of its actions."""
     actions = plan.actions if numbers is None else plan.only(numbers)
     cluster = Cluster(plan, actions, keeps_lines=keeps_lines)

@@ -24,7 +24,9 @@ class Action(NamedTuple):
     arguments: tuple[Any, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.number:3} at {self.when:6.2f} {self.kind} {' '.join(map(str, self.arguments))}"
+        return (
+            f"{self.number:3} at {self.when:6.2f} {self.kind} {' '.join(map(str, self.arguments))}"
+        )
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,9 @@ def _members(draft: _Draft) -> None:
                 armed = when + draft.between(0, 0.4)
                 draft.add(armed, "reset after", "leader", name, rng.randint(1, 8))
         if rng.random() < 0.2:
-            draft.add(when + draft.between(-0.2, 0.5), "isolate", draft.some(), draft.between(0.3, 2))
+            draft.add(
+                when + draft.between(-0.2, 0.5), "isolate", draft.some(), draft.between(0.3, 2)
+            )
         when += draft.between(1.5, 3.0)
 
 

@@ -29,7 +29,7 @@ class Violation(Exception):
 class LogEntry(NamedTuple):
     """An entry of a log; the digest stands for its command."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's own is not needed
     term: int
     digest: int
 

@@ -6,6 +6,7 @@ and a chain over all of them, so that two nodes that differ anywhere differ here
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Ledger(WalSyncObj):
         self.seen: dict[str, int] = {}
         self.chain = 0
 
-    @replicated  # type: ignore[misc]
+    @replicated  # type: ignore[untyped-decorator]
     def put(self, key: str, _pad: str) -> int:
         index: int = self._SyncObj__raftLastApplied + 1
         self.seen[key] = self.seen.get(key, 0) + 1
@@ -86,10 +87,8 @@ class PySyncObjNode:
         directory = f"/{host.name}"
         assert host.process is not None
         process = host.process
-        try:
+        with contextlib.suppress(FileExistsError):
             process.mkdir(directory)
-        except FileExistsError:
-            pass
         conf = SyncObjConf(
             autoTick=False,
             journalFile=f"{directory}/wal",
@@ -153,6 +152,11 @@ class PySyncObjNode:
         return bool(self.ledger.isReady())
 
     @property
+    def term(self) -> int:
+        term: int = self.ledger.raftCurrentTerm
+        return term
+
+    @property
     def applied(self) -> int:
         index: int = self.ledger.raftLastApplied
         return index
@@ -183,7 +187,12 @@ class PySyncObjNode:
     def observe(self) -> None:
         """Has the log and what is committed of it judged."""
         journal = self.ledger._SyncObj__raftLog
-        if not self._has_ticked or journal.failure is not None or journal.is_closed or not len(journal):
+        if (
+            not self._has_ticked
+            or journal.failure is not None
+            or journal.is_closed
+            or not len(journal)
+        ):
             return
         _, last, term = journal[-1]
         commit = min(self.ledger.raftCommitIndex, last)

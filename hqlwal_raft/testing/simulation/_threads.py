@@ -21,7 +21,7 @@ from typing import Any
 from ..._environment import Loop
 from ..._threads import Done, Worker
 
-__all__ = ["Blocked", "Deadlock", "Threads"]
+__all__ = ["Blocked", "Deadlock", "Threads", "Waited"]
 
 
 #: a worker's; a loop over a queue; a loop whose time to wait is over, which waits for nobody
@@ -82,7 +82,9 @@ class Threads:
             self.now = before
         return planned[0]
 
-    def wait_until(self, is_over: Callable[[], bool], what: str, *, for_loops: bool = False) -> None:
+    def wait_until(
+        self, is_over: Callable[[], bool], what: str, *, for_loops: bool = False
+    ) -> None:
         """The running thread waits for others.
 
         Those are workers: a loop that came to wait in its turn could not be left alone.
