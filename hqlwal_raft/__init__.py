@@ -8,13 +8,9 @@ memory-mapped WAL segments. What it acknowledged survives a crash at any instant
     async with RaftLogStorage.open("node-1/log") as store:
         await store.append([Entry(term=1, index=1, payload=b"x = 1")])  # durable on return
 
-How it is built, from the ground up: ``_format`` has the bytes, ``_environment`` the operating
-system, ``_files`` the order in which it is called, ``_scan`` the decoder, ``_segment`` one file,
-``_meta`` the vote and the purge frontier, ``audit`` the read-only examination, ``_reads`` what is
-at hand for reading, ``_log`` the ordered segments, ``_recovery`` what happens at open, ``_worker``
-the threads, ``_writer`` the background writer, ``_reader`` and ``_store`` the async face. Each
-imports only from those before it. ``hqlwal_raft.pysyncobj`` is the journal adapter for pysyncobj
-clusters, ``hqlwal_raft.testing`` the conformance suite and the faulty systems.
+How it is built, ``docs/design/architecture.md`` says. ``hqlwal_raft.blocking`` is the same store
+for threads, ``hqlwal_raft.pysyncobj`` the journal adapter for pysyncobj clusters,
+``hqlwal_raft.testing`` the conformance suite and the faulty systems.
 """
 
 from ._reader import RaftLogReader
@@ -27,11 +23,15 @@ from .errors import (
     LogGapError,
     LogRangeError,
     LogTruncatedError,
+    RaftRuleError,
     UnknownVersionError,
+    UnsupportedPlatformError,
     WalClosedError,
+    WalCopyError,
     WalError,
     WalLockedError,
     WalPoisonedError,
+    WrongLoopError,
 )
 
 __all__ = [
@@ -47,13 +47,17 @@ __all__ = [
     "LogTruncatedError",
     "RaftLogReader",
     "RaftLogStorage",
+    "RaftRuleError",
     "StorageStatistics",
     "UnknownVersionError",
+    "UnsupportedPlatformError",
     "Vote",
     "WalClosedError",
+    "WalCopyError",
     "WalError",
     "WalLockedError",
     "WalPoisonedError",
+    "WrongLoopError",
 ]
 
 __version__ = "0.1.0"

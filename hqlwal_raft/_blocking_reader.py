@@ -9,10 +9,19 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
-from ._arguments import check_budget, check_index, check_range, check_vote
+from ._arguments import (
+    check_budget,
+    check_index,
+    check_range,
+    check_truth,
+    check_vote,
+    index_of,
+)
 from ._commit import Answer
+from ._following import Follower
+from ._format import U64_MAX
 from ._lane import Lane
-from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Core, Reading, find_leaders, overtaken, read
+from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Core, Reading, check_overtaken, find_leaders, read
 from ._stand_ins import StandIns
 from ._types import Entry, LogId, LogState, Vote
 
@@ -62,16 +71,24 @@ class BlockingRaftLogReader:
 
     def entries_stream(self, start: int, stop: int | None = None) -> Generator[Entry]:
         """The entries of ``[start, stop)`` one by one, in bounded memory."""
+        self._core.check_open()
+        check_range(start, stop)
+        return self._stream(start, stop)
+
+    def _stream(self, start: int, stop: int | None) -> Generator[Entry]:
         core, log = self._core, self._core.log
         position: int | None = None  # the entry to come, once one was given
         while True:
+            # Plain attributes, read without the lock: each alone is true for the moment. This
+            # one first: what is removed once the chunk was read must be noticed.
+            epoch = log.epoch
             chunk = self.limited_get_log_entries(
                 start if position is None else position, stop, CHUNK_BYTES
             )
             # Plain attributes, read without the lock: each alone is true for the moment.
             epoch = log.epoch
-            if position is not None and log.first_index > position:
-                raise overtaken(position, log.first_index)
+            if position is not None:
+                check_overtaken(position, log.first_index, stop)
             for entry in chunk:
                 position = entry[1] + 1
                 yield entry
@@ -81,7 +98,7 @@ class BlockingRaftLogReader:
                 if core.is_closed:
                     core.check_open()
                 if log.first_index > position:
-                    raise overtaken(position, log.first_index)
+                    check_overtaken(position, log.first_index, stop)
             if not chunk:
                 return
 
@@ -89,17 +106,38 @@ class BlockingRaftLogReader:
         self, vote: Vote, start: int, stop: int | None = None
     ) -> Generator[Entry]:
         """``entries_stream`` for as long as the saved vote equals ``vote``, a committed one."""
-        core = self._core
+        self._core.check_open()
         check_vote(vote)
+        check_range(start, stop)
+        return self._bounded_stream(vote, start, stop)
+
+    def _bounded_stream(self, vote: Vote, start: int, stop: int | None) -> Generator[Entry]:
+        core = self._core
         core.check_leader(vote)
-        for entry in self.entries_stream(start, stop):
+        for entry in self._stream(start, stop):
             core.check_leader(vote)
             yield entry
         core.check_leader(vote)
 
-    def get_key_log_ids(self) -> list[LogId]:
-        """The first entry's log id, the first of each leader's, and the last; no repeats."""
-        reading = find_leaders(self._core)
+    def follow(self, start: int, *, durable: bool = True) -> Generator[list[Entry]]:
+        """Batches of entries from ``start`` on, without an end. A thread that waits for the next
+        one waits until there is one, or the store is closed.
+        """
+        self._core.check_open()
+        check_index("start", start)
+        check_truth("durable", durable)
+        return self._follow(Follower(self._core, start, is_durable=durable))
+
+    def _follow(self, follower: Follower) -> Generator[list[Entry]]:
+        while True:
+            yield self._call(follower.next_batch, self._read)
+
+    def get_key_log_ids(
+        self, first: LogId | int | None = None, last: LogId | int | None = None
+    ) -> list[LogId]:
+        """The last log id of each leader in the range, one for each, ascending."""
+        low, high = index_of("first", first, 0), index_of("last", last, U64_MAX)
+        reading = find_leaders(self._core, low, high)
         found: list[LogId] = self._call(lambda: reading, self._read)
         return found
 
@@ -156,7 +194,7 @@ class BlockingRaftLogReader:
                     if isinstance(request, Answer):
                         lane.wait(request)
                     elif not isinstance(request, int):
-                        result = request()
+                        result = self._core.committer.watch.timed(request, "read")
                 except Exception as error:
                     step = partial(reading.throw, error)
                 else:

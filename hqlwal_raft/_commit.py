@@ -24,29 +24,47 @@ Answers go out after memory has changed, never in the middle of it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import enum
+import errno
 import logging
+import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from . import _operations
+from . import _operations, _said
 from ._environment import Event, Loop
+from ._files import Directory
 from ._log import SEALS_WAITING, Log, Need, PoisonError, Work
 from ._plans import Outcome, Plan, carry_out
 from ._threads import Worker
 from ._types import Entry, LogId, LogSync
+from ._watchdog import Step, Watch
 from .errors import WalClosedError, WalError, WalPoisonedError
 from .protocols import AppendCallback
 
-__all__ = ["Answer", "Committer", "Phase"]
+__all__ = ["SYNC_BOUNDS_SECONDS", "Answer", "Committer", "Phase"]
 
 logger = logging.getLogger("hqlwal_raft")
 
 #: a tail that nothing was written to for so long gets its durable mark
 _IDLE_SECONDS = 1.0
+
+#: so often it is looked, at the most, how much space is left
+_MEASURE_SECONDS = 10.0
+
+# A histogram's bounds are powers of two, in microseconds: the number of bits tells the place.
+_FIRST_BITS, _LAST_BITS = 4, 26
+SYNC_BOUNDS_SECONDS = (
+    *((1 << bits) / 1e6 for bits in range(_FIRST_BITS, _LAST_BITS + 1)),
+    math.inf,
+)
+
+_COMMIT, _PREPARE = "commit", "prepare"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Phase(enum.Enum):
@@ -133,11 +151,7 @@ def _own(error: BaseException | None) -> BaseException | None:
     """A new error for each who is answered: a shared one would collect their tracebacks."""
     if not isinstance(error, (OSError, WalError)):
         return error
-    try:
-        own = type(error)(*error.args)
-    except TypeError:
-        return error
-    own.__dict__.update(error.__dict__)
+    own = copy.copy(error)
     own.__cause__ = error.__cause__
     return own
 
@@ -145,7 +159,7 @@ def _own(error: BaseException | None) -> BaseException | None:
 class _Append:
     """An append that waits for its place in the order, for room, or for a segment."""
 
-    __slots__ = ("answer", "callback", "entries", "is_abandoned")
+    __slots__ = ("answer", "callback", "entries", "has_waited", "is_abandoned")
 
     def __init__(
         self, answer: Answer, entries: Sequence[Entry], callback: AppendCallback | None
@@ -154,6 +168,8 @@ class _Append:
         self.callback = callback
         #: nobody waits any more: an error is for the callback
         self.is_abandoned = False
+        #: for a segment
+        self.has_waited = False
         #: its value is the Answer of the commit that makes the entries durable
         self.answer = answer
 
@@ -191,7 +207,13 @@ class Committer:
     """See the module."""
 
     def __init__(
-        self, log: Log, policy: LogSync, max_unsynced_bytes: int, loop: Loop, disk: Worker
+        self,
+        log: Log,
+        policy: LogSync,
+        max_unsynced_bytes: int,
+        loop: Loop,
+        disk: Worker,
+        watch: Watch,
     ) -> None:
         self.log = log
         self.phase = Phase.OPEN
@@ -203,6 +225,9 @@ class Committer:
         self._loop = loop
         self._disk = disk
         self._housekeeping = self._environment.start_worker("hqlwal-housekeeping", loop)
+        # These hold no committer, so that one that is dropped goes.
+        self._leave = partial(_leave, _Leaving(log.directory), disk, self._housekeeping, watch)
+        disk.orphaned = self._housekeeping.orphaned = self._leave
         self._queue: deque[_Append | _Operation | _Call] = deque()
         #: whom the next commit to begin will answer, and whom the one under way
         self._group: Answer | None = None
@@ -211,16 +236,21 @@ class Committer:
         self._operation: _Operation | None = None
         #: the chore under way
         self._chore: Work[None] | None = None
+        self._chore_name = ""
         #: the need that the chore under way, or one on the lane, is to meet
         self._is_preparing = False
         # not again on a full disk, until somebody needs a segment
         self._may_prepare_ahead = True
-        self._may_seal = True
+        self._may_seal = self._may_unlink = True
         self._is_sync_wanted = False
         self._is_sync_coming = False
         # whether the last commit served more than one append, and how many there were before it
         self._is_crowded = False
         self._appends_before = 0
+        #: entries that a refused commit took back last: the first, one past the last, and why
+        self._taken_back: tuple[int, int, BaseException] | None = None
+        #: who follows the log waits for these: for what is readable, for what is durable
+        self._changes: list[Answer | None] = [None, None]
         self._is_alarm_set = False
         self._is_idle_alarm_set = False
         self._last_commit_seconds = 0.0
@@ -230,8 +260,15 @@ class Committer:
         self.syncs = 0
         self.sync_seconds: deque[float] = deque(maxlen=4096)
         self.sync_max_seconds = 0.0
-        #: when what is on the lane began (monotonic); None while there is nothing
-        self.under_way_since: float | None = None
+        #: by the bounds of ``SYNC_BOUNDS_SECONDS``
+        self.sync_counts = [0] * len(SYNC_BOUNDS_SECONDS)
+        self.segment_waits = 0
+        #: what a full disk refused last: once that works there is space again
+        self._lacks_space_for: str | None = None
+        self._is_measuring = False
+        self._measured_seconds = self._environment.monotonic()
+        #: what is on the lane, and the chore, since when; cleared where they are carried out
+        self.watch = watch
         self._keep_house()
 
     # --- what others may ask ---------------------------------------------------------------
@@ -255,8 +292,35 @@ class Committer:
     def queue_depth(self) -> int:
         return len(self._queue)
 
+    def measure(self) -> None:
+        """Has it looked how much space is left, if that was not done for a while."""
+        now = self._environment.monotonic()
+        is_due = now - self._measured_seconds >= _MEASURE_SECONDS
+        if is_due and not self._is_measuring and self.phase is Phase.OPEN:
+            self._is_measuring = True
+            self._housekeeping.submit(self.log.directory.measure, self._measured)
+
+    def _measured(self, _value: object, _error: BaseException | None) -> None:
+        self._is_measuring = False
+        self._measured_seconds = self._environment.monotonic()
+
     def new_answer(self) -> Answer:
         return Answer(self._loop.event())
+
+    def next_change(self, *, is_durable: bool) -> Answer:
+        """Answered when more is readable (or durable), when entries went, or nothing comes any
+        more. One answer for all who wait.
+        """
+        changes = self._changes
+        if changes[is_durable] is None:
+            changes[is_durable] = self.new_answer()
+        return changes[is_durable]  # type: ignore[return-value]
+
+    def _tell_changes(self) -> None:
+        changes, self._changes = self._changes, [None, None]
+        for answer in changes:
+            if answer is not None:
+                answer.give(self._loop, None, None)
 
     def cut_answer(self) -> Answer | None:
         """The answer of the truncation under way, for readers whose entries it may zero."""
@@ -315,7 +379,14 @@ class Committer:
         return self._enqueue(_Call(self.new_answer(), self._flush))
 
     def save_committed(self, log_id: LogId | None) -> Answer:
-        return self._enqueue(_Call(self.new_answer(), partial(self._save_committed, log_id)))
+        return self._enqueue(_Call(self.new_answer(), partial(self._judge_committed, log_id)))
+
+    def forsake(self, append: _Append) -> None:
+        """Nobody waits for a queued append any more: an error is for its callback."""
+        append.is_abandoned = True
+        error = append.answer.error  # it was refused in the turn in which the waiting ended
+        if error is not None and append.callback is not None:
+            self._loop.soon(partial(call_back, append.callback, _own(error)))
 
     def close(self) -> Answer:
         """Refuses what has not begun, makes durable what was accepted, closes the log."""
@@ -325,6 +396,7 @@ class Committer:
                 self.new_answer(), partial(_operations.close, self.log), is_quiet=True
             )
             self._was_poisoned = self.phase is Phase.POISONED
+            self._tell_changes()
             if self.phase is Phase.CLOSED:  # it was abandoned
                 closing.answer.give(self._loop, None, None)
         # From here on as often as somebody closes, after an interrupt say.
@@ -334,7 +406,8 @@ class Committer:
         self._queue = deque([closing])
         if self.phase is Phase.OPEN:
             self.phase = Phase.CLOSING
-        error = WalClosedError("the store was closed before this call's turn")
+        path = self.log.directory.path
+        error = WalClosedError(f"{path} was closed before this call's turn", path=path)
         for call in refused:
             self._refuse(call, error)
         self._advance()
@@ -343,27 +416,31 @@ class Committer:
     def abandon(self) -> None:
         """Answers every caller at once, and lets go without waiting for the disk.
 
-        The lock goes when the disk thread is done with what it is doing.
+        The lock goes when the two threads are done with what they are doing.
         """
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
         log = self.log
-        self._disk.submit(partial(_let_go, log.directory), _ignore)
+        self._leave()
+        _said.abandoned(log.directory.path)
         log.release()
-        self._stop()
         # Last: a loop that was closed under tasks that wait cannot be given their answers.
-        self._answer_all(WalClosedError("the store was abandoned"))
+        self._answer_all(
+            WalClosedError(f"{log.directory.path} was abandoned", path=log.directory.path)
+        )
         if self._closing is not None:
             self._closing.answer.give(self._loop, None, None)
 
     def drop(self) -> None:
         """Abandons, from any thread: a store that nobody holds is collected in any."""
         # At once, and without touching memory: the loop may be closed, or never run again.
-        self._disk.submit(partial(_let_go, self.log.directory), _ignore)
-        self._stop()
-        with contextlib.suppress(RuntimeError):
+        self._leave()
+        try:
             self._loop.post(self.abandon)
+        except RuntimeError:  # the loop has ended: memory is nobody's any more
+            with contextlib.suppress(RuntimeError):
+                self.abandon()
 
     # --- order -----------------------------------------------------------------------------
 
@@ -381,6 +458,13 @@ class Committer:
         self.check_writable()
         return self._committing if index < self.log.in_flight_next else self._next_group()
 
+    def check_taken_back(self, index: int) -> None:
+        """Raises, for an entry that the log does not hold, what the append of it was answered."""
+        if self._taken_back is not None:
+            first, following, error = self._taken_back
+            if first <= index < following:
+                raise _own(error)  # type: ignore[misc]
+
     def check_writable(self) -> None:
         """Raises where nothing is written any more."""
         if self.log.is_changing:
@@ -389,7 +473,8 @@ class Committer:
             assert self.poison is not None
             raise poisoned(self.poison)
         if self.phase is not Phase.OPEN:
-            raise WalClosedError("the store is closed")
+            path = self.log.directory.path
+            raise WalClosedError(f"{path} is closed", path=path)
 
     def _advance(self) -> None:
         """Starts whatever may start now, in the order of the calls."""
@@ -433,6 +518,9 @@ class Committer:
             self._leave_queue(append)
             return True
         if need is not None:
+            if need.lengths and not append.has_waited:
+                append.has_waited = True
+                self.segment_waits += 1
             return self._meet(need)
         append.answer.give(self._loop, self._accepted(append.callback), None)
         self._leave_queue(append)
@@ -457,6 +545,9 @@ class Committer:
 
     def _accepted(self, callback: AppendCallback | None) -> Answer:
         self.appends += 1
+        readable, self._changes[0] = self._changes[0], None
+        if readable is not None:
+            readable.give(self._loop, None, None)
         group = self._group
         if group is None:
             group = self._group = Answer(self._loop.event())
@@ -497,6 +588,27 @@ class Committer:
         if self._group is None:
             self._group = Answer(self._loop.event())
         return self._group
+
+    def _judge_committed(self, log_id: LogId | None, answer: Answer) -> None:
+        if self.log.may_be_committed(log_id):
+            self._save_committed(log_id, answer)
+            return
+        # The disk must be asked first, and what was called meanwhile stays behind both.
+        assert log_id is not None
+        check = _Operation(
+            self.new_answer(),
+            partial(_operations.check_committed, self.log, log_id),
+            is_quiet=False,
+        )
+        self._queue.insert(1, _Call(answer, partial(self._save_checked, check.answer, log_id)))
+        self._queue.insert(1, check)
+
+    def _save_checked(self, check: Answer, log_id: LogId, answer: Answer) -> None:
+        if check.error is not None:
+            answer.give(self._loop, None, check.error)
+        else:
+            self.log.may_be_committed(log_id)  # a refused commit may have taken it back meanwhile
+            self._save_committed(log_id, answer)
 
     def _save_committed(self, log_id: LogId | None, answer: Answer) -> None:
         self.log.save_committed(log_id)
@@ -550,9 +662,11 @@ class Committer:
         self._committing, self._group = self._next_group(), None
         self._is_crowded = self.appends > self._appends_before + 1
         self._appends_before = self.appends
-        self._last_commit_seconds = self.under_way_since = now
+        self._last_commit_seconds = now
+        self.watch.lane = Step(now, plan.name)
         self._disk.submit(
-            partial(carry_out, log.directory, plan), partial(self._carried_commit, self._committing)
+            partial(_on_lane, self.watch, log.directory, plan),
+            partial(self._carried_commit, self._committing),
         )
         log.is_changing = False
 
@@ -569,7 +683,6 @@ class Committer:
             self.fall(_torn())
         if group is not self._committing:
             return  # poison came in between, and answered; or it was applied already
-        self.under_way_since = None
         if self.phase not in (Phase.OPEN, Phase.CLOSING):
             self._committing = None
             self._advance()
@@ -579,19 +692,28 @@ class Committer:
             self.syncs += 1
             self.sync_seconds.append(outcome.seconds)
             self.sync_max_seconds = max(self.sync_max_seconds, outcome.seconds)
+            bits = int(outcome.seconds * 1e6).bit_length() - _FIRST_BITS
+            self.sync_counts[min(max(bits, 0), len(self.sync_counts) - 1)] += 1
+            if self._lacks_space_for is not None:
+                self._has_room(_COMMIT)
             group.give(self._loop, None, None)
             self._committing = None
-            self._may_seal = True
+            self._tell_changes()
+            self._may_seal = self._may_unlink = True
             self._keep_house()
             self._set_idle_alarm()
         elif outcome.is_refused and not log.options.is_buffered:
             # Nothing was stored: what was accepted is taken back, also what came after.
-            log.retreat()
+            self._lacks_space(_COMMIT, outcome.error)
             _clear(outcome.error)
+            accepted_next = log.next_index or 0
+            log.retreat()
+            self._taken_back = (log.next_index or 0, accepted_next, outcome.error)
             group.give(self._loop, None, outcome.error)
             if self._group is not None:
                 self._group.give(self._loop, None, outcome.error)
             self._committing = self._group = None
+            self._tell_changes()
         else:
             self.fall(outcome.error)
         self._advance()
@@ -648,10 +770,10 @@ class Committer:
 
     def _send(self, operation: _Operation, plan: Plan, *, is_need: bool) -> None:
         self.log.is_changing = True
-        self.under_way_since = self._environment.monotonic()
+        self.watch.lane = self.watch.now(plan.name)
         operation.plan = plan
         self._disk.submit(
-            partial(carry_out, self.log.directory, plan),
+            partial(_on_lane, self.watch, self.log.directory, plan),
             partial(self._carried_operation, operation, plan, is_need),
         )
         self.log.is_changing = False
@@ -674,10 +796,11 @@ class Committer:
 
     def _go_on(self, operation: _Operation, outcome: Outcome, is_need: bool) -> None:  # noqa: FBT001
         """The outcome of one plan of an operation: the next plan, or its end."""
-        self.under_way_since = None
         if self.log.is_changing:
             self.fall(_torn())
         if operation is not self._operation or self.phase not in (Phase.OPEN, Phase.CLOSING):
+            if operation.work is not None:
+                operation.work.close()  # here: a generator's end would come in any thread
             if operation is self._operation:
                 self._operation = None
             self._advance()
@@ -688,15 +811,20 @@ class Committer:
             _clear(outcome.error)
             if outcome.is_refused:
                 work.close()
+                assert operation.plan is not None
+                self._lacks_space(operation.plan.name, outcome.error)
                 self._operation_failed(operation, outcome.error, is_need=is_need)
             elif operation is self._closing:
                 self._operation_failed(operation, outcome.error)
             else:
                 self.fall(outcome.error)
+                work.close()  # not before: it forgets the cut, which poison has to know
                 self._operation = None
                 self._advance()
             return
         operation.has_changed = operation.has_changed or outcome.is_behind_point
+        assert operation.plan is not None
+        self._has_room(operation.plan.name)
         try:
             plan = work.send(outcome)
         except StopIteration as end:
@@ -728,6 +856,8 @@ class Committer:
             return
         operation.answer.give(self._loop, value, None)
         self._operation = None
+        self._tell_changes()
+        self._may_unlink = True
         self._keep_house()
         self._advance()
 
@@ -764,16 +894,21 @@ class Committer:
         assert self._closing is not None
         answer = self._closing.answer
         try:
-            self.phase = Phase.CLOSED
+            was_closed, self.phase = self.phase is Phase.CLOSED, Phase.CLOSED
             self._operation = None
             answer.give(self._loop, None, failure)
             self._stop()
+            if not was_closed:
+                reason = failure or self.poison
+                path = self.log.directory.path
+                _said.closed(path, None if reason is None else describe(reason))
         except BaseException:  # an interrupt: there is no later call that could make up for it
             answer.give(self._loop, None, failure)
             self._stop()
             raise
 
     def _stop(self) -> None:
+        self.watch.end()
         self._disk.stop()
         self._housekeeping.stop()
 
@@ -785,12 +920,17 @@ class Committer:
             return
         log = self.log
         work: Work[None] | None = None
-        if not log.prepared and self._may_prepare_ahead:
-            self._prepare(None)
-            return
+        if self._may_prepare_ahead:
+            if not log.prepared:
+                self._prepare(None)
+                return
+            if log.lacks_filling:
+                self._prepare(Need((log.options.segment_size,)))
+                return
         if self._may_seal:
             work = _operations.seal(log)
-        work = work or _operations.unlink(log)
+        if work is None and self._may_unlink:
+            work = _operations.unlink(log)
         if work is not None:
             self._begin_chore(work)
 
@@ -809,10 +949,12 @@ class Committer:
     def _begin_chore(self, work: Work[None]) -> None:
         plan = next(work)
         self.log.is_changing = True
+        self.watch.chore = self.watch.now(plan.name)
         self._housekeeping.submit(
-            partial(carry_out, self.log.directory, plan), partial(self._carried_chore, work)
+            partial(_as_chore, self.watch, self.log.directory, plan),
+            partial(self._carried_chore, work),
         )
-        self._chore = work
+        self._chore, self._chore_name = work, plan.name
         self.log.is_changing = False
 
     def _carried_chore(
@@ -838,27 +980,32 @@ class Committer:
                 work.send(outcome)
             if was_preparing:
                 self._may_prepare_ahead = True
+                self._has_room(_PREPARE)
         elif outcome.is_refused:
             work.close()
             _clear(outcome.error)
-            self._chore_refused(outcome.error, was_preparing=was_preparing)
+            self._lacks_space(_PREPARE if was_preparing else "", outcome.error)
+            self._chore_refused(outcome.error, self._chore_name, was_preparing=was_preparing)
         else:
             self.fall(outcome.error)
         self._keep_house()
         self._advance()
 
-    def _chore_refused(self, error: BaseException, *, was_preparing: bool) -> None:
+    def _chore_refused(self, error: BaseException, name: str, *, was_preparing: bool) -> None:
         """A full disk, say: nothing was written, and it may pass."""
         log = self.log
         if not was_preparing:
             # Another attempt after the next commit; what is to be unlinked goes to the back.
-            self._may_seal = False
-            log.to_unlink.rotate(-1)
+            if name == "unlink":
+                self._may_unlink = False
+                log.to_unlink.rotate(-1)
+            else:
+                self._may_seal = False
             logger.warning("%s: housekeeping failed: %s", log.directory.path, describe(error))
-            if len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
+            if not self._may_seal and len(log.to_seal) >= SEALS_WAITING and self._has_append_first:
                 self._refuse(self._queue.popleft(), error)
             return
-        if log.to_unlink and (work := _operations.unlink(log)) is not None:
+        if self._may_unlink and (work := _operations.unlink(log)) is not None:
             self._begin_chore(work)  # the space that an append lacks may be about to come free
             return
         self._may_prepare_ahead = False
@@ -869,6 +1016,19 @@ class Committer:
     @property
     def _has_append_first(self) -> bool:
         return bool(self._queue) and isinstance(self._queue[0], _Append)
+
+    def _lacks_space(self, name: str, error: BaseException) -> None:
+        """A plan of that name was refused: says so once, where the disk is full."""
+        if name and isinstance(error, OSError) and error.errno in _NO_SPACE:
+            if self._lacks_space_for is None:
+                _said.full(self.log.directory.path, describe(error))
+            self._lacks_space_for = name
+
+    def _has_room(self, name: str) -> None:
+        """A plan of that name was carried out."""
+        if self._lacks_space_for == name:
+            self._lacks_space_for = None
+            _said.room_again(self.log.directory.path)
 
     # --- poison ----------------------------------------------------------------------------
 
@@ -884,19 +1044,15 @@ class Committer:
         self.poison = error
         self._is_sync_wanted = False
         self.log.stand_on_view()
-        logger.critical(
-            "%s: the log takes no more writes: %s. What was acknowledged is safe; close the "
-            "store, check the disk, then reopen it",
-            self.log.directory.path,
-            describe(error),
-            exc_info=None if isinstance(error, OSError) else error,
-        )
+        unexpected = None if isinstance(error, OSError) else error
+        _said.poisoned(self.log.directory.path, describe(error), unexpected)
         _clear(error)
         self._answer_all(poisoned(error))
         self._go_on_closing()
 
     def _answer_all(self, error: BaseException) -> None:
         groups = [self._committing, self._group]
+        self._tell_changes()
         self._group = None
         if self.phase is Phase.CLOSED or self.poison is not None:
             self._committing = None
@@ -913,6 +1069,18 @@ class Committer:
             self._refuse(call, error)
 
 
+def _on_lane(watch: Watch, directory: Directory, plan: Plan) -> Outcome:
+    outcome = carry_out(directory, plan)
+    watch.lane = None  # here, not where it is applied: a busy loop is no stalled disk
+    return outcome
+
+
+def _as_chore(watch: Watch, directory: Directory, plan: Plan) -> Outcome:
+    outcome = carry_out(directory, plan)
+    watch.chore = None
+    return outcome
+
+
 def _ignore(_value: object, _error: BaseException | None) -> None:
     pass
 
@@ -921,7 +1089,33 @@ def _nothing() -> None:
     pass
 
 
-def _let_go(directory: Any, *, is_clean: bool = False) -> None:
+class _Leaving:
+    """Lets go of a directory once both threads are done with it: who has the lock after us must
+    not meet a chore that was begun under it.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._lock = directory.environment.lock()
+        self._left = {"disk", "housekeeping"}
+
+    def leave(self, thread: str) -> None:
+        with self._lock:
+            self._left.discard(thread)
+            is_last = not self._left
+        if is_last:
+            self._directory.close()
+
+
+def _leave(leaving: _Leaving, disk: Worker, housekeeping: Worker, watch: Watch) -> None:
+    disk.submit(partial(leaving.leave, "disk"), _ignore)
+    disk.stop()
+    housekeeping.submit(partial(leaving.leave, "housekeeping"), _ignore)
+    housekeeping.stop()
+    watch.end()
+
+
+def _let_go(directory: Directory, *, is_clean: bool) -> None:
     try:
         if is_clean:
             directory.say_clean()

@@ -15,19 +15,63 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import fcntl
+import contextlib
 import logging
-import mmap
+import math
 import os
 import queue
 import random
+import sys
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+
+from .errors import UnsupportedPlatformError
 
 if TYPE_CHECKING:
     from ._threads import Worker
+    from ._watchdog import Watch
+
+if sys.platform == "linux":
+    import fcntl
+    import mmap
+    import select
+else:  # everything can be imported, and opening a store says that it needs Linux
+
+    class _Elsewhere:
+        """Modules and functions that are not there."""
+
+        def __init__(self, module: Any = None) -> None:
+            self._module = module
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._module, name, _unsupported)
+
+        def register_at_fork(self, **_: Any) -> None:
+            """There is no store that a child could inherit."""
+
+    def _unsupported(*_: Any, **__: Any) -> Any:
+        raise UnsupportedPlatformError(_why_unsupported())
+
+    fcntl = mmap = select = _Elsewhere()
+    os = _Elsewhere(os)
+
+
+def _why_unsupported() -> str:
+    """Why stores cannot be opened here; empty where they can."""
+    if sys.platform != "linux":
+        return f"hqlwal_raft stores need Linux, and this is {sys.platform}: run the node on Linux"
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return (
+            "hqlwal_raft does not support free-threaded Python yet: use the usual build, or run "
+            "this one with PYTHON_GIL=1"
+        )
+    return ""
+
 
 logger = logging.getLogger("hqlwal_raft")
 
@@ -36,6 +80,7 @@ __all__ = [
     "LOCK_NB",
     "LOCK_SH",
     "LOCK_UN",
+    "Bell",
     "Empty",
     "Environment",
     "Event",
@@ -93,6 +138,68 @@ class Loop(NamedTuple):
     event: Callable[[], Event]
     #: the same as ``soon``, where that is not after all who are about to ask for something too
     gather: Callable[[Callable[[], Any]], Any] | None = None
+    #: KeyboardInterrupts and SystemExits that left a call, where the loop itself cannot raise
+    #: them: the next task that can is to
+    interruptions: deque[BaseException] | None = None
+    #: has a callable called on the loop whenever a descriptor can be read; gives what ends that.
+    #: None where ``post`` is as quick. Raises NotImplementedError where the loop has no selector
+    watch: Callable[[int, Callable[[], Any]], Callable[[], Any]] | None = None
+    #: whether the caller runs on it; None where any thread may call. In a forked child nobody does
+    is_here: Callable[[], bool] | None = None
+    #: whether it was closed: nothing that is posted is heard
+    has_ended: Callable[[], bool] = lambda: False
+
+
+class Bell:
+    """An eventfd: it says that there is something, whatever that is.
+
+    Closed by letting go: whoever is about to ring it holds it. A thread that waits for one is woken on the core of the thread that rings. A futex (a lock,
+    a queue) would wake it on another core, which was halted.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self.descriptor, select.POLLIN)
+        _bells.add(self)
+
+    def ring(self) -> None:
+        if self.descriptor >= 0:  # in a forked child it is closed
+            os.eventfd_write(self.descriptor, 1)
+
+    def hush(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.descriptor)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Waits until it is rung, and hushes it; False where the time was over first."""
+        if not self._poll.poll(None if timeout is None else math.ceil(timeout * 1000)):
+            return False
+        self.hush()
+        return True
+
+    def close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+
+# A forked child closes its copies before anything else: it must not ring its parent's bells. It
+# leaves its loop alone: removing a reader there would unregister it in the parent's epoll.
+_bells: weakref.WeakSet[Bell] = weakref.WeakSet()
+
+
+def _close_in_forked_child() -> None:
+    for bell in list(_bells):
+        with contextlib.suppress(Exception):
+            bell.close()
+
+
+os.register_at_fork(after_in_child=_close_in_forked_child)
 
 
 class Environment:
@@ -126,6 +233,7 @@ class Environment:
     posix_fadvise: Callable[[int, int, int, int], None] = staticmethod(os.posix_fadvise)
     fstat: Callable[[int], os.stat_result] = staticmethod(os.fstat)
     fstatvfs: Callable[[int], os.statvfs_result] = staticmethod(os.fstatvfs)
+
     #: descriptor, operation
     flock: Callable[[int, int], None] = staticmethod(fcntl.flock)
     #: descriptor, request, argument
@@ -222,31 +330,105 @@ class Environment:
 
         return Worker(name, loop, self)
 
+    def check_system(self) -> None:
+        """Raises UnsupportedPlatformError where stores cannot be opened."""
+        if why := _why_unsupported():
+            raise UnsupportedPlatformError(why)
+
+    def look_after(self, watch: Watch) -> None:
+        """Has the watchdog of the process say where a store's disk does not answer."""
+        from ._watchdog import the_watchdog  # noqa: PLC0415 - it stands on this module
+
+        the_watchdog().watch(watch)
+
+    def bell(self) -> Bell:
+        """From one thread to another, or to a loop that watches its descriptor."""
+        return Bell()
+
     def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
         """Runs a job that may wait for the disk. Cancelled, it is abandoned, not stopped."""
+        return self._run_in_daemon(job)
+
+    async def _run_in_daemon(self, job: Callable[[], T]) -> T:
+        # anyio's own threads, under asyncio, keep the interpreter from ending for as long as a
+        # disk does not answer. Its limit of threads is kept.
         from anyio import to_thread  # noqa: PLC0415 - the log below needs no event loop
 
-        return to_thread.run_sync(job, abandon_on_cancel=True)
+        loop = self.running_loop()
+        event = loop.event()
+        values: list[T] = []
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                values.append(job())
+            except BaseException as error:
+                errors.append(error)
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.post(event.set)
+
+        limiter, borrower = to_thread.current_default_thread_limiter(), object()
+        await limiter.acquire_on_behalf_of(borrower)
+        try:
+            self.start_thread(run, "hqlwal-read")
+            await event.wait()
+        finally:
+            limiter.release_on_behalf_of(borrower)
+        if errors:
+            raise errors.pop()
+        return values.pop()
 
     def running_loop(self) -> Loop:
         """The event loop of the calling task, asyncio's or trio's."""
         try:
             loop = asyncio.get_running_loop()
-            return Loop(loop.call_soon_threadsafe, loop.call_soon, asyncio.Event)
         except RuntimeError:
             import trio  # noqa: PLC0415 - needed only where it is there
 
             token = trio.lowlevel.current_trio_token()
+            interruptions: deque[BaseException] = deque()
 
             def run_sync_soon(call: Callable[[], Any]) -> None:
-                token.run_sync_soon(_contained, call)
+                token.run_sync_soon(_contained, call, interruptions)
 
-            return Loop(run_sync_soon, run_sync_soon, trio.Event)
+            def is_in_run() -> bool:
+                try:
+                    return trio.lowlevel.current_trio_token() is token
+                except RuntimeError:
+                    return False
+
+            return Loop(
+                run_sync_soon,
+                run_sync_soon,
+                trio.Event,
+                is_here=is_in_run,
+                interruptions=interruptions,
+            )
+        running = asyncio._get_running_loop  # noqa: SLF001 - documented; get_running_loop raises
+        return Loop(
+            loop.call_soon_threadsafe,
+            loop.call_soon,
+            asyncio.Event,
+            watch=partial(_watch, loop),
+            is_here=lambda: running() is loop,
+            has_ended=loop.is_closed,
+        )
 
 
-def _contained(call: Callable[[], Any]) -> None:
-    """Trio would end the whole run. No Ctrl-C is lost: trio does not let one in here."""
+def _watch(
+    loop: asyncio.AbstractEventLoop, descriptor: int, call: Callable[[], Any]
+) -> Callable[[], Any]:
+    loop.add_reader(descriptor, call)
+    return partial(loop.remove_reader, descriptor)
+
+
+def _contained(call: Callable[[], Any], interruptions: deque[BaseException]) -> None:
+    """Trio would end the whole run with an error of its own. No Ctrl-C is lost: trio does not let
+    one in here.
+    """
     try:
         call()
+    except (KeyboardInterrupt, SystemExit) as error:
+        interruptions.append(error)
     except BaseException:
         logger.exception("a call by the threads of a log failed")

@@ -40,8 +40,10 @@ _IOV_MAX = 1024
 _JOIN_BYTES = 256 << 10
 _WRITE_BYTES_MAX = 1 << 30  # the kernel takes 2 GiB less a page at a time
 _ZEROS = bytes(1 << 20)
-_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_WRITE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# elsewhere than on Linux some are missing, and no file is opened
+_SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+_READ_FLAGS = os.O_RDONLY | _SAFE_FLAGS
+_WRITE_FLAGS = os.O_RDWR | _SAFE_FLAGS
 # <linux/fs.h>: the ioctls of chattr(1), and its flag +C
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_NOCOW_FL = 0x80086601, 0x40086602, 0x00800000
 
@@ -59,6 +61,9 @@ _ADVICE = {
     errno.ENODEV: "the file system lacks this operation: use ext4, XFS, btrfs or tmpfs",
     errno.EINVAL: "the file system may lack this operation: use ext4, XFS, btrfs or tmpfs",
 }
+
+#: how file systems say that a directory cannot be locked: NFS wants a descriptor for writing
+_NO_LOCK = (errno.EBADF, errno.EISDIR, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class TornWriteError(OSError):
@@ -80,8 +85,11 @@ class LockedError(Exception):
 def noted(error: OSError, path: str, doing: str) -> OSError:
     """The error with path, deed and advice as a note, once."""
     note = f"while {doing} {path}"
-    if error.errno in _ADVICE:
-        note += f": {_ADVICE[error.errno]}"
+    advice = _ADVICE.get(error.errno or 0)
+    if doing == "locking" and error.errno in _NO_LOCK:
+        advice = _ADVICE[errno.ENOLCK]
+    if advice:
+        note += f": {advice}"
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
     return error
@@ -136,8 +144,14 @@ class File:
         """
         start = offset
         try:
-            for data in _batches(parts):
-                offset = self._write_all(offset, data)
+            if len(parts) == 1:  # as most writes are
+                written = self._environment.pwrite(self._descriptor, parts[0], offset)
+                if written == len(parts[0]):
+                    return
+                offset += written
+                parts = (parts[0][written:],)
+            for batch in _batches(parts):
+                offset = self._write_all(offset, batch)
         except OSError as error:
             error = noted(error, self.path, "writing")
             if offset == start and not isinstance(error, TornWriteError):
@@ -203,12 +217,25 @@ class File:
             self._environment.posix_fallocate(self._descriptor, 0, length)
         self.size = max(self.size, length)
 
+    def attributes(self) -> int:
+        """The flags of chattr(1). Raises OSError where the file system has none."""
+        flags = bytearray(8)
+        self._environment.ioctl(self._descriptor, _FS_IOC_GETFLAGS, flags)
+        return int.from_bytes(flags, "little")
+
+    def set_attributes(self, flags: int) -> None:
+        """Sets them. Raises OSError where the file system does not allow these."""
+        data = flags.to_bytes(8, "little")
+        self._environment.ioctl(self._descriptor, _FS_IOC_SETFLAGS, data)
+
     def sync(self) -> None:
         """Everything written is durable on return. Never retried: the kernel may have dropped
         what it could not write. Releases the GIL, which mmap.flush() would not.
         """
-        with _noting(self.path, "syncing"):
+        try:
             self._environment.fdatasync(self._descriptor)
+        except OSError as error:
+            raise noted(error, self.path, "syncing") from None
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -233,8 +260,13 @@ class File:
             return None  # not in memory, or this file system cannot say: let a thread read
         return bytes(buffer) if count == length else None
 
-    def data_regions(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The parts of ``[start, stop)`` that were ever written, where the system knows."""
+    def data_regions(self, start: int, stop: int) -> tuple[tuple[int, int], ...]:
+        """The parts of ``[start, stop)`` that were ever written, where the system knows.
+
+        All are asked for before any is read: a page that was read, or read ahead, counts as
+        written on ext4 and XFS, so that one region after the other would lead through all of it.
+        """
+        regions = []
         offset = start
         while offset < stop:
             try:
@@ -242,12 +274,13 @@ class File:
                 last = self._environment.lseek(self._descriptor, first, os.SEEK_HOLE)
             except OSError as error:
                 if error.errno == errno.ENXIO:
-                    return  # nothing but a hole
+                    break  # nothing but a hole
                 first, last = offset, min(stop, self.size)
             if first >= stop or first >= last:
-                return
-            yield max(first, start), min(last, stop)
+                break
+            regions.append((max(first, start), min(last, stop)))
             offset = last
+        return tuple(regions)
 
     def reload(self) -> None:
         """What is read from now on comes from the disk, not from memory.
@@ -345,6 +378,8 @@ class Directory:
             raise
         self.identity: Identity = (status.st_dev, status.st_ino)
         self._file_system: str | None = None
+        #: what :meth:`measure` found
+        self.free_bytes_seen: int | None = None
 
     @classmethod
     def make(cls, environment: Environment, path: str) -> Directory:
@@ -427,7 +462,7 @@ class Directory:
         file: File | None = None
         try:
             file = File(self.environment, descriptor, name, path)
-            self._forbid_copies(descriptor)
+            self._forbid_copies(file)
             file.allocate(length)
             if is_filled:
                 for offset in range(0, length, len(_ZEROS)):
@@ -549,6 +584,11 @@ class Directory:
         return self.file_system in ("ext4", "tmpfs")
 
     @property
+    def allows_filling(self) -> bool:
+        """Whether blocks that were filled with zeros take later writes without being moved."""
+        return self.file_system in ("ext4", "xfs")
+
+    @property
     def copies_on_write(self) -> bool:
         return self.file_system == "btrfs"
 
@@ -559,15 +599,28 @@ class Directory:
             status = self.environment.fstatvfs(self._descriptor)
         return int(status.f_bavail * status.f_frsize)
 
-    def _forbid_copies(self, descriptor: int) -> None:
-        """Makes an empty file no-copy (chattr +C), so that what is allocated stays so."""
+    def measure(self) -> None:
+        """Looks how much is free. Waits for the file system: not for a loop."""
+        with contextlib.suppress(OSError):
+            self.free_bytes_seen = self.free_bytes
+
+    def is_copied_on_write(self, file: File) -> bool:
+        """Whether a write over what the file has may need blocks that nobody has set aside.
+
+        So on btrfs, where the file could not be made no-copy, or lost that by being copied.
+        """
         if not self.copies_on_write:
-            return
-        with contextlib.suppress(OSError):  # said once, when the store opens
-            flags = bytearray(8)
-            self.environment.ioctl(descriptor, _FS_IOC_GETFLAGS, flags)
-            value = int.from_bytes(flags, "little") | _FS_NOCOW_FL
-            self.environment.ioctl(descriptor, _FS_IOC_SETFLAGS, value.to_bytes(8, "little"))
+            return False
+        try:
+            return not file.attributes() & _FS_NOCOW_FL
+        except OSError:
+            return True
+
+    def _forbid_copies(self, file: File) -> None:
+        """Makes an empty file no-copy (chattr +C), so that what is allocated stays so."""
+        if self.copies_on_write:
+            with contextlib.suppress(OSError):  # said once, when the store opens
+                file.set_attributes(file.attributes() | _FS_NOCOW_FL)
 
     # --- the lock --------------------------------------------------------------------------
 
@@ -661,22 +714,24 @@ class Directory:
     def close(self) -> None:
         """Gives up the lock and the directory. Idempotent."""
         try:
-            lock, self._lock_descriptor = self._lock_descriptor, -1
-            self._close(lock)
+            if self._lock_descriptor >= 0:
+                self._lock_descriptor = self._closed(self._lock_descriptor)
         finally:
-            descriptor, self._descriptor = self._descriptor, -1
-            self._close(descriptor)
+            if self._descriptor >= 0:
+                self._descriptor = self._closed(self._descriptor)
 
-    def _close(self, descriptor: int) -> None:
-        if descriptor < 0:
-            return
+    def _closed(self, descriptor: int) -> int:
+        """Closes it; gives what stands for none. One that was not closed is not forgotten."""
         try:
             # An flock belongs to the open file, which a child forked meanwhile has too.
             with contextlib.suppress(OSError):
                 self.environment.flock(descriptor, LOCK_UN)
         finally:
-            with contextlib.suppress(OSError):
+            try:  # noqa: SIM105 - between the closing and the end nothing takes memory
                 self.environment.close(descriptor)
+            except OSError:
+                pass
+        return -1
 
     def forget_in_child(self) -> None:
         """In a forked child: lets go of the descriptors, and leaves the lock to the parent."""

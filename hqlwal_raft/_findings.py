@@ -40,6 +40,9 @@ class SegmentReport:
     records: int = 0
     scanned_end: int = DATA_START
     last_log_id: LogId | None = None
+    #: the first record's term; the first id of a term lower than that of the record before it
+    first_term: int | None = None
+    fall_id: int | None = None
     #: why the scan went no further
     why: str = ""
     #: something other than zeros lies behind the records

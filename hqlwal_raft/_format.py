@@ -41,6 +41,7 @@ __all__ = [
     "MAGIC_SEGMENT",
     "META_BYTES",
     "META_NAME",
+    "NODE_ID_BYTES_MAX",
     "RECORD",
     "RECORD_HEAD",
     "RECORD_HEAD_BYTES",
@@ -64,7 +65,6 @@ __all__ = [
     "unpack_committed",
     "unpack_lock",
     "unpack_slot",
-    "validate_vote",
 ]
 
 #: the crate's versions are 1 and what follows; ours have the high bit set
@@ -277,21 +277,6 @@ class MetaState:
     first_segment: int = 0
     is_copy: bool = False
     state: bytes | None = None
-
-
-def validate_vote(vote: Vote) -> None:
-    """Raises ValueError or TypeError where the vote could not be saved."""
-    if not 0 <= vote.term <= U64_MAX:
-        raise ValueError(f"the vote's term {vote.term} is no u64")
-    node_id = vote.node_id
-    if isinstance(node_id, str):
-        if len(node_id.encode()) > NODE_ID_BYTES_MAX:
-            raise ValueError(f"the vote's node id is longer than {NODE_ID_BYTES_MAX} bytes")
-    elif isinstance(node_id, int):
-        if not 0 <= node_id <= U64_MAX:
-            raise ValueError(f"the vote's node id {node_id} is no u64")
-    elif node_id is not None:
-        raise TypeError(f"the vote's node id is {node_id!r}: give an int, a str or None")
 
 
 def _pack_log_id(log_id: LogId | None) -> bytes:

@@ -277,9 +277,28 @@ class _Walk:
             )
             result.findings.append(Finding(FindingKind.LEFTOVER, self.path, message))
             return
+        self._find_falling_terms()
         # Only the last can be without records, and that one is not part of the log yet.
         result.kept = [segment for segment in self.used if segment.count]
         result.prepared = [segment for segment in self.used if not segment.count] + self.unused
+
+    def _find_falling_terms(self) -> None:
+        """No damage, but nothing that Raft writes: said of what was read, purged or not."""
+        before: int | None = None
+        for segment in self.used:
+            fall_id = segment.fall_id
+            if before is not None and segment.first_term is not None:
+                fall_id = segment.first_id if segment.first_term < before else fall_id
+            if fall_id is not None:
+                message = (
+                    f"{segment.path}: the term of entry {fall_id} is lower than that of the entry "
+                    "before it, which Raft never writes; the log opens all the same"
+                )
+                self.result.findings.append(
+                    Finding(FindingKind.RAFT_RULE, segment.path, message, first_id=fall_id)
+                )
+            last = segment.last_log_id
+            before = None if last is None else last.term
 
     def _is_behind_frontier(self) -> bool:
         """Whether the log ends below the frontier: what follows has another id than its end."""

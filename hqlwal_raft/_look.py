@@ -241,6 +241,7 @@ def scan_segment(
     segment.offsets = array("I")
     segment.records, segment.scanned_end, segment.why = 0, DATA_START, ""
     segment.last_log_id = segment.last_settled_id = segment.settled_behind = None
+    segment.first_term = segment.fall_id = None
     segment.has_bytes_behind = False
     if not header.is_unused:
         _scan_records(file, segment, min(limit, header.data_end) if header.is_sealed else limit)
@@ -263,6 +264,7 @@ def _scan_records(file: File, segment: SegmentReport, stop: int) -> None:
         data = file.read(position, min(PIECE_BYTES, max(stop - position, 0)))
         found = scan(data, position, header.salt, id_, stop)
         offsets += found.offsets
+        _note_terms(segment, id_, found.first_term, found.fall_id)
         segment.last_log_id = found.last_log_id or segment.last_log_id
         for place in range(len(found.offsets) - 1, -1, -1):
             if data[found.offsets[place] - position + 12] & 0x80:
@@ -282,6 +284,7 @@ def _scan_records(file: File, segment: SegmentReport, stop: int) -> None:
             break
         offsets.append(position)
         term, node_id = ENTRY_HEAD.unpack_from(data, RECORD_HEAD_BYTES)
+        _note_terms(segment, id_, term, None)
         segment.last_log_id = LogId(term, id_, node_id)
         if data[12] & 0x80:
             segment.last_settled_id = id_
@@ -289,6 +292,16 @@ def _scan_records(file: File, segment: SegmentReport, stop: int) -> None:
         id_ += 1
     segment.records = len(offsets)
     segment.scanned_end = position
+
+
+def _note_terms(segment: SegmentReport, id_: int, term: int | None, fall_id: int | None) -> None:
+    """Of more records, the first of which has ``id_``: whether terms fall there."""
+    if term is None or segment.fall_id is not None:
+        return
+    if segment.first_term is None:
+        segment.first_term = term
+    last = segment.last_log_id
+    segment.fall_id = id_ if last is not None and term < last.term else fall_id
 
 
 def _is_valid(file: File, offset: int, data: bytes, salt: int, length: int) -> bool:

@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import replace
 
+from . import _said
 from ._format import DATA_START, SegmentHeader, segment_name
 from ._log import Cut, Log, Need, Work
 from ._plans import (
@@ -30,18 +31,22 @@ from ._plans import (
     Write,
     Zero,
 )
+from ._raft_rules import check_committed as judge_committed
+from ._raft_rules import check_purge, check_vote_change
 from ._records import decode
 from ._segment import Segment, damage
 from ._types import LogId, Vote
 from .errors import LogRangeError
 
 __all__ = [
+    "check_committed",
     "close",
     "make_room",
     "mark",
     "name_first",
     "prepare",
     "purge",
+    "save_state",
     "save_vote",
     "seal",
     "truncate",
@@ -69,12 +74,14 @@ def prepare(log: Log, need: Need | None = None) -> Work[None]:
     for number, length in enumerate(need.lengths, first):
         header = SegmentHeader(log.directory.environment.getrandbits(32), length)
         name = segment_name(number)
-        segments.append(Segment(number, name, log.directory.path_of(name), header))
+        segment = Segment(number, name, log.directory.path_of(name), header)
+        segment.is_filled = log.is_filling and length == log.options.segment_size
+        segments.append(segment)
     steps: list[Step] = [Unlink(segment_name(n)) for n in sorted(set(log.stale))[::-1]]
     if steps:
         steps.append(SyncDirectory())
     before = len(steps)
-    steps += [Create(s.name, s.length, s.header.pack()) for s in segments]
+    steps += [Create(s.name, s.length, s.header.pack(), is_filled=s.is_filled) for s in segments]
     steps.append(SyncDirectory())
     log.stale += [segment.number for segment in segments]
     log.last_number = max(log.last_number, segments[-1].number)
@@ -148,6 +155,7 @@ def _seal(log: Log, segment: Segment) -> Work[None]:
     log.left = None
     log.view = log.durable_view()
     log.is_changing = False
+    _said.sealed(segment.path, segment.first_id, segment.next_id - 1)
 
 
 def unlink(log: Log) -> Work[None] | None:
@@ -191,7 +199,10 @@ def truncate(log: Log, index: int) -> Work[None]:
     frontier = log.last_purged_log_id
     if frontier is not None and index <= frontier.index:
         raise LogRangeError(
-            f"cannot truncate from {index} on: the log was purged up to {frontier.index}"
+            f"cannot truncate from {index} on: the log was purged up to {frontier.index}",
+            index=index,
+            first_index=log.first_index,
+            last_log_id=log.last_log_id,
         )
     if log.next_index is None or index >= log.next_index:
         return
@@ -244,6 +255,7 @@ def truncate(log: Log, index: int) -> Work[None]:
 
     log.is_changing = True
     log.epoch += 1
+    log.note_cut(index)
     if removed:
         del log.segments[position + 1 :], log.first_ids[position + 1 :]
         log.prepared = []
@@ -264,6 +276,7 @@ def truncate(log: Log, index: int) -> Work[None]:
     log.view = log.durable_view()
     log.cut = None  # not before the view is without what was cut
     log.is_changing = False
+    _said.truncated(log.directory.path, index, log.last_log_id)
 
 
 def truncate_all(log: Log) -> Work[None]:
@@ -284,6 +297,7 @@ def _remove_all(log: Log) -> Work[None]:
 
     log.is_changing = True
     log.epoch += 1
+    log.note_cut(log.first_index)
     log.meta.saved(state)
     log.reads.forget(log.segments)
     log.segments.clear()
@@ -299,6 +313,7 @@ def _remove_all(log: Log) -> Work[None]:
     log.view = log.durable_view()
     log.cut = None
     log.is_changing = False
+    _said.truncated(log.directory.path, cut.first, log.last_log_id)
 
 
 def _cut(log: Log, cut: Cut, steps: list[Step], point: int) -> Work[tuple[LogId | None] | None]:
@@ -323,23 +338,30 @@ def _cut(log: Log, cut: Cut, steps: list[Step], point: int) -> Work[tuple[LogId 
 # --- purging, the vote, the end ---------------------------------------------------------
 
 
-def purge(log: Log, log_id: LogId) -> Work[None]:
+def purge(log: Log, log_id: LogId, data: bytes | None = None) -> Work[None]:
     """Removes ``[.., log_id.index]``. The log is clean, and no seal is under way.
 
+    ``data``, if any, becomes the node's own state in the same step.
     Durable when the generator ends; unlinking the files is left to housekeeping.
     """
     frontier = log.last_purged_log_id
     if frontier is not None and log_id.index <= frontier.index:
+        if data is not None:
+            yield from save_state(log, data)
         return
     next_index = log.next_index
     is_beyond = next_index is None or log_id.index >= next_index
     count = len(log.segments)
     if not is_beyond:
         count = max(bisect_right(log.first_ids, log_id.index + 1) - 1, 0)
+    if log.options.checks_raft and not is_beyond:
+        check_purge(log_id, (yield from _held(log, log_id.index)))
     last = log.last_log_id
     first = log.segments[count].number if count < len(log.segments) else 0
     # The frontier is durable before the first unlink.
     state = replace(log.meta.state, last_purged=log_id, first_segment=first)
+    if data is not None:
+        state = replace(state, state=data)
     yield Plan("purge", (*log.meta.steps(state), _identity(log)), point=0)
 
     log.is_changing = True
@@ -356,11 +378,48 @@ def purge(log: Log, log_id: LogId) -> Work[None]:
         log.recent.clear()
     log.view = log.durable_view()
     log.is_changing = False
+    _said.purged(log.directory.path, log_id, len(removed))
+
+
+def _held(log: Log, index: int) -> Work[LogId | None]:
+    """The log id of an entry that the log holds; None where it is damaged."""
+    known = log.known_log_id(index)
+    if known is not None or not log.first_index <= index < (log.next_index or 0):
+        return known
+    segment = log.reads.segment_of(index)
+    file, offsets = segment.file, segment.offsets
+    if file is None or offsets is None:
+        outcome = yield Plan("load", (segment.load_step(),))
+        file, offsets = outcome.values[0]
+    place = index - segment.first_id
+    if place >= len(offsets):
+        return None
+    end = offsets[place + 1] if place + 1 < len(offsets) else segment.end
+    outcome = yield Plan("read", (Read(file, offsets[place], end - offsets[place]),))
+    found = decode(outcome.values[0], segment.salt, index, 1)
+    return found[0].log_id if found else None
+
+
+def check_committed(log: Log, log_id: LogId) -> Work[None]:
+    """Raises RaftRuleError where what the log holds is another entry."""
+    held = yield from _held(log, log_id.index)
+    if held is not None:
+        judge_committed(log_id, held, log.last_log_id)
 
 
 def save_vote(log: Log, vote: Vote) -> Work[None]:
+    if log.options.checks_raft:
+        check_vote_change(log.meta.state.vote, vote)
     state = replace(log.meta.state, vote=vote)
     yield Plan("save vote", (*log.meta.steps(state), _identity(log)), point=0)
+    log.is_changing = True
+    log.meta.saved(state)
+    log.is_changing = False
+
+
+def save_state(log: Log, data: bytes) -> Work[None]:
+    state = replace(log.meta.state, state=data)
+    yield Plan("save state", (*log.meta.steps(state), _identity(log)), point=0)
     log.is_changing = True
     log.meta.saved(state)
     log.is_changing = False

@@ -8,19 +8,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from typing import TypeVar
 
 import anyio.lowlevel
 
-from ._arguments import check_budget, check_range, check_vote
+from ._arguments import (
+    check_budget,
+    check_index,
+    check_range,
+    check_truth,
+    check_vote,
+    index_of,
+)
 from ._commit import Answer
+from ._following import Follower
+from ._format import U64_MAX
 from ._reading import (
     CHUNK_BYTES,
     CHUNK_ENTRIES,
     Core,
     Reading,
+    check_overtaken,
     find_leaders,
-    overtaken,
     read,
 )
 from ._types import Entry, LogId, LogState, Vote
@@ -33,6 +43,7 @@ T = TypeVar("T")
 # threads that need the interpreter too, get their turn.
 _WORK_PER_TURN = 128
 _NAP_SECONDS = 20e-6
+_BEYOND = U64_MAX + 1
 
 
 class Turns:
@@ -84,9 +95,13 @@ class RaftLogReader:
         never gives a shortened list; OSError where the disk fails.
         """
         core, log = self._core, self._core.log
-        if core.is_closed:
-            core.check_open()
-        if start.__class__ is not int or stop.__class__ is not int or start < 0 or stop < 0:
+        core.check_open()
+        if (
+            start.__class__ is not int
+            or stop.__class__ is not int
+            or not 0 <= start <= _BEYOND
+            or not 0 <= stop <= _BEYOND
+        ):
             check_range(start, stop)
         # The short ways of `_reading.read`, for what is in memory.
         first, end = log.clip(start, stop)
@@ -119,12 +134,28 @@ class RaftLogReader:
         check_budget(max_bytes)
         return await self._drive(read(self._core, start, stop, max_bytes))
 
-    async def entries_stream(self, start: int, stop: int | None = None) -> AsyncGenerator[Entry]:
+    async def try_get_log_entry(self, index: int) -> Entry | None:
+        """The entry; None where the log does not hold it."""
+        check_index("index", index)
+        found = await self.try_get_log_entries(index, index + 1)
+        return found[0] if found else None
+
+    async def log_id_at(self, index: int) -> LogId | None:
+        """The entry's log id; None where the log does not hold it, the purge frontier included."""
+        entry = await self.try_get_log_entry(index)
+        return None if entry is None else entry.log_id
+
+    def entries_stream(self, start: int, stop: int | None = None) -> AsyncGenerator[Entry]:
         """The entries of ``[start, stop)`` one by one, in bounded memory.
 
         With ``stop=None`` it ends at the last entry that there is when it gets there. Raises
         LogRangeError if a purge overtakes it, and as ``try_get_log_entries`` does.
         """
+        self._core.check_open()
+        check_range(start, stop)
+        return self._stream(start, stop)
+
+    async def _stream(self, start: int, stop: int | None) -> AsyncGenerator[Entry]:
         core, log = self._core, self._core.log
         position: int | None = None  # the entry to come, once one was given
         while True:
@@ -132,8 +163,8 @@ class RaftLogReader:
                 start if position is None else position, stop, CHUNK_BYTES
             )
             epoch = log.epoch
-            if position is not None and log.first_index > position:
-                raise overtaken(position, log.first_index)
+            if position is not None:
+                check_overtaken(position, log.first_index, stop)
             for entry in chunk:
                 position = entry[1] + 1
                 yield entry
@@ -143,30 +174,65 @@ class RaftLogReader:
                 if core.is_closed:
                     core.check_open()
                 if log.first_index > position:
-                    raise overtaken(position, log.first_index)
+                    check_overtaken(position, log.first_index, stop)
             if not chunk:
                 return
             await anyio.lowlevel.checkpoint()
 
-    async def leader_bounded_stream(
+    def leader_bounded_stream(
         self, vote: Vote, start: int, stop: int | None = None
     ) -> AsyncGenerator[Entry]:
         """``entries_stream`` for as long as the saved vote equals ``vote``, a committed one.
 
         Raises LeaderChangedError as soon as it does not, and where ``vote`` is not committed.
         """
-        core = self._core
+        self._core.check_open()
         check_vote(vote)
+        check_range(start, stop)
+        return self._bounded_stream(vote, start, stop)
+
+    async def _bounded_stream(
+        self, vote: Vote, start: int, stop: int | None
+    ) -> AsyncGenerator[Entry]:
+        core = self._core
         core.check_leader(vote)
-        async with aclosing(self.entries_stream(start, stop)) as entries:
+        async with aclosing(self._stream(start, stop)) as entries:
             async for entry in entries:
                 core.check_leader(vote)
                 yield entry
         core.check_leader(vote)
 
-    async def get_key_log_ids(self) -> list[LogId]:
-        """The first entry's log id, the first of each leader's, and the last; no repeats."""
-        return await self._drive(find_leaders(self._core))
+    def follow(self, start: int, *, durable: bool = True) -> AsyncGenerator[list[Entry]]:
+        """Batches of entries from ``start`` on, without an end: what there is, then what comes.
+
+        It is woken by the commits. With ``durable=False`` it gives entries as soon as they are
+        readable; a crash, or a full disk, can take those back. No batch is empty; one holds 256
+        KiB of payload at the most, or one entry.
+
+        Raises LogRangeError where a purge overtakes it, LogTruncatedError where what it gave is
+        truncated, and WalClosedError or WalPoisonedError where no more will come.
+        """
+        self._core.check_open()
+        check_index("start", start)
+        check_truth("durable", durable)
+        return self._follow(Follower(self._core, start, is_durable=durable))
+
+    async def _follow(self, follower: Follower) -> AsyncGenerator[list[Entry]]:
+        while True:
+            yield await self._drive(follower.next_batch())
+
+    async def get_key_log_ids(
+        self, first: LogId | int | None = None, last: LogId | int | None = None
+    ) -> list[LogId]:
+        """The last log id of each leader (term and node id) whose entries the log holds, one for
+        each, ascending: what a follower needs to step back by a leader at a time.
+
+        ``first`` and ``last``, log ids or indexes, both included, say among which entries; None:
+        from the first, to the last one. The last log id in the range is always there.
+        """
+        self._core.check_open()
+        low, high = index_of("first", first, 0), index_of("last", last, U64_MAX)
+        return await self._drive(find_leaders(self._core, low, high))
 
     async def get_log_state(self) -> LogState:
         """Both ends of the log; the last is the purge frontier where the log is empty.
@@ -174,17 +240,22 @@ class RaftLogReader:
         Never reads the disk.
         """
         self._core.check_open()
-        return self._core.log.state
+        state = self._core.log.state
+        await self._turns.did(1)
+        return state
 
     async def read_vote(self) -> Vote | None:
         """The vote that was saved last."""
         self._core.check_open()
-        return self._core.log.meta.state.vote
+        vote = self._core.log.meta.state.vote
+        await self._turns.did(1)
+        return vote
 
     async def _drive(self, reading: Reading[T]) -> T:
         """Runs a read: its jobs in a thread, the rest here."""
         turns = self._turns
         run_in_thread = self._core.log.directory.environment.run_in_thread
+        watch = self._core.committer.watch
         try:
             request = next(reading)
             while True:
@@ -196,13 +267,14 @@ class RaftLogReader:
                         await request.wait()
                     else:
                         # One that is abandoned does no harm: the files it reads stay open.
-                        result = await run_in_thread(request)
+                        result = await run_in_thread(partial(watch.timed, request, "read"))
                 except Exception as error:
                     request = reading.throw(error)
                 else:
                     request = reading.send(result)
         except StopIteration as end:
             value: T = end.value
-            return value
         finally:
             reading.close()
+        await turns.did(1)  # however little there was to read
+        return value

@@ -28,6 +28,8 @@ class Options:
     is_buffered: bool = False
     #: terms never fall, votes never go back, a commit lies within the log
     checks_raft: bool = False
+    #: segments are filled with zeros ahead, where that saves time
+    fills_ahead: bool = True
     #: how many loaded segments are kept open for reading, and how many of their offsets
     open_segments: int = 64
     loaded_offsets: int = 2_000_000

@@ -14,8 +14,9 @@ from __future__ import annotations
 import re
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from crc32c import crc32c
 
@@ -33,7 +34,7 @@ from ._format import (
     record_bytes,
 )
 from ._types import Entry, LogId
-from .errors import EntryTooLargeError, LogGapError
+from .errors import EntryTooLargeError, LogGapError, LogRangeError, RaftRuleError, given
 
 __all__ = [
     "Found",
@@ -55,57 +56,111 @@ __all__ = [
 
 
 class NotPlainError(TypeError):
-    """Something is no Entry, or its payload is not bytes; ``plain`` makes it so if it can be."""
+    """Something is no plain Entry, or its payload not bytes; ``plain`` makes it so if it can be."""
 
 
 # --- entries to bytes ----------------------------------------------------------------------
 
 
-def plain(entry: Entry) -> Entry:
-    """The entry with a payload of bytes that nobody can change any more."""
-    if not isinstance(entry, Entry):
-        raise TypeError(f"{type(entry).__name__} is no Entry: give hqlwal_raft.Entry values")
-    payload = entry.payload
+def plain(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries with ints and bytes that nobody can change any more; what is of a subclass is
+    made anew. Raises TypeError where something is nothing of the kind.
+    """
+    return [_plain(entry, place) for place, entry in enumerate(entries)]
+
+
+def _plain(entry: Entry, place: int) -> Entry:
+    if type(entry) is not Entry and not isinstance(entry, Entry):
+        raise TypeError(f"entries[{place}] is {given(entry)}: give a hqlwal_raft.Entry")
+    term, index, payload, node_id = entry
     if type(payload) is not bytes:
-        try:
-            payload = bytes(memoryview(payload))
-        except TypeError:
-            raise TypeError(
-                f"the payload of entry {entry.index} is a {type(payload).__name__}: give bytes, "
-                "or something bytes-like"
-            ) from None
-    return Entry(entry.term, entry.index, payload, entry.node_id)
+        payload = _copied(payload, place)
+    return Entry(
+        _plain_number("term", term, place),
+        _plain_number("index", index, place),
+        payload,
+        _plain_number("node_id", node_id, place),
+    )
 
 
-def refusal(entry: Entry, index: int, max_payload_bytes: int) -> Exception | None:
-    """Why the entry cannot be appended as number ``index``; None where it can."""
+def _plain_number(name: str, value: object, place: int) -> int:
+    if type(value) is not int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"entries[{place}].{name} is {given(value)}: give an int")
+        value = int(value)
+    if not 0 <= value <= U64_MAX:
+        raise ValueError(f"entries[{place}].{name} is {given(value)}: give 0 to 2**64 - 1")
+    return value
+
+
+def _copied(payload: object, place: int) -> bytes:
+    """The bytes of whatever has any, in the order of its elements."""
+    try:
+        view = memoryview(payload)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(
+            f"entries[{place}].payload is {given(payload)}: give bytes, or something bytes-like"
+        ) from None
+    except (ValueError, BufferError) as error:
+        raise ValueError(f"entries[{place}].payload cannot be read: {error}") from None
+    with view:
+        return view.tobytes()
+
+
+def refusal(
+    entry: Entry, index: int, max_payload_bytes: int, least_term: int | None = None
+) -> Exception | None:
+    """Why the entry cannot be appended as number ``index``; None where it can.
+
+    ``least_term``: the one of the entry before it; None where terms may fall.
+    """
     if type(entry) is not Entry or type(entry.payload) is not bytes:
         return NotPlainError()
-    if any(type(n) is not int for n in (entry.term, entry.index, entry.node_id)):
-        return TypeError(
-            f"the term, index and node id of an entry are ints, not {entry[0]!r}, {entry[1]!r}, "
-            f"{entry[3]!r}"
+    term, found, payload, node_id = entry
+    for number in (term, found, node_id):
+        if type(number) is not int or not 0 <= number <= U64_MAX:
+            return NotPlainError()  # which says what is wrong with it, and which one it is
+    if index > U64_MAX:
+        return LogRangeError(
+            "the log is full: its last entry has the highest index that there is, 2**64 - 1",
+            index=index,
         )
-    if entry.index != index:
+    if found != index:
         return LogGapError(
-            f"entry {entry.index} cannot follow entry {index - 1}: the next index must be {index}"
+            f"entry {found} cannot follow entry {index - 1}: the next index must be {index}",
+            index=found,
+            expected=index,
         )
-    if len(entry.payload) > max_payload_bytes:
+    if len(payload) > max_payload_bytes:
         return EntryTooLargeError(
-            f"entry {index} has a payload of {len(entry.payload)} bytes, the store takes at most "
-            f"{max_payload_bytes}: open it with a larger max_entry_size or split the entry"
+            f"entry {index} has a payload of {len(payload)} bytes, the store takes at most "
+            f"{max_payload_bytes}: open it with a larger max_entry_size or split the entry",
+            index=index,
+            size=len(payload),
+            max_entry_size=max_payload_bytes,
         )
-    if not all(0 <= n <= U64_MAX for n in (entry.term, index, entry.node_id)):
-        return ValueError(f"{entry.log_id} must be made of whole numbers from 0 to 2**64 - 1")
+    if least_term is not None and term < least_term:
+        return RaftRuleError(
+            f"entry {index} is of term {term}, behind an entry of term {least_term}: the terms of "
+            "entries never fall. Truncate what the leader of the later term does not have, or "
+            "find out who appends with an old term (check_raft=False takes any)",
+            rule="term",
+            given=term,
+            held=least_term,
+        )
     return None
 
 
-def record_sizes(entries: Sequence[Entry], index: int, max_payload_bytes: int) -> list[int]:
+def record_sizes(
+    entries: Sequence[Entry], index: int, max_payload_bytes: int, least_term: int | None = None
+) -> list[int]:
     """The bytes that each record takes; raises what :func:`refusal` says of the first bad one."""
     sizes = []
     for expected, entry in enumerate(entries, index):
-        if (error := refusal(entry, expected, max_payload_bytes)) is not None:
+        if (error := refusal(entry, expected, max_payload_bytes, least_term)) is not None:
             raise error
+        if least_term is not None:
+            least_term = entry.term
         sizes.append(record_bytes(len(entry.payload)))
     return sizes
 
@@ -118,26 +173,43 @@ def encode(
     max_payload_bytes: int,
     *,
     is_settled: bool,
+    least_term: int | None = None,
 ) -> tuple[list[bytes], list[int], int]:
     """The records of ``entries``, the first of which must have ``index``.
 
     Gives what is to be written one after the other, where each record begins, and where the
     last one ends. ``is_settled`` says that every record before the first one is durable when it
-    is written. Raises what :func:`refusal` says.
+    is written. ``least_term``: as for :func:`refusal`. Raises what that says.
     """
     pack_covered, pack_record = COVERED.pack, RECORD.pack
     max_length = ENTRY_HEAD_BYTES + max_payload_bytes
     parts: list[bytes] = []
     offsets: list[int] = []
     bit = SETTLED if is_settled else 0
-    entry: Entry | None = None
+    entry: Any = None
+    # Those of the entry before: most have the same, and mostly it is the very same object.
+    before: int | None = None
+    node: int | None = None
+    least = least_term
     try:
         for entry in entries:
             if type(entry) is not Entry:
                 break
             term, found, payload, node_id = entry
-            if type(payload) is not bytes or found != index:
+            if type(payload) is not bytes or type(found) is not int or found != index:
                 break
+            if term is not before:
+                if type(term) is not int:
+                    break
+                if least is not None:
+                    if term < least:
+                        break
+                    least = term
+                before = term
+            if node_id is not node:
+                if type(node_id) is not int:
+                    break
+                node = node_id
             length = ENTRY_HEAD_BYTES + len(payload)
             if length > max_length:
                 break
@@ -153,17 +225,27 @@ def encode(
             return parts, offsets, offset
     except struct.error:
         pass
-    assert entry is not None
-    raise refusal(entry, index, max_payload_bytes) or AssertionError
+    raise refusal(entry, index, max_payload_bytes, least) or AssertionError
 
 
 def encode_one(
-    entry: Entry, index: int, salt: int, max_payload_bytes: int, *, is_settled: bool
+    entry: Entry,
+    index: int,
+    salt: int,
+    max_payload_bytes: int,
+    *,
+    is_settled: bool,
+    least_term: int | None = None,
 ) -> bytes:
     """The record of one entry, as ``encode`` makes it, for half the time."""
     if type(entry) is Entry:
         term, found, payload, node_id = entry
-        if type(payload) is bytes and found == index:
+        if (
+            type(payload) is bytes
+            and found == index
+            and type(found) is type(term) is type(node_id) is int
+            and (least_term is None or term >= least_term)
+        ):
             length = ENTRY_HEAD_BYTES + len(payload)
             if length <= ENTRY_HEAD_BYTES + max_payload_bytes:
                 if is_settled:
@@ -174,7 +256,7 @@ def encode_one(
                     return RECORD.pack(index, checksum, length, term, node_id) + payload
                 except struct.error:
                     pass
-    raise refusal(entry, index, max_payload_bytes) or AssertionError
+    raise refusal(entry, index, max_payload_bytes, least_term) or AssertionError
 
 
 # --- bytes to entries ----------------------------------------------------------------------
@@ -219,6 +301,9 @@ class Scan:
     #: None where the buffer ended before the record did: then ``wanted`` bytes are, from ``end``
     why: str | None
     wanted: int = 0
+    #: the first record's term, and the first id of a term lower than the one before it
+    first_term: int | None = None
+    fall_id: int | None = None
 
 
 def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
@@ -231,6 +316,8 @@ def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
     place, id_, here = 0, first_id, len(data)
     why: str | None = None
     wanted = 0
+    term = b""  # big-endian: the bytes are in the order of the numbers
+    fall_id: int | None = None
     while True:
         if base + place + RECORD_OVERHEAD_BYTES > stop:
             why = "no room for another record"
@@ -256,14 +343,18 @@ def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
         if crc32c(view[place + 12 : end], crc32c(view[place : place + 8], salt)) != checksum:
             why = "the checksum is wrong"
             break
+        before, term = term, data[place + RECORD_HEAD_BYTES : place + RECORD_HEAD_BYTES + 8]
+        if term < before and fall_id is None:
+            fall_id = id_
         offsets.append(base + place)
         place = end
         id_ += 1
-    last = None
+    last = first_term = None
     if offsets:
-        term, node_id = ENTRY_HEAD.unpack_from(data, offsets[-1] - base + RECORD_HEAD_BYTES)
-        last = LogId(term, id_ - 1, node_id)
-    return Scan(offsets, base + place, id_, last, why, wanted)
+        (first_term, _) = ENTRY_HEAD.unpack_from(data, RECORD_HEAD_BYTES)
+        last_term, node_id = ENTRY_HEAD.unpack_from(data, offsets[-1] - base + RECORD_HEAD_BYTES)
+        last = LogId(last_term, id_ - 1, node_id)
+    return Scan(offsets, base + place, id_, last, why, wanted, first_term, fall_id)
 
 
 @dataclass(frozen=True, slots=True)

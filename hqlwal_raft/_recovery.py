@@ -94,10 +94,13 @@ def recover(
         opening = _Opening(directory)
         try:
             directory.say_held()
+            directory.measure()
             _reload(directory)
             report = examine(path, deep=is_checking_everything, directory=directory)
             refuse(report, is_healing=is_healing)
-            return opening.apply(report)
+            recovered = opening.apply(report)
+            _warn_of_copies(recovered)
+            return recovered
         except BaseException:
             if not opening.has_changed:
                 directory.say_as_before()
@@ -319,6 +322,20 @@ class _Opening:
                 segment.next_id = segment.durable_next_id = report.next_id
                 segment.end = segment.durable_end = report.end
         return segment
+
+
+def _warn_of_copies(recovered: Recovered) -> None:
+    """Says once where overwriting needs blocks that allocation does not set aside."""
+    directory = recovered.directory
+    files = [recovered.meta.file, *(s.file for s in [*recovered.segments, *recovered.prepared])]
+    if any(file is not None and directory.is_copied_on_write(file) for file in files):
+        logger.warning(
+            "%s is on btrfs and has files that are copied on write: what is allocated for them can "
+            "lack space all the same, so a full disk may fail a vote, or a sync, which poisons the "
+            "log; nothing acknowledged is lost. Close the store and copy its files (cp, no reflink) "
+            "into a new directory after 'chattr -c +C' on it, or keep enough space free",
+            directory.path,
+        )
 
 
 def _name(path: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from ._files import File
 from ._format import DATA_START, SEALED, SegmentHeader
@@ -38,6 +39,7 @@ class Segment:
         "first_id",
         "has_room",
         "header",
+        "is_filled",
         "is_sealed",
         "length",
         "mark_seconds",
@@ -66,6 +68,8 @@ class Segment:
         self.is_sealed = header.is_sealed
         #: whether blocks for its whole length are known to be there
         self.has_room = True
+        #: its blocks were written: a sync need not convert unwritten extents
+        self.is_filled = False
         #: when its durable mark was written last (monotonic)
         self.mark_seconds = 0.0
         self.first_id = header.id_from
@@ -173,8 +177,7 @@ class Segment:
         return segment
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What is durable of a segment: one of the parts of the log's durable view."""
 
     number: int

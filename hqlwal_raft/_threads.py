@@ -6,11 +6,13 @@ unclosed goes. Knows the event loop, but nothing of logs.
 *An outcome is kept until it was applied.* An interrupt (KeyboardInterrupt, MemoryError) can come
 at the first instruction of the very call that would apply it; then it is delivered once more. So
 it may be applied twice, and whoever takes outcomes knows them by what they are the outcome of.
+
+*A thread goes on where it was*: what it has in hand stands in an attribute until it is done with,
+for MemoryError may come wherever memory is taken, and nobody would start the thread again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 from collections import deque
@@ -18,15 +20,39 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ._environment import Empty, Environment, Loop
+from ._environment import Bell, Empty, Environment, Loop, Queue
 
-__all__ = ["Done", "Outcomes", "Worker"]
+__all__ = ["Done", "Outcomes", "Worker", "start_thread"]
 
 #: called on the loop with how a job ended: its result, or the error that it raised
 Done = Callable[[Any, "BaseException | None"], None]
 
+_Item = tuple[Callable[[], Any] | None, Done | None]
+#: ends a worker's thread
+_STOP: _Item = (None, None)
+
 #: what was not applied by then is delivered again
 _AGAIN_SECONDS = 0.1
+
+
+class _Jobs:
+    """A queue of one thread's jobs, with a bell."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._items: deque[Any] = deque()
+        self._bell = environment.bell()
+
+    def put(self, item: Any, /) -> None:
+        self._items.append(item)
+        self._bell.ring()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
+        items = self._items
+        while not items:
+            if not self._bell.wait(timeout):
+                raise Empty
+            # else it may have been rung for an item that was taken already
+        return items.popleft()
 
 
 class Outcomes:
@@ -43,6 +69,9 @@ class Outcomes:
     def add(self, outcome: Callable[[], Any]) -> None:
         self._left.append(outcome)
 
+    def clear(self) -> None:
+        self._left.clear()
+
     def deliver(self) -> None:
         """Applies them. What one lets out stops it; the rest is for the next time."""
         left = self._left
@@ -58,18 +87,86 @@ class Outcomes:
             self._begun = None
 
 
+class _Mailbox:
+    """The way of the outcomes to the loop. The loop may hold it, so it holds no store."""
+
+    def __init__(self, environment: Environment, loop: Loop) -> None:
+        self.outcomes = Outcomes()
+        self._post = loop.post
+        self._has_ended = loop.has_ended
+        self._bell: Bell | None = None
+        self._end_watch: Callable[[], Any] | None = None
+        if loop.watch is not None:
+            bell = environment.bell()
+            try:
+                self._end_watch = loop.watch(bell.descriptor, self._rung)
+            except NotImplementedError:
+                bell.close()
+            else:
+                self._bell = bell
+
+    @property
+    def has_bell(self) -> bool:
+        return self._bell is not None
+
+    def send(self) -> None:
+        """From the thread: has what was added delivered. Raises RuntimeError without a loop."""
+        bell = self._bell
+        if bell is not None and not self._has_ended():
+            bell.ring()
+        else:
+            self._post(self.outcomes.deliver)
+
+    def _rung(self) -> None:
+        """On the loop."""
+        bell = self._bell
+        if bell is not None:
+            bell.hush()
+        try:
+            self.outcomes.deliver()
+        except BaseException:
+            if self._bell is not None and self.outcomes:
+                self._bell.ring()
+            raise
+
+    def end(self) -> None:
+        """On the loop, as the last outcome of all."""
+        # The bell is not closed but let go of: the thread may be about to ring it, and by then
+        # its descriptor could be another file's.
+        bell, self._bell = self._bell, None
+        if bell is not None and self._end_watch is not None:
+            self._end_watch()
+
+
+def start_thread(environment: Environment, run: Callable[[], Any], name: str) -> None:
+    """Runs ``run`` in a daemon thread. Raises RuntimeError, with advice, where there is none."""
+    try:
+        environment.start_thread(run, name)
+    except RuntimeError as error:
+        error.add_note(
+            f"while starting the thread {name} of a log: this process may have no more threads, or "
+            "no memory for one: raise its limits (ulimit -u, pids.max of its cgroup)"
+        )
+        raise
+
+
 class Worker:
     """A long-lived thread. A fresh or pooled one per sync would cost more than the sync."""
 
+    #: called once, in the thread, where it finds that the loop has ended
+    orphaned: Callable[[], None] | None = None
+
     def __init__(self, name: str, loop: Loop, environment: Environment) -> None:
-        self._post = loop.post
-        self._outcomes = Outcomes()
+        self._mailbox = mailbox = _Mailbox(environment, loop)
         self._monotonic = environment.monotonic
-        self._jobs = environment.queue()
-        # When to ring, the order of equal times, whom: touched by the thread alone.
+        self._jobs: Queue[Any] = _Jobs(environment) if mailbox.has_bell else environment.queue()
+        # The thread's own: the job in hand, how it ended, and the alarms, each as when to ring,
+        # the order of equal times, whom.
+        self._item: _Item | None = None
+        self._ended: Callable[[], Any] | None = None
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        environment.start_thread(self._run, name)
+        start_thread(environment, self._run, name)
 
     def submit(self, job: Callable[[], Any], done: Done) -> None:
         """Runs the job in the thread, and then ``done`` on the loop. From any thread."""
@@ -82,45 +179,69 @@ class Worker:
 
     def stop(self) -> None:
         """Ends the thread when the jobs before are done."""
-        self._jobs.put(None)
+        self._jobs.put(_STOP)
 
     def _run(self) -> None:
         while True:
             try:
-                item = self._jobs.get(timeout=self._timeout())
-            except Empty:
-                if self._alarms and self._alarms[0][0] <= self._monotonic() + 0.001:
-                    self._report(heapq.heappop(self._alarms)[2])
-                elif self._outcomes:
-                    self._deliver()
-                continue
-            if item is None:
+                while self._take():
+                    self._do()
+                self._mailbox.outcomes.add(self._mailbox.end)
+                self._deliver()
                 return
-            job, done = item
+            except MemoryError:
+                pass
+
+    def _take(self) -> bool:
+        """Takes a job in hand; False at the end."""
+        while self._item is None:
             try:
-                outcome = None if done is None else partial(done, job(), None)
-                if done is None:
-                    job()
-            except BaseException as error:
-                outcome = partial(done, None, error)
-            if outcome is not None:
-                self._report(outcome)
-            # nothing of a finished job, such as a purged segment, is kept alive until the next
-            del item, job, done, outcome
+                self._item = self._jobs.get(timeout=self._timeout())
+            except Empty:
+                self._ring()
+        return self._item is not _STOP
+
+    def _do(self) -> None:
+        """Does the job in hand. It is not begun twice: an interrupt in it is how it ended."""
+        assert self._item is not None
+        job, done = self._item
+        assert job is not None
+        if done is None:
+            job()
+        else:
+            if self._ended is None:
+                try:
+                    self._ended = partial(done, job(), None)
+                except BaseException as error:
+                    self._ended = partial(done, None, error)
+            self._mailbox.outcomes.add(self._ended)
+        # nothing of a finished job, such as a purged segment, is kept alive until the next
+        self._item = self._ended = None
+        del job, done
+        self._deliver()
+
+    def _ring(self) -> None:
+        """The time is over: an alarm rings, or what was not applied is delivered again."""
+        if self._alarms and self._alarms[0][0] <= self._monotonic() + 0.001:
+            self._mailbox.outcomes.add(self._alarms[0][2])
+            heapq.heappop(self._alarms)
+        self._deliver()
 
     def _timeout(self) -> float | None:
         """How long to wait for a job."""
-        timeout = _AGAIN_SECONDS if self._outcomes else None
+        timeout = _AGAIN_SECONDS if self._mailbox.outcomes else None
         if self._alarms:
             until = max(0.0, self._alarms[0][0] - self._monotonic())
             timeout = until if timeout is None else min(timeout, until)
         return timeout
 
-    def _report(self, call: Callable[[], Any]) -> None:
-        self._outcomes.add(call)
-        self._deliver()
-
     def _deliver(self) -> None:
-        # without an event loop there is nobody left who could be told
-        with contextlib.suppress(RuntimeError):
-            self._post(self._outcomes.deliver)
+        if not self._mailbox.outcomes:
+            return
+        try:
+            self._mailbox.send()
+        except RuntimeError:  # without an event loop there is nobody left who could be told
+            self._mailbox.outcomes.clear()
+            orphaned, self.orphaned = self.orphaned, None
+            if orphaned is not None:
+                orphaned()

@@ -87,6 +87,10 @@ class LogState:
     last_log_id: LogId | None
 
 
+#: of milliseconds: longer ones are no policy but a mistake
+_INTERVAL_MAXIMUM = 86_400_000
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class LogSync:
@@ -103,27 +107,52 @@ class LogSync:
     IMMEDIATE: ClassVar[LogSync]
     IMMEDIATE_ASYNC: ClassVar[LogSync]
 
+    def __post_init__(self) -> None:
+        name = f"interval_{round(self.interval_seconds * 1000)}"
+        if self.interval_seconds == 0:
+            is_known = self.name in ("immediate", "immediate_async")
+        else:
+            is_known = self.name == name and self.interval_seconds >= 0.001
+        if not is_known:
+            raise ValueError(
+                f"{self.name!r} is no sync policy: take LogSync.IMMEDIATE, "
+                "LogSync.IMMEDIATE_ASYNC or LogSync.interval(milliseconds)"
+            )
+
     @classmethod
     def interval(cls, milliseconds: int) -> LogSync:
-        """One sync every ``milliseconds`` (a whole number, at least 1)."""
-        if milliseconds < 1:
-            raise ValueError(f"sync interval of {milliseconds} ms: give at least 1 ms")
+        """One sync every ``milliseconds``: a whole number, from 1 to a day's."""
+        if isinstance(milliseconds, bool) or not hasattr(milliseconds, "bit_length"):
+            kind = type(milliseconds).__name__
+            raise TypeError(
+                f"the milliseconds of a sync interval are of the type {kind}: give an int"
+            )
+        if not 1 <= milliseconds <= _INTERVAL_MAXIMUM:
+            raise ValueError(
+                f"a sync interval has at least 1 ms, and at most {_INTERVAL_MAXIMUM} (a day)"
+            )
         return cls(f"interval_{milliseconds}", milliseconds / 1000)
 
     @classmethod
     def parse(cls, value: LogSync | str) -> LogSync:
-        """The policy that ``value`` names; ``ValueError`` where it names none."""
+        """The policy that ``value`` names; ValueError where it names none."""
         if isinstance(value, LogSync):
             return value
+        if not isinstance(value, str):
+            raise TypeError(
+                f"sync is of the type {type(value).__name__}: give a hqlwal_raft.LogSync, or "
+                "'immediate', 'immediate_async' or 'interval_N' (N milliseconds)"
+            )
         if value == "immediate":
             return cls.IMMEDIATE
         if value == "immediate_async":
             return cls.IMMEDIATE_ASYNC
         prefix, _, milliseconds = value.partition("_")
         if prefix == "interval" and milliseconds.isascii() and milliseconds.isdigit():
-            return cls.interval(int(milliseconds))
+            # no more digits than any that is allowed has
+            return cls.interval(int(milliseconds[:20]))
         raise ValueError(
-            f"unknown sync policy {value!r}: give 'immediate', 'immediate_async' or "
+            f"unknown sync policy {value[:40]!r}: give 'immediate', 'immediate_async' or "
             "'interval_N' (N milliseconds)"
         )
 
@@ -148,6 +177,8 @@ class FindingKind(enum.Enum):
     UNKNOWN_VERSION = "unknown version"
     #: a backup: opening it as the node that it was made of is refused
     COPY = "copy"
+    #: the log breaks a rule of Raft's, as one that was written unchecked may: it opens
+    RAFT_RULE = "Raft's rules"
     #: what a crash left behind and the next open removes or completes
     LEFTOVER = "leftover"
     #: the store is in use; this was in the making, or changed while it was looked at
@@ -205,6 +236,14 @@ class StorageStatistics:
     sync_p50_seconds: float
     sync_p99_seconds: float
     sync_max_seconds: float
+    #: how many syncs took less than so many seconds, and not less than the bound before; the last
+    #: bound is infinite
+    sync_histogram: tuple[tuple[float, int], ...]
+    #: the age of the oldest disk step (a sync, say) under way; 0.0 where there is none
+    under_way_seconds: float
+    #: steps that took longer than ``stall_seconds``, and the longest of them so far
+    stalls: int
+    stall_max_seconds: float
     #: operations waiting for their turn
     queue_depth: int
     #: record bytes accepted but not yet durable
@@ -215,4 +254,11 @@ class StorageStatistics:
     #: what the cache of recent entries holds
     cached_entries: int
     cached_bytes: int
+    #: how often records were begun in a new segment
+    rollovers: int
+    #: appends that had to wait until a segment was there
+    segment_waits: int
+    #: what the file system had left when the store was opened, or when somebody asked for these
+    #: statistics some 10 seconds ago or earlier; None where it does not say
+    free_bytes: int | None
     is_poisoned: bool

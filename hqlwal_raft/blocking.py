@@ -17,18 +17,26 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import _operations
-from ._arguments import check_callback, check_log_id, check_vote
+from ._arguments import (
+    check_callback,
+    check_log_id,
+    check_path,
+    check_truth,
+    check_vote,
+    copied_state,
+    listed,
+)
 from ._blocking_reader import BlockingRaftLogReader
-from ._commit import Answer
-from ._environment import Environment
+from ._commit import Answer, call_back
+from ._environment import Empty, Environment, Queue
 from ._lane import Lane
-from ._log import Work, drive
-from ._reading import Core
+from ._log import Log, Work, drive
+from ._reading import Core, Reading, begin_waiting
 from ._records import NotPlainError, plain
 from ._stand_ins import Callbacks, StandIns
-from ._store import Opening, statistics_of
+from ._store import PATIENCE_SECONDS, Opening, statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from .errors import LogRangeError, LogTruncatedError, WalClosedError
+from .errors import WalClosedError, WalError
 from .protocols import AppendCallback
 
 __all__ = ["BlockingRaftLogReader", "BlockingRaftLogStorage"]
@@ -48,7 +56,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         super().__init__(core, lane, stand_ins)
         self._entries_wait = entries_wait
         self._callbacks = Callbacks(core.log.directory.environment)
-        abandon = partial(_let_go, lane, core.committer.abandon, self._callbacks, stand_ins)
+        end = core.committer.abandon
+        abandon = partial(_let_go, lane, end, end, self._callbacks, stand_ins)
         # in a garbage collection, which may happen in a thread that holds the lock
         core.abandon = partial(stand_ins.submit, partial(abandon, is_waiting=False))
         _open_stores.add(self)
@@ -63,14 +72,18 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         max_entry_size: int = Opening.max_entry_size,
         auto_heal: bool = Opening.auto_heal,
         check_integrity: bool | None = Opening.check_integrity,
+        check_raft: bool = Opening.check_raft,
         max_unsynced_bytes: int = Opening.max_unsynced_bytes,
         cache_bytes: int = Opening.cache_bytes,
+        fill_segments: bool = Opening.fill_segments,
+        stall_seconds: float = Opening.stall_seconds,
+        on_stall: Callable[[float], object] | None = Opening.on_stall,
         environment: Environment | None = Opening.environment,
     ) -> BlockingRaftLogStorage:
         """Opens the log in the directory ``path``: for ``with``, or until :meth:`close`.
 
         The options are those of :meth:`hqlwal_raft.RaftLogStorage.open`, which says what they
-        mean, and what is raised.
+        mean, and what is raised. ``on_stall`` is called by a thread of the store's.
         """
         opening = Opening(
             sync=sync,
@@ -78,8 +91,12 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
             max_entry_size=max_entry_size,
             auto_heal=auto_heal,
             check_integrity=check_integrity,
+            check_raft=check_raft,
             max_unsynced_bytes=max_unsynced_bytes,
             cache_bytes=cache_bytes,
+            fill_segments=fill_segments,
+            stall_seconds=stall_seconds,
+            on_stall=on_stall,
             environment=environment,
         )
         return cls.open_with(opening, path)
@@ -87,7 +104,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     @classmethod
     def open_with(cls, opening: Opening, path: str | os.PathLike[str]) -> BlockingRaftLogStorage:
         """As :meth:`open`, with options that were checked already."""
-        path = os.path.abspath(os.fsdecode(path))
+        path = check_path(path)
         environment = opening.ground
         stand_ins = StandIns(environment)
         interruptions: list[BaseException] = []
@@ -113,17 +130,20 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     @classmethod
     def _open_here(cls, opening: Opening, path: str, stand_ins: StandIns) -> BlockingRaftLogStorage:
-        log = opening.open_log(path)
-        lane = Lane("hqlwal-disk", opening.ground)
+        watch = opening.watch(path, stand_ins.submit)
+        lane = None
         try:
-            core = lane.call(partial(opening.start, path, log, lane, lane.loop))
+            lane = Lane("hqlwal-disk", opening.ground)
+            log = opening.open_log(path, watch)
+            try:
+                core = lane.call(partial(opening.start, path, log, lane, lane.loop, watch))
+            except BaseException:
+                _close_as_it_was(log)
+                raise
         except BaseException:
-            with contextlib.suppress(Exception):
-                drive(_operations.close(log), log)
-                log.directory.say_clean()
-            log.release()
-            log.directory.close()
-            lane.post(lane.stop)
+            watch.end()
+            if lane is not None:
+                lane.post(lane.stop)
             raise
         entries_wait = opening.policy == LogSync.IMMEDIATE
         return cls(core, lane, stand_ins, entries_wait=entries_wait)
@@ -146,11 +166,13 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         call the store.
         """
         check_callback(callback)
-        batch = entries if type(entries) is list else list(entries)
+        check_truth("wait", wait)
+        self._core.check_open()
+        batch = listed(entries)
         if not batch:
             self._core.check_open()
             if callback is not None:
-                callback(None)
+                call_back(callback, None)
             return None
         waits = wait and callback is None and self._entries_wait
         if callback is not None:
@@ -159,7 +181,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         try:
             self._call(partial(self._append, batch, callback, waits=waits), finish)
         except NotPlainError:
-            batch = [plain(entry) for entry in batch]
+            batch = plain(batch)
             self._call(partial(self._append, batch, callback, waits=waits), finish)
         last = batch[-1]
         return LogId(last[0], last[1], last[3])
@@ -169,10 +191,12 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     ) -> Answer | None:
         """As the owner. What it gives is waited for once, so it gives no more than is wanted."""
         committer = self._core.committer
+        if callback is not None:
+            self._callbacks.start()
         group = committer.append_now(batch, callback)
         if group is None:
             # it waits for its place in the order: from here on the batch is ours
-            return committer.append_later([plain(entry) for entry in batch], callback).answer
+            return committer.append_later(plain(batch), callback).answer
         return group if waits else None
 
     def _wait(self, group: Answer | None) -> None:
@@ -196,17 +220,31 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         else:
             self._run(partial(_operations.truncate_all, self._core.log), is_quiet=True)
 
-    def purge(self, log_id: LogId) -> None:
+    def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free."""
         self._core.check_open()
         check_log_id(log_id)
-        self._run(partial(_operations.purge, self._core.log, log_id), is_quiet=True)
+        data = None if state is None else copied_state("state", state)
+        self._run(partial(_operations.purge, self._core.log, log_id, data), is_quiet=True)
 
     def save_vote(self, vote: Vote) -> None:
         """Saves the vote; durable on return, as is everything that was called before."""
         self._core.check_open()
         check_vote(vote)
         self._run(partial(_operations.save_vote, self._core.log, vote))
+
+    def save_state(self, data: bytes) -> None:
+        """Saves a small state of the node's own, at most 2048 bytes, beside the vote: a cluster's
+        configuration, say, or how far it was applied. Durable on return, as safe as the vote.
+        """
+        self._core.check_open()
+        own = copied_state("data", data)
+        self._run(partial(_operations.save_state, self._core.log, own))
+
+    def read_state(self) -> bytes | None:
+        """The state that was saved last; None where none ever was."""
+        state: bytes | None = self._call(lambda: self._core.log.meta.state.state)
+        return state
 
     def save_committed(self, log_id: LogId | None) -> None:
         """Saves the committed log id, without a sync: a crash can bring an older one back."""
@@ -226,28 +264,15 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     def wait_durable(self, log_id: LogId) -> None:
         """Returns once that very entry is durable; asks for no sync of its own.
 
-        Raises LogTruncatedError where another entry has its index, LogRangeError where the log
-        does not reach so far, and as :meth:`append` would.
+        As :meth:`hqlwal_raft.RaftLogStorage.wait_durable`.
         """
         self._core.check_open()
         check_log_id(log_id)
-        if self._call(partial(self._begin_waiting, log_id)) is _UNKNOWN:
-            found = self.log_id_at(log_id.index)
-            if found is not None and found != log_id:
-                raise _truncated(log_id, found)
+        self._call(partial(begin_waiting, self._core, log_id), self._go_on_waiting)
 
-    def _begin_waiting(self, log_id: LogId) -> Any:
-        log, committer, index = self._core.log, self._core.committer, log_id.index
-        if log.next_index is None or index >= log.next_index:
-            committer.check_writable()  # poison took it
-            raise LogRangeError(f"the log has no entry {index}: it ends with {log.last_log_id}")
-        if index < log.first_index:
-            return None  # purged: durable before it was
-        recent = log.recent.read(index, index + 1)
-        if recent and (recent[0][0] != log_id.term or recent[0][3] != log_id.node_id):
-            raise _truncated(log_id, recent[0].log_id)
-        answer = committer.durable_answer(index)
-        return _UNKNOWN if answer is None and not recent else answer
+    def _go_on_waiting(self, waiting: Reading[None] | None) -> None:
+        if waiting is not None:
+            self._read(waiting)
 
     @property
     def poison(self) -> BaseException | None:
@@ -299,6 +324,20 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         core = self._core
         self._end(f"{core.path} was closed", core.committer.close, is_waiting=True)
 
+    def close_at_exit(self) -> None:
+        """Closes it, as long as the disk answers: the interpreter must be able to end."""
+        closed: Queue[None] = self._core.log.directory.environment.queue()
+
+        def close() -> None:
+            try:
+                self.close()
+            finally:
+                closed.put(None)
+
+        self._stand_ins.submit(close)
+        with contextlib.suppress(Empty):  # the lock goes with the process
+            closed.get(timeout=PATIENCE_SECONDS)
+
     def abandon(self) -> None:
         """Answers every caller at once with WalClosedError, and lets go without waiting for a
         disk that does not answer: what is not durable may be lost, as after a kill.
@@ -315,25 +354,32 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         if core.pid != core.log.directory.environment.getpid():
             return  # a forked child has neither the threads nor the lock
         core.close(why)
-        end = partial(_let_go, self._lane, is_waiting=is_waiting)
+        rest = begin, self._callbacks, self._stand_ins
         if self._is_main_thread():
             begin = self._stand_ins.in_order(begin)
             with contextlib.suppress(WalClosedError):  # it is closed already
-                self._stand_ins.run(partial(end, begin, self._callbacks, self._stand_ins))
+                self._stand_ins.run(
+                    partial(_let_go, self._lane, begin, *rest, is_waiting=is_waiting)
+                )
         else:
-            end(begin, self._callbacks, self._stand_ins)
+            _let_go(self._lane, begin, *rest, is_waiting=is_waiting)
 
 
-_UNKNOWN = object()
-
-
-def _truncated(log_id: LogId, found: LogId) -> LogTruncatedError:
-    return LogTruncatedError(f"{log_id} is not in the log any more, which has {found} there")
+def _close_as_it_was(log: Log) -> None:
+    """Closes a log that nobody got."""
+    try:
+        with contextlib.suppress(Exception):
+            drive(_operations.close(log), log)
+            log.directory.say_clean()
+    finally:
+        log.release()
+        log.directory.close()
 
 
 def _let_go(
     lane: Lane,
     begin: Callable[[], Any],
+    again: Callable[[], Any],
     callbacks: Callbacks,
     stand_ins: StandIns,
     *,
@@ -342,9 +388,16 @@ def _let_go(
     """Ends a store. Must not hold it: also called for one that was dropped unclosed."""
     try:
         lane.call(begin)
+    except (WalError, OSError):
+        raise
+    except BaseException:  # an interrupt: nobody comes again
+        lane.call(again)
+        raise
     finally:
-        callbacks.stop(is_waiting=is_waiting)
-        stand_ins.stop()
+        try:
+            callbacks.stop(is_waiting=is_waiting)
+        finally:
+            stand_ins.stop()
 
 
 # --- the end of the process, and forked children ------------------------------------------
@@ -355,7 +408,7 @@ _open_stores: weakref.WeakSet[BlockingRaftLogStorage] = weakref.WeakSet()
 def _close_all() -> None:
     for store in list(_open_stores):
         with contextlib.suppress(Exception):
-            store.close()
+            store.close_at_exit()
 
 
 def _answer_in_forked_child() -> None:

@@ -47,10 +47,19 @@ class LogReader(Protocol):
         """
         ...
 
+    async def try_get_log_entry(self, index: int) -> Entry | None:
+        """The entry; None where the log does not hold it."""
+        ...
+
+    async def log_id_at(self, index: int) -> LogId | None:
+        """The log id of an entry; None where the log does not hold it."""
+        ...
+
     def entries_stream(self, start: int, stop: int | None = None) -> AsyncIterator[Entry]:
         """The entries of ``[start, stop)`` one by one, in bounded memory.
 
         - ``stop=None`` ends at the last entry there is when the stream gets there.
+        - Where a purge overtakes it: ``LogRangeError``, never a silent end.
         """
         ...
 
@@ -63,8 +72,14 @@ class LogReader(Protocol):
         """
         ...
 
-    async def get_key_log_ids(self) -> list[LogId]:
-        """The first entry, the first entry of each leader, the last entry; without repeats."""
+    async def get_key_log_ids(
+        self, first: LogId | int | None = None, last: LogId | int | None = None
+    ) -> list[LogId]:
+        """The last log id of each leader (term and node id) in ``[first, last]``, ascending.
+
+        - Both ends are included, and given as log ids or as indexes; None: the log's own ends.
+        - One for each leader; the last log id in the range is always there.
+        """
         ...
 
     async def get_log_state(self) -> LogState:
@@ -96,6 +111,7 @@ class LogStorage(LogReader, Protocol):
         - With a callback: returns once the entries are readable by every reader; the callback
           is called exactly once, on the event loop, when they are durable or with the error.
         - An empty iterable returns at once (a callback is then called with None).
+        - A term lower than the entry's before it: ``RaftRuleError``, nothing written.
         """
         ...
 
@@ -110,26 +126,52 @@ class LogStorage(LogReader, Protocol):
         """Keeps up to and including ``log_id``; None removes everything not purged."""
         ...
 
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return.
 
         - Beyond the end is legal: the log is then empty and its ``last_log_id`` is ``log_id``.
         - At or below the frontier: nothing happens.
+        - The log holds another term at that index: ``RaftRuleError``, nothing purged.
+        - ``state`` is saved with it: a crash leaves both or neither.
         """
         ...
 
     async def save_vote(self, vote: Vote) -> None:
-        """Saves the vote; durable on return under every sync policy."""
+        """Saves the vote; durable on return under every sync policy.
+
+        - A vote that goes back is a ``RaftRuleError``, and the saved one stays: a lower term;
+          in the same term another node, none after one, or no more *committed*.
+        """
+        ...
+
+    async def save_state(self, data: bytes) -> None:
+        """Saves a small state of the node's own (at most 2048 bytes); durable on return."""
+        ...
+
+    async def read_state(self) -> bytes | None:
+        """The state saved last; None where none ever was."""
         ...
 
     async def save_committed(self, log_id: LogId | None) -> None:
-        """Saves the committed log id, without a sync of its own."""
+        """Saves the committed log id, without a sync of its own.
+
+        - Neither in the log nor its purge frontier: ``RaftRuleError``.
+        """
         ...
 
     async def read_committed(self) -> LogId | None:
         """The committed log id saved last.
 
         - After a crash it may be an older saved value, never one beyond the last log id.
+        """
+        ...
+
+    async def wait_durable(self, log_id: LogId) -> None:
+        """Returns once that very entry is durable.
+
+        - It, or another with its index, was truncated, or replaced: ``LogTruncatedError``.
+        - No entry with its index was appended yet: ``LogRangeError``.
+        - As ``append`` otherwise.
         """
         ...
 

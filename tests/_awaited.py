@@ -94,6 +94,12 @@ class AwaitedReader:
         call = partial(self._reader.limited_get_log_entries, start, stop, max_bytes)
         return await self._calls.make(call)
 
+    async def try_get_log_entry(self, index: int) -> Entry | None:
+        return await self._calls.make(partial(self._reader.try_get_log_entry, index))
+
+    async def log_id_at(self, index: int) -> LogId | None:
+        return await self._calls.make(partial(self._reader.log_id_at, index))
+
     def entries_stream(self, start: int, stop: int | None = None) -> AsyncGenerator[Entry]:
         return self._stream(self._reader.entries_stream(start, stop))
 
@@ -109,8 +115,10 @@ class AwaitedReader:
                 return
             yield entry
 
-    async def get_key_log_ids(self) -> list[LogId]:
-        return await self._calls.make(self._reader.get_key_log_ids)
+    async def get_key_log_ids(
+        self, first: LogId | int | None = None, last: LogId | int | None = None
+    ) -> list[LogId]:
+        return await self._calls.make(partial(self._reader.get_key_log_ids, first, last))
 
     async def get_log_state(self) -> LogState:
         return await self._calls.make(self._reader.get_log_state)
@@ -138,8 +146,14 @@ class AwaitedStorage(AwaitedReader):
     async def truncate_after(self, log_id: LogId | None) -> None:
         await self._calls.make(partial(self._store.truncate_after, log_id))
 
-    async def purge(self, log_id: LogId) -> None:
-        await self._calls.make(partial(self._store.purge, log_id))
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
+        await self._calls.make(partial(self._store.purge, log_id, state=state))
+
+    async def save_state(self, data: bytes) -> None:
+        await self._calls.make(partial(self._store.save_state, data))
+
+    async def read_state(self) -> bytes | None:
+        return await self._calls.make(self._store.read_state)
 
     async def save_vote(self, vote: Vote) -> None:
         await self._calls.make(partial(self._store.save_vote, vote))
@@ -149,6 +163,9 @@ class AwaitedStorage(AwaitedReader):
 
     async def read_committed(self) -> LogId | None:
         return await self._calls.make(self._store.read_committed)
+
+    async def wait_durable(self, log_id: LogId) -> None:
+        await self._calls.make(partial(self._store.wait_durable, log_id))
 
     async def get_log_reader(self) -> AwaitedReader:
         return AwaitedReader(await self._calls.make(self._store.get_log_reader), self._calls)

@@ -70,7 +70,7 @@ class BeginsAt1(MemoryLogStorage):
     def _accepted(self, entries: Iterable[Entry]) -> list[Entry]:
         accepted = super()._accepted(entries)
         if accepted and self._disk.last_log_id is None and accepted[0].index > 1:
-            raise LogGapError
+            raise LogGapError("by a mutant")
         return accepted
 
 
@@ -255,26 +255,93 @@ class ComparesOnlyTheTermOfTheLeader(MemoryLogStorage):
     def _check_leader(self, vote: Vote) -> None:
         self._check_open()
         if self._disk.vote is None or self._disk.vote.term != vote.term:
-            raise LeaderChangedError
+            raise LeaderChangedError("by a mutant")
 
 
-@_caught_by("key_log_ids_are_the_ends_and_each_leader_s_first")
+@_caught_by("key_log_ids_are_the_last_of_each_leader")
 class TakesALeaderForItsTerm(MemoryLogStorage):
-    async def get_key_log_ids(self) -> list[LogId]:
-        keys = await super().get_key_log_ids()
+    async def get_key_log_ids(self, first: Any = None, last: Any = None) -> list[LogId]:
+        lasts = {key.term: key for key in await super().get_key_log_ids(first, last)}
+        return list(lasts.values())
+
+
+@_caught_by("key_log_ids_of_a_single_leader_are_its_last")
+class NamesTheFirstEntryToo(MemoryLogStorage):
+    async def get_key_log_ids(self, first: Any = None, last: Any = None) -> list[LogId]:
+        beginning = [entry.log_id for entry in self._disk.entries[:1]]
+        return beginning + await super().get_key_log_ids(first, last)
+
+
+@_caught_by("key_log_ids_of_a_range_are_those_of_its_entries")
+class LeavesTheEndOfARangeOut(MemoryLogStorage):
+    async def get_key_log_ids(self, first: Any = None, last: Any = None) -> list[LogId]:
+        if isinstance(last, int):
+            last = max(last - 1, 0)
+        return await super().get_key_log_ids(first, last)
+
+
+@_caught_by("an_entry_and_its_log_id_are_found_by_index")
+class KnowsTheFrontierByItsIndex(MemoryLogStorage):
+    async def log_id_at(self, index: int) -> LogId | None:
+        frontier = self._disk.last_purged
+        if frontier is not None and frontier.index == index:
+            return frontier
+        return await super().log_id_at(index)
+
+
+@_caught_by("a_stream_that_a_purge_overtakes_says_so")
+class StreamsEndInSilence(MemoryLogStorage):
+    async def _stream(self, start: int, stop: int | None) -> AsyncGenerator[Entry, None]:
+        with contextlib.suppress(LogRangeError):
+            async for entry in super()._stream(start, stop):
+                yield entry
+
+
+@_caught_by("the_terms_of_entries_never_fall")
+class ComparesTheFirstTermOfABatch(MemoryLogStorage):
+    def _accepted(self, entries: Iterable[Entry]) -> list[Entry]:
+        batch = list(entries)
+        self._check_raft = True
+        first = super()._accepted(batch[:1])
+        self._check_raft = False
+        return first + super()._accepted(batch)[1:]
+
+
+@_caught_by("terms_go_on_from_what_a_truncation_or_a_purge_leaves")
+class ForgetsTheFrontiersTerm(MemoryLogStorage):
+    def _accepted(self, entries: Iterable[Entry]) -> list[Entry]:
+        self._check_raft = bool(self._disk.entries)
+        return super()._accepted(entries)
+
+
+@_caught_by("a_vote_never_goes_back")
+class ComparesOnlyTheTermsOfVotes(MemoryLogStorage):
+    async def save_vote(self, vote: Vote) -> None:
+        saved = self._disk.vote
+        self._check_raft = saved is not None and vote.term < saved.term
+        await super().save_vote(vote)
+
+
+@_caught_by("what_is_committed_is_in_the_log_or_is_the_frontier")
+class ComparesOnlyTheIndexOfWhatIsCommitted(MemoryLogStorage):
+    async def save_committed(self, log_id: LogId | None) -> None:
         last = self._disk.last_log_id
-        terms: list[int] = []
-        for key in keys:
-            if key.term in terms and key != last:
-                keys = [other for other in keys if other != key]
-            terms.append(key.term)
-        return keys
+        self._check_raft = log_id is not None and (last is None or log_id.index > last.index)
+        await super().save_committed(log_id)
 
 
-@_caught_by("key_log_ids_of_a_single_entry_are_that_entry")
-class NamesTheLastEntryTwice(MemoryLogStorage):
-    async def get_key_log_ids(self) -> list[LogId]:
-        return await super().get_key_log_ids() + [e.log_id for e in self._disk.entries[-1:]]
+@_caught_by("who_purges_an_entry_names_its_term")
+class PurgesByIndex(MemoryLogStorage):
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
+        self._check_raft = False
+        await super().purge(log_id, state=state)
+
+
+@_caught_by("waiting_for_a_truncated_entry_is_told_from_one_never_appended")
+class ForgetsWhatItTruncated(MemoryLogStorage):
+    async def wait_durable(self, log_id: LogId) -> None:
+        self._ever = {entry.index for entry in self._disk.entries}
+        await super().wait_durable(log_id)
 
 
 class _StaleReader(MemoryLogReader):
@@ -355,7 +422,7 @@ class RemembersWhereATruncatedLogBegan(MemoryLogStorage):
     def _accepted(self, entries: Iterable[Entry]) -> list[Entry]:
         accepted = super()._accepted(entries)
         if accepted and not self._disk.entries and self._next not in (None, accepted[0].index):
-            raise LogGapError
+            raise LogGapError("by a mutant")
         return accepted
 
 
@@ -377,23 +444,23 @@ class TruncatedEntriesComeBack(MemoryLogStorage):
 
 @_caught_by("a_purge_removes_up_to_and_including_its_index")
 class KeepsThePurgedEntryItself(MemoryLogStorage):
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         kept = self._held(log_id.index, log_id.index + 1)
-        await super().purge(log_id)
+        await super().purge(log_id, state=state)
         self._disk.entries = kept + self._held(log_id.index + 1, None)
 
 
 @_caught_by("a_purge_beyond_the_end_is_legal")
 class PurgesOnlyToTheEnd(MemoryLogStorage):
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         last = self._disk.last_log_id
         await super().purge(log_id if last is None or log_id.index < last.index else last)
 
 
 @_caught_by("a_purge_below_the_frontier_changes_nothing")
 class TheFrontierGoesBack(MemoryLogStorage):
-    async def purge(self, log_id: LogId) -> None:
-        await super().purge(log_id)
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
+        await super().purge(log_id, state=state)
         self._disk.last_purged = log_id
 
 
@@ -411,9 +478,9 @@ class BeginsAnywhereAfterAPurge(MemoryLogStorage):
 
 @_caught_by("a_purge_of_an_unused_storage_sets_its_beginning")
 class DoesNotPurgeAnEmptyLog(MemoryLogStorage):
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         if self._disk.entries:
-            await super().purge(log_id)
+            await super().purge(log_id, state=state)
 
 
 @_caught_by("index_0_can_be_purged")
@@ -442,9 +509,9 @@ class SavesNodeIdsAsText(MemoryLogStorage):
 
 
 @_caught_by("the_vote_saved_last_is_read_back")
-class KeepsTheHighestVote(MemoryLogStorage):
+class KeepsTheFirstVoteOfATerm(MemoryLogStorage):
     async def save_vote(self, vote: Vote) -> None:
-        if self._disk.vote is None or vote.term >= self._disk.vote.term:
+        if self._disk.vote is None or vote.term > self._disk.vote.term:
             await super().save_vote(vote)
 
 
@@ -475,6 +542,21 @@ class LosesCommittedAtTheClose(MemoryLogStorage):
     async def aclose(self) -> None:
         await super().aclose()
         self._disk.committed = None
+
+
+@_caught_by("the_state_of_a_node_s_own_is_read_back")
+class LosesAnEmptyState(MemoryLogStorage):
+    async def read_state(self) -> bytes | None:
+        return await super().read_state() or None
+
+
+@_caught_by("a_purge_saves_the_state_with_it")
+class ForgetsTheStateOfAPurgeBelowTheFrontier(MemoryLogStorage):
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
+        frontier = self._disk.last_purged
+        if frontier is not None and log_id.index <= frontier.index:
+            state = None
+        await super().purge(log_id, state=state)
 
 
 # --- life --------------------------------------------------------------------------------

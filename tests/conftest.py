@@ -1,11 +1,34 @@
-"""Runs a module's tests twice, called from the main thread and from another."""
+"""Fixtures: running a module's tests in two threads, and what a test must not leave behind.
+
+Where HQLWAL_GROUND is set (``make test-filesystems``) only tests that take a real directory run.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from tests._leaks import Holdings
+
+
+@pytest.fixture
+def leaves_nothing() -> Iterator[Holdings]:
+    """For ``usefixtures``: no thread of a store, and no descriptor, is left when a test ends."""
+    before = Holdings()
+    yield before
+    before.assert_nothing_new()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "HQLWAL_GROUND" not in os.environ:
+        return
+    chosen = [item for item in items if "tmp_path" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 @pytest.fixture(params=["called from the main thread", "called from another thread"])

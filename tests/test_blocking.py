@@ -262,8 +262,11 @@ def test_that_very_entry_is_waited_for_and_no_other(tmp_path: Path, cache_bytes:
         store.wait_durable(LogId(2, 4))
         with pytest.raises(LogTruncatedError, match="term=2"):
             store.wait_durable(LogId(1, 4))
-        with pytest.raises(LogRangeError, match="no entry 5"):
+        with pytest.raises(LogTruncatedError, match="none there") as truncated:
             store.wait_durable(LogId(1, 5))
+        assert (truncated.value.log_id, truncated.value.found) == (LogId(1, 5), None)
+        with pytest.raises(LogRangeError, match="no entry 6"):
+            store.wait_durable(LogId(1, 6))
         store.purge(LogId(1, 2))
         store.wait_durable(LogId(1, 1))
 

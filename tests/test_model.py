@@ -29,7 +29,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from hqlwal_raft import Entry, LogGapError, LogId, LogRangeError, RaftLogStorage, Vote
+from hqlwal_raft import (
+    Entry,
+    LogGapError,
+    LogId,
+    LogRangeError,
+    RaftLogStorage,
+    RaftRuleError,
+    Vote,
+)
 from hqlwal_raft.testing import MemoryDisk, MemoryLogStorage, PassingEnvironment
 from hqlwal_raft.testing._case import all_started
 from tests._mutants import KeepsThePurgedEntryItself
@@ -112,6 +120,7 @@ class Machine(RuleBasedStateMachine):
         self._saved_committed: list[LogId | None] = [None]
         self._term = 1
         self._acknowledged = 0
+        self._checks_raft = True
 
     def _new_directory(self) -> Path:
         self._count += 1
@@ -122,11 +131,16 @@ class Machine(RuleBasedStateMachine):
         self._options = options
         self._files = KillableEnvironment(directory)
         self._opened = contextlib.ExitStack()
+        rules = self._checks_raft
         opening = RaftLogStorage.open(
-            directory, segment_size=SEGMENT_SIZE, environment=self._files, **options
+            directory,
+            segment_size=SEGMENT_SIZE,
+            environment=self._files,
+            check_raft=rules,
+            **options,
         )
         self._store = self._enter(opening)
-        self._model = self._enter(self.model.open(self._disk))
+        self._model = self._enter(self.model.open(self._disk, check_raft=rules))
         self._callbacks: list[list[BaseException | None]] = []
 
     def _enter(self, manager: contextlib.AbstractAsyncContextManager[Any]) -> Any:
@@ -163,6 +177,12 @@ class Machine(RuleBasedStateMachine):
         first = entries[0].index
         return max(0, first + place * len(entries) // 10)
 
+    def _log_id(self, place: int) -> LogId:
+        """The log id of the entry there, if there is one."""
+        index = self._index(place)
+        held = [entry.log_id for entry in self._disk.entries if entry.index == index]
+        return held[0] if held else LogId(self._term, index, self._term % 3)
+
     def _new(self, payload_sizes: list[int], start: int | None = None) -> list[Entry]:
         if start is None:
             last = self._disk.last_log_id
@@ -177,9 +197,14 @@ class Machine(RuleBasedStateMachine):
     # --- rules -----------------------------------------------------------------------------
 
     @initialize(
-        policy=policies, cache=caches, bound=bounds, first=st.sampled_from([0, 1, 1000, 1 << 63])
+        policy=policies,
+        cache=caches,
+        bound=bounds,
+        first=st.sampled_from([0, 1, 1000, 1 << 63]),
+        checks_raft=st.booleans(),
     )
-    def begin(self, policy: str, cache: int, bound: int, first: int) -> None:
+    def begin(self, policy: str, cache: int, bound: int, first: int, checks_raft: bool) -> None:
+        self._checks_raft = checks_raft
         directory = self._new_directory()
         self._open(directory, sync=policy, cache_bytes=cache, max_unsynced_bytes=bound)
         batch = self._new([10], first)
@@ -255,23 +280,25 @@ class Machine(RuleBasedStateMachine):
         self._both(lambda side: side.truncate_after(kept))
         self._saved_committed.append(self._disk.committed)
 
-    @rule(place=places)
-    def purge(self, place: int) -> None:
-        frontier = LogId(self._term, self._index(place), 2)
+    @rule(place=places, is_exact=st.booleans())
+    def purge(self, place: int, is_exact: bool) -> None:
+        frontier = self._log_id(place) if is_exact else LogId(self._term, self._index(place), 2)
         self._both(lambda side: side.purge(frontier))
 
     @rule(vote=votes)
     def save_vote(self, vote: Vote) -> None:
         self._both(lambda side: side.save_vote(vote))
 
-    @rule(place=st.one_of(st.none(), places))
-    def save_committed(self, place: int | None) -> None:
+    @rule(place=st.one_of(st.none(), places), is_exact=st.booleans())
+    def save_committed(self, place: int | None, is_exact: bool) -> None:
         last = self._disk.last_log_id
         committed = None
         if place is not None and last is not None:
             committed = LogId(1, min(self._index(place), last.index))
-        self._saved_committed.append(committed)
-        self._both(lambda side: side.save_committed(committed))
+            if is_exact:
+                committed = min(self._log_id(place), last, key=lambda log_id: log_id.index)
+        if self._both(lambda side: side.save_committed(committed)) is None:
+            self._saved_committed.append(committed)
 
     @rule()
     def flush(self) -> None:
@@ -369,7 +396,7 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         """A copy taken in mid-flight opens and holds what was acknowledged by then."""
         batch = self._new(payload_sizes)
-        log_id = LogId(self._term, self._index(place), 2)
+        log_id = self._log_id(place)
         before = self._disk.copy()
         acknowledged: list[Entry] = []
         by_then: list[Entry] = []
@@ -430,7 +457,7 @@ async def _outcome(call: Callable[[Any], Awaitable[Any]], side: Any) -> Any:
     """The result, or the kind of error."""
     try:
         return await call(side)
-    except (LogGapError, LogRangeError) as error:
+    except (LogGapError, LogRangeError, RaftRuleError) as error:
         return type(error)
 
 

@@ -151,7 +151,7 @@ def test_an_entry_that_can_be_no_record_is_refused_whatever_stands_before_it(
         "id": (good._replace(index=good.index + 1), LogGapError),
         "size": (good._replace(payload=b"x" * 81), EntryTooLargeError),
         "type": (good._replace(payload=bytearray(b"x")), NotPlainError),  # type: ignore[arg-type]
-        "term": (good._replace(term=1 << 64), ValueError),
+        "term": (good._replace(term=1 << 64), NotPlainError),
         "entry": (tuple(good), NotPlainError),
     }[what]
     entries[place] = bad  # type: ignore[call-overload]

@@ -939,3 +939,49 @@ def test_healing_on_a_full_disk_changes_nothing() -> None:
         recover(kernel, PATH, is_healing=True)
     assert raised.value.errno == errno.ENOSPC
     assert without_lock(kernel) == before
+
+
+# --- copy on write -----------------------------------------------------------------------
+
+
+class OnBtrfs(MemoryKernel):
+    """Says that all its files are on btrfs."""
+
+    def open(self, path: str, flags: int, mode: int = 0o600, *, dir_fd: int | None = None) -> int:
+        if path.startswith("/proc/self/fdinfo/"):
+            path = "/proc/self/fdinfo/any"
+        return super().open(path, flags, mode, dir_fd=dir_fd)
+
+
+def on_btrfs(store: Store | None) -> OnBtrfs:
+    files = {f"{PATH}/{name}": bytes(data) for name, data in store.files.items()} if store else {}
+    files["/proc/self/fdinfo/any"] = b"pos:\t0\nmnt_id:\t7\n"
+    files["/proc/self/mountinfo"] = b"7 1 0:2 / / rw - btrfs /dev/x rw\n"
+    kernel = OnBtrfs.of(files, [PATH, "/proc", "/proc/self", "/proc/self/fdinfo"])
+    kernel.has_attributes = True
+    return kernel
+
+
+def warned_of_copies(kernel: MemoryKernel, caplog: pytest.LogCaptureFixture) -> int:
+    caplog.clear()
+    recover(kernel, PATH).directory.close()
+    return [record.levelname for record in caplog.records if "btrfs" in record.message].count(
+        "WARNING"
+    )
+
+
+def test_files_that_cannot_be_made_no_copy_are_said_once_at_open(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kernel = on_btrfs(None)
+    assert warned_of_copies(kernel, caplog) == 0
+    assert warned_of_copies(kernel, caplog) == 0
+    assert warned_of_copies(on_btrfs(log_of_three()), caplog) == 1  # copied, so no longer no-copy
+    assert "chattr" in caplog.text
+    refusing = on_btrfs(None)
+    refusing.has_attributes = False
+    assert warned_of_copies(refusing, caplog) == 1
+    assert warned_of_copies(refusing, caplog) == 1
+    elsewhere = log_of_three().kernel()
+    elsewhere.has_attributes = False
+    assert warned_of_copies(elsewhere, caplog) == 0

@@ -145,23 +145,6 @@ async def use(store: RaftLogStorage) -> None:
     await store.save_vote(Vote(1))
 
 
-@on_both_backends
-async def test_a_block_that_is_dropped_while_the_loop_runs_is_closed_by_it(tmp_path: Path) -> None:
-    before = threads()
-    with told_of(tmp_path) as told:
-        opening = RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE)
-        store = await opening.__aenter__()
-        await use(store)
-        started = threads() - before
-        assert len(started) == 2
-        del opening, store
-        gc.collect()
-        await end_of(started)
-        assert told() == []
-    assert (tmp_path / "lock.hql").read_bytes().startswith(b"clean")
-    assert await held_by_the_next(tmp_path) == entries(1, 20, size=900)
-
-
 @pytest.mark.parametrize("collected_by", ["the loop's thread", "another thread"])
 @pytest.mark.parametrize("is_waiting", [False, True])
 @pytest.mark.parametrize("is_closed_first", [False, True])
@@ -207,21 +190,3 @@ def test_a_store_whose_loop_is_gone_is_told_of_and_lets_go(
         assert not thread.is_alive()
     assert (tmp_path / "lock.hql").read_bytes().startswith(b"pid")  # nobody closed it
     assert anyio.run(held_by_the_next, tmp_path)[:19] == entries(1, 20, size=900)
-
-
-def test_a_loop_that_ends_in_order_closes_what_was_dropped_there(tmp_path: Path) -> None:
-    opened = []
-
-    async def main() -> None:
-        opened.append(RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE))
-        await use(await opened[0].__aenter__())
-
-    before = threads()
-    with told_of(tmp_path) as told:
-        asyncio.run(main())
-        for thread in threads() - before:
-            thread.join(PATIENCE_SECONDS)
-        opened.clear()
-        gc.collect()
-        assert told() == []
-    assert (tmp_path / "lock.hql").read_bytes().startswith(b"clean")

@@ -13,7 +13,7 @@ import anyio.lowlevel
 import pytest
 
 from hqlwal_raft import LogGapError, LogId, RaftLogStorage, Vote, WalPoisonedError
-from hqlwal_raft.testing import FailingEnvironment
+from hqlwal_raft.testing import FailingEnvironment, MemoryKernel
 from tests._support import ColdEnvironment, Gate, HookedEnvironment, entries, on_both_backends
 
 SEGMENT_SIZE = 8192
@@ -96,7 +96,7 @@ async def test_a_poisoned_store_is_still_read(tmp_path: Path) -> None:
             assert await side.limited_get_log_entries(1, 3) == entries(1, 3)
             assert [entry async for entry in side.entries_stream(1, 11)] == entries(1, 11)
             assert await side.read_vote() == Vote(3, committed=True)
-            assert (await side.get_key_log_ids())[0] == LogId(1, 1)
+            assert await side.get_key_log_ids() == [LogId(1, 10)]
         assert await store.read_committed() == LogId(1, 4)
         assert store.statistics().last_durable_log_id == LogId(1, 10)
 
@@ -296,9 +296,17 @@ async def test_a_write_for_which_there_is_no_block_refuses_all_that_waited_for_i
             assert isinstance(outcomes[3], OSError)
             assert str(tmp_path) in "".join(outcomes[3].__notes__)
             told.clear()
-            error = await raised(store.append(entries(3, 5, size=size), told.append))
+            answered = anyio.Event()
+
+            def tell(error: BaseException | None, answered: anyio.Event = answered) -> None:
+                told.append(error)
+                answered.set()
+
+            error = await raised(store.append(entries(3, 5, size=size), tell))
             await raised(store.flush())
             assert error is None or isinstance(error, OSError)
+            if error is None:
+                await answered.wait()  # by a call of the loop of its own
             assert [type(error) for error in told] == ([OSError] if error is None else [])
             assert await store.try_get_log_entries(0) == entries(1, 3)
             assert (await store.get_log_state()).last_log_id == LogId(1, 2)
@@ -485,3 +493,70 @@ async def test_an_open_that_fails_leaves_a_store_that_opens(
     assert str(tmp_path) in str(error) + "".join(getattr(error, "__notes__", []))
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         assert await store.try_get_log_entries(0) == entries(1, 31, size=900)
+
+
+# --- unlinks that are waited for ---------------------------------------------------------
+
+
+@on_both_backends
+async def test_an_append_that_lacks_space_waits_for_the_unlinks_before_it_gives_up() -> None:
+    disk = MemoryKernel()
+    gate = Gate("unlink")
+    hooked = HookedEnvironment(gate, environment=disk)
+    async with RaftLogStorage.open("/log", environment=hooked, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 31, size=1000))
+        gate.shut()
+        await store.purge(LogId(1, 20))
+        await gate.held()
+        disk.capacity_bytes = 64 << 10
+        appended: list[int] = []
+
+        async def append() -> None:
+            for last in range(31, 41):
+                await store.append(entries(last, last + 1, size=1000))
+                appended.append(last)
+
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(append)
+                for _ in range(50):
+                    await anyio.lowlevel.checkpoint()
+                gate.open()
+        assert len(appended) == 10
+
+
+@on_both_backends
+async def test_an_append_is_refused_where_neither_space_nor_unlinks_can_be_had() -> None:
+    disk = MemoryKernel()
+    files = FailingEnvironment(disk)
+    async with RaftLogStorage.open("/log", environment=files, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 31, size=1000))
+        files.fail("unlink", errno.EIO, times=1 << 30, where=is_segment)
+        files.fail("posix_fallocate", errno.ENOSPC, times=1 << 30)
+        await store.purge(LogId(1, 20))
+        with anyio.fail_after(10), pytest.raises(OSError) as caught:
+            for last in range(31, 61):
+                await store.append(entries(last, last + 1, size=1000))
+        assert caught.value.errno in (errno.ENOSPC, errno.EIO)  # a name left over cannot go either
+        files.heal()
+
+
+@on_both_backends
+async def test_an_unlink_that_fails_is_tried_again_once_after_each_commit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    disk = MemoryKernel()
+    files = FailingEnvironment(disk)
+    async with RaftLogStorage.open("/log", environment=files, segment_size=SEGMENT_SIZE) as store:
+        await store.append(entries(1, 31, size=1000))
+        files.fail("unlink", errno.EIO, times=1 << 30, where=is_segment)
+        await store.purge(LogId(1, 20))
+        for last in range(31, 34):
+            await store.append(entries(last, last + 1))
+        await store.save_vote(Vote(1))
+        files.heal()
+        failed = [record for record in caplog.records if "housekeeping" in record.message]
+        assert 1 <= len(failed) <= 5  # the purge, three commits, the vote
+        await store.append(entries(34, 35))
+    async with RaftLogStorage.open("/log", environment=disk, segment_size=SEGMENT_SIZE) as store:
+        assert [entry.index for entry in await store.try_get_log_entries(0)] == [*range(21, 35)]

@@ -123,6 +123,7 @@ async def test_what_a_readers_thread_gets_is_frozen_too(tmp_path: Path) -> None:
         await history(store)
     async with RaftLogStorage.open(tmp_path, environment=environment, **options) as store:
         await store.try_get_log_entries(0)
+        assert await store.log_id_at(20) is not None
     assert len(environment.reads) > 20
     found = []
     for job in environment.reads:

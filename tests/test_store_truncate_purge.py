@@ -142,7 +142,8 @@ async def test_a_purge_costs_what_it_removes_not_what_the_log_holds(tmp_path: Pa
             await store.purge(LogId(1, index))
             await calls.seen("unlink", cost)
             others = len(calls.made) - len(calls.of("unlink"))
-            assert others < 12, calls.made
+            # some of it looks at the entry itself, whose term the purge has to name
+            assert others < 20, calls.made
             assert len(calls.of("unlink")) == cost
 
 

@@ -41,6 +41,12 @@ class AwaitedReader:
         call = partial(self._store.limited_get_log_entries, start, stop, max_bytes)
         return await self._await(call)
 
+    async def try_get_log_entry(self, index: int) -> Entry | None:
+        return await self._await(partial(self._store.try_get_log_entry, index))
+
+    async def log_id_at(self, index: int) -> LogId | None:
+        return await self._await(partial(self._store.log_id_at, index))
+
     async def entries_stream(self, start: int, stop: int | None = None) -> AsyncGenerator[Entry]:
         entries = self._store.entries_stream(start, stop)
         while some := await self._await(partial(_some, entries)):
@@ -55,8 +61,10 @@ class AwaitedReader:
             for entry in some:
                 yield entry
 
-    async def get_key_log_ids(self) -> list[LogId]:
-        return await self._await(self._store.get_key_log_ids)
+    async def get_key_log_ids(
+        self, first: LogId | int | None = None, last: LogId | int | None = None
+    ) -> list[LogId]:
+        return await self._await(partial(self._store.get_key_log_ids, first, last))
 
     async def get_log_state(self) -> LogState:
         return await self._await(self._store.get_log_state)

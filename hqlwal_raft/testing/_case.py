@@ -79,9 +79,12 @@ class Trial:
         self.name: Final = name
         self.payload_bytes: Final = payload_bytes
 
-    def open(self) -> AbstractAsyncContextManager[LogStorage]:
-        """Opens the trial's storage: empty the first time, as it was left from then on."""
-        return self.factory(self.name)
+    def open(self, other: str = "") -> AbstractAsyncContextManager[LogStorage]:
+        """Opens the trial's storage: empty the first time, as it was left from then on.
+
+        With ``other``, letters and digits, another one.
+        """
+        return self.factory(f"{self.name}-{other}" if other else self.name)
 
     def entry(self, index: int, term: int = 1, node_id: int = 0) -> Entry:
         """An entry whose payload tells it from every other, padded to ``payload_bytes``."""
@@ -160,15 +163,21 @@ def equal(got: object, want: object, what: str) -> None:
 
 
 @contextlib.contextmanager
-def refused(error_type: type[Exception], what: str) -> Generator[None, None, None]:
-    """Fails the case where the block does not raise ``error_type``."""
+def refused(
+    error_type: type[Exception] | tuple[type[Exception], ...], what: str
+) -> Generator[None, None, None]:
+    """Fails the case where the block does not raise ``error_type``, or one of them."""
     try:
         yield
     except error_type:
         return
     except Exception as error:
-        raise _BrokenError(f"{what}: raised {error!r} instead of {error_type.__name__}") from error
-    raise _BrokenError(f"{what}: no {error_type.__name__} was raised")
+        raise _BrokenError(f"{what}: raised {error!r} instead of {_names(error_type)}") from error
+    raise _BrokenError(f"{what}: no {_names(error_type)} was raised")
+
+
+def _names(types: type[Exception] | tuple[type[Exception], ...]) -> str:
+    return " or ".join(each.__name__ for each in (types if isinstance(types, tuple) else (types,)))
 
 
 async def holds(

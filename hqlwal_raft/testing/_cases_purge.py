@@ -81,9 +81,9 @@ async def a_purge_beyond_the_end_is_legal(trial: Trial) -> None:
 async def a_purge_below_the_frontier_changes_nothing(trial: Trial) -> None:
     """The frontier never goes back, and at its index it stays the log id it was."""
     frontier = LogId(2, 6)
-    entries = trial.entries(7, 11)
+    entries = trial.entries(7, 11, term=2)
     async with trial.open() as storage:
-        await storage.append(trial.entries(1, 11))
+        await storage.append(trial.entries(1, 11, term=2))
         await storage.purge(frontier)
         for log_id in (LogId(1, 0), LogId(1, 5), LogId(9, 5), LogId(9, 6), frontier):
             await storage.purge(log_id)
@@ -110,7 +110,7 @@ async def a_purge_of_an_unused_storage_sets_its_beginning(trial: Trial) -> None:
 @case
 async def index_0_can_be_purged(trial: Trial) -> None:
     """A frontier at index 0 is a frontier."""
-    frontier = LogId(0, 0)
+    frontier = LogId(1, 0)
     async with trial.open() as storage:
         await storage.append(trial.entries(0, 4))
         await storage.purge(frontier)

@@ -112,7 +112,7 @@ async def a_read_leaves_the_list_to_the_caller(trial: Trial) -> None:
         got.clear()
         await holds(storage, trial.entries(1, 6), "after the list was cleared")
         (await storage.get_key_log_ids()).clear()
-        equal(len(await storage.get_key_log_ids()), 2, "the number of key log ids")
+        equal(len(await storage.get_key_log_ids()), 1, "the number of key log ids")
 
 
 # --- bounded reads -----------------------------------------------------------------------
@@ -174,39 +174,89 @@ async def limited_reads_one_after_the_other_walk_the_whole_log(trial: Trial) -> 
         equal(got, entries, "the entries of all reads")
 
 
+# --- single entries ----------------------------------------------------------------------
+
+
+@case
+async def an_entry_and_its_log_id_are_found_by_index(trial: Trial) -> None:
+    """By its index an entry and its log id are found; None where the log does not hold it."""
+    entries = trial.entries(3, 6, term=2, node_id=7) + trial.entries(6, 9, term=4)
+    async with trial.open() as storage:
+        equal(await storage.log_id_at(0), None, "the log id at 0 of an empty log")
+        await storage.append(entries)
+        await storage.purge(LogId(2, 4, 7))
+    async with trial.open() as storage:
+        reader = await storage.get_log_reader()
+        for side in (storage, reader):
+            for index in (0, 2, 3, 4, 9, 10, (1 << 64) - 1):
+                equal(await side.try_get_log_entry(index), None, f"entry {index}")
+                equal(await side.log_id_at(index), None, f"the log id at {index}")
+            for entry in entries[2:]:
+                equal(await side.try_get_log_entry(entry.index), entry, f"entry {entry.index}")
+                got = await side.log_id_at(entry.index)
+                equal(got, entry.log_id, f"the log id at {entry.index}")
+
+
 # --- key log ids -------------------------------------------------------------------------
 
 
 @case
-async def key_log_ids_are_the_ends_and_each_leader_s_first(trial: Trial) -> None:
-    """First entry, first entry of each leader (term, node id), last entry; each once."""
+async def key_log_ids_are_the_last_of_each_leader(trial: Trial) -> None:
+    """The last log id of each leader (term, node id), each once, ascending."""
     leaders = [(1, 0), (1, 0), (1, 0), (2, 0), (2, 5), (2, 5), (4, 5), (4, 5), (4, 5)]
     entries = [
         trial.entry(index, term, node_id) for index, (term, node_id) in enumerate(leaders, 3)
     ]
-    firsts = [entries[position].log_id for position in (0, 3, 4, 6)]
+    lasts = [entries[position].log_id for position in (2, 3, 5, 8)]
     async with trial.open() as storage:
         await storage.append(entries)
-        equal(await storage.get_key_log_ids(), [*firsts, entries[-1].log_id], "key log ids")
+        equal(await storage.get_key_log_ids(), lasts, "key log ids")
         await storage.truncate(LogId(4, 10))
-        equal(await storage.get_key_log_ids(), firsts, "with one entry of the last leader")
+        lasts[-1] = entries[6].log_id
+        equal(await storage.get_key_log_ids(), lasts, "with one entry of the last leader")
         await storage.purge(LogId(1, 4))
-        want = [entries[2].log_id, *firsts[1:]]
-        equal(await storage.get_key_log_ids(), want, "after a purge within the first leader")
+        equal(await storage.get_key_log_ids(), lasts, "after a purge within the first leader")
+        await storage.purge(LogId(1, 5))
+        equal(await storage.get_key_log_ids(), lasts[1:], "after a purge of the first leader")
     async with trial.open() as storage:
-        equal(await storage.get_key_log_ids(), want, "after a reopen")
+        equal(await storage.get_key_log_ids(), lasts[1:], "after a reopen")
         await storage.truncate_after(None)
         equal(await storage.get_key_log_ids(), [], "of an emptied log")
 
 
 @case
-async def key_log_ids_of_a_single_entry_are_that_entry(trial: Trial) -> None:
-    """One entry is first and last: it is named once."""
+async def key_log_ids_of_a_range_are_those_of_its_entries(trial: Trial) -> None:
+    """Of a range, both ends of which are included, the last log id of each leader in it."""
+    leaders = [(1, 0), (1, 0), (2, 5), (3, 1), (3, 1), (3, 2), (3, 2), (3, 2)]
+    entries = [
+        trial.entry(index, term, node_id) for index, (term, node_id) in enumerate(leaders, 3)
+    ]
     async with trial.open() as storage:
-        await storage.append(trial.entries(4, 5))
-        equal(await storage.get_key_log_ids(), [LogId(1, 4)], "key log ids of one entry")
-        await storage.append(trial.entries(5, 6))
-        equal(await storage.get_key_log_ids(), [LogId(1, 4), LogId(1, 5)], "of two")
+        await storage.append(entries)
+        for first in range(12):
+            for last in range(12):
+                within = [entry for entry in entries if first <= entry.index <= last]
+                want = [
+                    one.log_id
+                    for one, other in zip(within, [*within[1:], None], strict=False)
+                    if other is None or (one.term, one.node_id) != (other.term, other.node_id)
+                ]
+                got = await storage.get_key_log_ids(first, last)
+                equal(got, want, f"key log ids from {first} to {last}")
+        got = await storage.get_key_log_ids(LogId(1, 4), LogId(3, 6, 1))
+        want = [entries[position].log_id for position in (1, 2, 3)]
+        equal(got, want, "key log ids between log ids")
+        equal(await storage.get_key_log_ids(last=LogId(1, 3)), [LogId(1, 3)], "a last")
+        equal(await storage.get_key_log_ids(8), [entries[7].log_id], "a first")
+
+
+@case
+async def key_log_ids_of_a_single_leader_are_its_last(trial: Trial) -> None:
+    """One leader: one log id, the last one."""
+    async with trial.open() as storage:
+        for index in range(4, 8):
+            await storage.append(trial.entries(index, index + 1))
+            equal(await storage.get_key_log_ids(), [LogId(1, index)], f"up to {index}")
 
 
 # --- readers -----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 
 from hqlwal_raft._types import Entry, LogId, Vote
-from hqlwal_raft.errors import LeaderChangedError
+from hqlwal_raft.errors import LeaderChangedError, LogRangeError
 
 from ._case import Trial, case, closing, collected, equal, filled, holds, refused
 
@@ -74,6 +74,43 @@ async def a_stream_never_gives_what_was_truncated_before_it_got_there(trial: Tri
 
 
 @case
+async def a_stream_that_a_purge_overtakes_says_so(trial: Trial) -> None:
+    """A purge of entries that a stream has still to give ends it with LogRangeError, whether the
+    purge ends within the log, at its end, or beyond it.
+    """
+    vote = Vote(1, 1, committed=True)
+    for purged in (5, 9, 10, 20):
+        for is_bounded in (False, True):
+            async with trial.open(f"{purged}{is_bounded}") as storage:
+                await storage.append(trial.entries(1, 11))
+                await storage.save_vote(vote)
+                got = []
+                stream = (
+                    storage.leader_bounded_stream(vote, 1, 11)
+                    if is_bounded
+                    else storage.entries_stream(1)
+                )
+                with refused(LogRangeError, f"a stream overtaken by purge({purged})"):
+                    async for entry in stream:
+                        got.append(entry)
+                        if entry.index == 3:
+                            await storage.purge(LogId(1, purged))
+                equal(got, trial.entries(1, 4), "the entries before the purge")
+
+
+@case
+async def a_stream_that_gave_all_of_its_range_ends_whatever_is_purged(trial: Trial) -> None:
+    """A purge of what a stream has given is no concern of that stream."""
+    async with filled(trial, 1, 11) as storage:
+        got = []
+        async for entry in storage.entries_stream(1, 7):
+            got.append(entry)
+            if entry.index in (3, 6):
+                await storage.purge(LogId(1, {3: 3, 6: 20}[entry.index]))
+        equal(got, trial.entries(1, 7), "the entries of the stream")
+
+
+@case
 async def streams_run_side_by_side(trial: Trial) -> None:
     """Many streams at once do not disturb each other."""
     entries = trial.entries(1, 31)
@@ -113,14 +150,17 @@ async def a_leader_bounded_stream_refuses_another_vote(trial: Trial) -> None:
     """Where the saved vote is not the given committed one: LeaderChangedError, no entry."""
     others = [
         None,
+        Vote(_LEADER.term - 1, _LEADER.node_id, committed=True),
+        Vote(_LEADER.term, None, committed=False),
         Vote(_LEADER.term, _LEADER.node_id, committed=False),
-        Vote(_LEADER.term + 1, _LEADER.node_id, committed=True),
         Vote(_LEADER.term, 8, committed=True),
         Vote(_LEADER.term, str(_LEADER.node_id), committed=True),
         Vote(_LEADER.term, None, committed=True),
+        Vote(_LEADER.term + 1, _LEADER.node_id, committed=True),
     ]
-    async with filled(trial, 1, 6) as storage:
-        for other in others:
+    for number, other in enumerate(others):
+        async with trial.open(str(number)) as storage:
+            await storage.append(trial.entries(1, 6))
             if other is not None:
                 await storage.save_vote(other)
             got: list[Entry] = []

@@ -14,6 +14,7 @@ from . import (  # noqa: F401
     _cases_life,
     _cases_purge,
     _cases_read,
+    _cases_rules,
     _cases_state,
     _cases_stream,
     _cases_truncate,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from .._environment import Environment, Loop
 from .._threads import Done, Worker
+from .._watchdog import Watch
 
 __all__ = ["InlineThreads", "InlineWorker"]
 
@@ -75,6 +76,9 @@ class InlineThreads(Environment):
 
     def start_worker(self, name: str, loop: Loop) -> Worker:
         return InlineWorker(name, loop, self)
+
+    def look_after(self, watch: Watch) -> None:
+        """There is no thread that could notice."""
 
     def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
         return self._run_here(job)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from .._environment import Environment, Lock, Loop, Map, Queue
 from .._threads import Worker
+from .._watchdog import Watch
 
 __all__ = ["PassingEnvironment"]
 
@@ -222,6 +223,9 @@ class PassingEnvironment(Environment):
 
     def start_worker(self, name: str, loop: Loop) -> Worker:
         return self.environment.start_worker(name, loop)
+
+    def look_after(self, watch: Watch) -> None:
+        self.environment.look_after(watch)
 
     def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
         return self.environment.run_in_thread(job)

@@ -249,6 +249,7 @@ def try_callback(error: type[BaseException], place: int, backend: str) -> list[P
     where = f"{error.__name__} from callback {place} of 3, {backend}"
     called: list[int] = []
     answered: list[str] = []
+    interrupted: list[str] = []
 
     def callback(number: int) -> Callable[[BaseException | None], None]:
         def call(_error: BaseException | None) -> None:
@@ -264,7 +265,10 @@ def try_callback(error: type[BaseException], place: int, backend: str) -> list[P
             store = await manager.__aenter__()
 
             async def make(name: str, call: Callable[[], Awaitable[Any]]) -> None:
-                await call()
+                try:
+                    await call()
+                except KeyboardInterrupt:  # trio cannot raise it by itself: the next write does
+                    interrupted.append(name)
                 answered.append(name)
 
             for number in (1, 2, 3):
@@ -288,6 +292,8 @@ def try_callback(error: type[BaseException], place: int, backend: str) -> list[P
         problems.append(Problem("died", where, repr(_innermost(died))[:200]))
     if sorted(called) != [1, 2, 3]:
         problems.append(Problem("callback", where, f"called: {called}"))
+    if len(interrupted) != (error is KeyboardInterrupt and backend == "trio"):
+        problems.append(Problem("died", where, f"an interrupt for {interrupted}"))
     if answered != ["save_vote", "flush", "append", "close"]:
         problems.append(Problem("hang", where, f"answered: {answered}"))
     return problems

@@ -249,6 +249,9 @@ class Turns(Environment):
         self.threads.append(thread)
         self.moved()
 
+    def look_after(self, watch: Any) -> None:
+        """Time jumps: each jump would be a disk that does not answer."""
+
     def queue(self) -> Queue[Any]:
         return _SteppedQueue(self)
 

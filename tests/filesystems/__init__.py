@@ -1,0 +1,1 @@
+"""The store on other file systems: ``make test-filesystems``, and a short version in the suite."""
