@@ -278,9 +278,9 @@ class _Worker(Worker):
         self._begin()
 
     def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
-        self._threads.later(self._threads.now + seconds, partial(self._ring, ring))
+        self._threads.later(self._threads.now + seconds, partial(self._ring_alarm, ring))
 
-    def _ring(self, ring: Callable[[], None]) -> None:
+    def _ring_alarm(self, ring: Callable[[], None]) -> None:
         if not self._is_stopped:
             self._report_to(ring)
 
