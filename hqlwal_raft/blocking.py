@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import _operations, _truncating
+from ._answers import Answer, call_back
 from ._arguments import (
     check_callback,
     check_log_id,
@@ -27,7 +28,6 @@ from ._arguments import (
     listed,
 )
 from ._blocking_reader import BlockingRaftLogReader
-from ._commit import Answer, call_back
 from ._entry_rules import NotPlainError, plain
 from ._environment import Empty, Environment, Queue
 from ._lane import Lane
