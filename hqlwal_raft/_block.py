@@ -18,10 +18,10 @@ from typing import Protocol, TypeVar
 import anyio
 
 from ._answers import Answer
+from ._core import Core
 from ._environment import Loop
 from ._log import Log
 from ._options import PATIENCE_SECONDS, Opening, close_unused
-from ._reading import Core
 from ._threads import Worker
 from ._types import LogSync
 from ._watchdog import Watch

@@ -17,10 +17,10 @@ from typing import Any
 from . import _operations, _said
 from ._arguments import check_callable, check_number, check_seconds, check_truth, parse_truth
 from ._commit import Committer
+from ._core import Core, open_cores
 from ._environment import Environment, Loop
 from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX
 from ._log import Log, drive
-from ._reading import Core, open_cores
 from ._reads import Options
 from ._recovery import recover
 from ._threads import Worker

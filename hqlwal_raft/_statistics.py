@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ._core import Core
 from ._measures import SYNC_BOUNDS_SECONDS
-from ._reading import Core
 from ._types import StorageStatistics
 
 __all__ = ["statistics_of"]

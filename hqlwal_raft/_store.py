@@ -23,14 +23,15 @@ from ._arguments import (
 )
 from ._block import Block
 from ._commit import Phase
+from ._core import Core
 from ._entry_rules import NotPlainError, plain
 from ._environment import Environment, Loop
 from ._log import Work
 from ._options import Opening
 from ._reader import RaftLogReader
-from ._reading import Core, begin_waiting
 from ._statistics import statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
+from ._waiting import begin_waiting
 from .protocols import AppendCallback
 
 __all__ = ["RaftLogReader", "RaftLogStorage"]

@@ -28,15 +28,17 @@ from ._arguments import (
     listed,
 )
 from ._blocking_reader import BlockingRaftLogReader
+from ._core import Core
 from ._entry_rules import NotPlainError, plain
 from ._environment import Empty, Environment, Queue
 from ._lane import Lane
 from ._log import Work
 from ._options import PATIENCE_SECONDS, Opening, close_unused
-from ._reading import Core, Reading, begin_waiting
+from ._reading import Reading
 from ._stand_ins import Callbacks, StandIns, end_store
 from ._statistics import statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
+from ._waiting import begin_waiting
 from .errors import WalClosedError
 from .protocols import AppendCallback
 

@@ -262,7 +262,8 @@ ANYWHERE: dict[str, set[str] | None] = {
     "_segment": {"Extent.read", "Extent._decode", "damage"},
     # letting go of the lock; and a store that nobody holds may be collected anywhere
     "_commit": {"_let_go", "Committer.is_closing"},
-    "_reading": {"Core.__del__", "_read_extents", "_read_extents.<locals>.<listcomp>"},
+    "_core": {"Core.__del__"},
+    "_reading": {"_read_extents", "_read_extents.<locals>.<listcomp>"},
 }
 
 
