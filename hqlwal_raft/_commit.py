@@ -226,7 +226,7 @@ class Committer:
         self._disk = disk
         self._housekeeping = self._environment.start_worker("hqlwal-housekeeping", loop)
         # These hold no committer, so that one that is dropped goes.
-        self._leave = partial(_leave, _Leaving(log.directory), disk, self._housekeeping)
+        self._leave = partial(_leave, _Leaving(log.directory), disk, self._housekeeping, watch)
         disk.orphaned = self._housekeeping.orphaned = self._leave
         self._queue: deque[_Append | _Operation | _Call] = deque()
         #: whom the next commit to begin will answer, and whom the one under way
@@ -423,7 +423,6 @@ class Committer:
         self.phase = Phase.CLOSED
         log = self.log
         self._leave()
-        self.watch.end()
         _said.abandoned(log.directory.path)
         log.release()
         # Last: a loop that was closed under tasks that wait cannot be given their answers.
@@ -437,7 +436,6 @@ class Committer:
         """Abandons, from any thread: a store that nobody holds is collected in any."""
         # At once, and without touching memory: the loop may be closed, or never run again.
         self._leave()
-        self.watch.end()
         try:
             self._loop.post(self.abandon)
         except RuntimeError:  # the loop has ended: memory is nobody's any more
@@ -1109,11 +1107,12 @@ class _Leaving:
             self._directory.close()
 
 
-def _leave(leaving: _Leaving, disk: Worker, housekeeping: Worker) -> None:
+def _leave(leaving: _Leaving, disk: Worker, housekeeping: Worker, watch: Watch) -> None:
     disk.submit(partial(leaving.leave, "disk"), _ignore)
     disk.stop()
     housekeeping.submit(partial(leaving.leave, "housekeeping"), _ignore)
     housekeeping.stop()
+    watch.end()
 
 
 def _let_go(directory: Directory, *, is_clean: bool) -> None:

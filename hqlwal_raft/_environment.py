@@ -16,14 +16,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import fcntl
 import logging
 import math
-import mmap
 import os
 import queue
 import random
-import select
+import sys
 import threading
 import time
 import weakref
@@ -32,9 +30,48 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
+from .errors import UnsupportedPlatformError
+
 if TYPE_CHECKING:
     from ._threads import Worker
     from ._watchdog import Watch
+
+if sys.platform == "linux":
+    import fcntl
+    import mmap
+    import select
+else:  # everything can be imported, and opening a store says that it needs Linux
+
+    class _Elsewhere:
+        """Modules and functions that are not there."""
+
+        def __init__(self, module: Any = None) -> None:
+            self._module = module
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._module, name, _unsupported)
+
+        def register_at_fork(self, **_: Any) -> None:
+            """There is no store that a child could inherit."""
+
+    def _unsupported(*_: Any, **__: Any) -> Any:
+        raise UnsupportedPlatformError(_why_unsupported())
+
+    fcntl = mmap = select = _Elsewhere()
+    os = _Elsewhere(os)
+
+
+def _why_unsupported() -> str:
+    """Why stores cannot be opened here; empty where they can."""
+    if sys.platform != "linux":
+        return f"hqlwal_raft stores need Linux, and this is {sys.platform}: run the node on Linux"
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return (
+            "hqlwal_raft does not support free-threaded Python yet: use the usual build, or run "
+            "this one with PYTHON_GIL=1"
+        )
+    return ""
+
 
 logger = logging.getLogger("hqlwal_raft")
 
@@ -292,6 +329,11 @@ class Environment:
         from ._threads import Worker  # noqa: PLC0415 - the real one stands on this module
 
         return Worker(name, loop, self)
+
+    def check_system(self) -> None:
+        """Raises UnsupportedPlatformError where stores cannot be opened."""
+        if why := _why_unsupported():
+            raise UnsupportedPlatformError(why)
 
     def look_after(self, watch: Watch) -> None:
         """Has the watchdog of the process say where a store's disk does not answer."""

@@ -40,8 +40,10 @@ _IOV_MAX = 1024
 _JOIN_BYTES = 256 << 10
 _WRITE_BYTES_MAX = 1 << 30  # the kernel takes 2 GiB less a page at a time
 _ZEROS = bytes(1 << 20)
-_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_WRITE_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# elsewhere than on Linux some are missing, and no file is opened
+_SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
+_READ_FLAGS = os.O_RDONLY | _SAFE_FLAGS
+_WRITE_FLAGS = os.O_RDWR | _SAFE_FLAGS
 # <linux/fs.h>: the ioctls of chattr(1), and its flag +C
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS, _FS_NOCOW_FL = 0x80086601, 0x40086602, 0x00800000
 

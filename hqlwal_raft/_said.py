@@ -110,4 +110,4 @@ def closed(path: str, reason: str | None) -> None:
 
 
 def abandoned(path: str) -> None:
-    logger.warning("%s: abandoned: what was not durable may be lost, as after a kill", path)
+    logger.info("%s: abandoned: what was not durable may be lost, as after a kill", path)

@@ -46,7 +46,14 @@ from ._watchdog import Watch
 from .errors import given
 from .protocols import AppendCallback
 
-__all__ = ["Opening", "RaftLogReader", "RaftLogStorage", "statistics_of", "undo_opening"]
+__all__ = [
+    "PATIENCE_SECONDS",
+    "Opening",
+    "RaftLogReader",
+    "RaftLogStorage",
+    "statistics_of",
+    "undo_opening",
+]
 
 logger = logging.getLogger("hqlwal_raft")
 
@@ -58,7 +65,7 @@ _CHECK_VARIABLE = "HQL_CHECK_WAL_INTEGRITY"
 _REAL = Environment()
 
 #: how long who was cancelled waits for a disk: longer, and it is taken for one that never answers
-_PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,7 @@ class Opening:
     environment: Environment | None = None
 
     def __post_init__(self) -> None:
+        _REAL.check_system()
         LogSync.parse(self.sync)
         check_number(
             "segment_size", self.segment_size, _SEGMENT_SIZE_MINIMUM, _SIZE_MAXIMUM, " bytes"
@@ -637,7 +645,7 @@ async def _patiently(wait: Callable[[], Awaitable[object]]) -> bool:
     entered, and anyio would end the task with an error that hides the interrupt. Hence the two
     ways out of it, of which an interrupt can spoil only one.
     """
-    scope = anyio.move_on_after(_PATIENCE_SECONDS, shield=True)
+    scope = anyio.move_on_after(PATIENCE_SECONDS, shield=True)
     cancellations: list[BaseException] = []
     is_over = True
     try:

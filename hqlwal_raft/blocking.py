@@ -28,13 +28,13 @@ from ._arguments import (
 )
 from ._blocking_reader import BlockingRaftLogReader
 from ._commit import Answer, call_back
-from ._environment import Environment
+from ._environment import Empty, Environment, Queue
 from ._lane import Lane
 from ._log import Log, Work, drive
 from ._reading import Core, Reading, begin_waiting
 from ._records import NotPlainError, plain
 from ._stand_ins import Callbacks, StandIns
-from ._store import Opening, statistics_of
+from ._store import PATIENCE_SECONDS, Opening, statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
 from .errors import WalClosedError, WalError
 from .protocols import AppendCallback
@@ -324,6 +324,20 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         core = self._core
         self._end(f"{core.path} was closed", core.committer.close, is_waiting=True)
 
+    def close_at_exit(self) -> None:
+        """Closes it, as long as the disk answers: the interpreter must be able to end."""
+        closed: Queue[None] = self._core.log.directory.environment.queue()
+
+        def close() -> None:
+            try:
+                self.close()
+            finally:
+                closed.put(None)
+
+        self._stand_ins.submit(close)
+        with contextlib.suppress(Empty):  # the lock goes with the process
+            closed.get(timeout=PATIENCE_SECONDS)
+
     def abandon(self) -> None:
         """Answers every caller at once with WalClosedError, and lets go without waiting for a
         disk that does not answer: what is not durable may be lost, as after a kill.
@@ -394,7 +408,7 @@ _open_stores: weakref.WeakSet[BlockingRaftLogStorage] = weakref.WeakSet()
 def _close_all() -> None:
     for store in list(_open_stores):
         with contextlib.suppress(Exception):
-            store.close()
+            store.close_at_exit()
 
 
 def _answer_in_forked_child() -> None:

@@ -390,7 +390,15 @@ def test_the_scripts_use_every_call_about_files_and_names() -> None:
     about_the_process = {
         *("monotonic", "perf_counter", "sleep", "getrandbits", "getpid", "getenv", "queue"),
         *("call_in_forked_child", "start_thread", "start_worker", "run_in_thread", "running_loop"),
-        *("lock", "get_ident", "is_main_thread", "call_at_exit", "look_after"),
+        *(
+            "lock",
+            "get_ident",
+            "is_main_thread",
+            "call_at_exit",
+            "look_after",
+            "bell",
+            "check_system",
+        ),
     }
     public = {name for name in calls if not name.startswith("_")}
     assert public - about_the_process <= used

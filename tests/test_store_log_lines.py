@@ -179,9 +179,8 @@ async def test_poison_is_said_once_with_its_cause_and_advice(tmp_path: Path, lin
 async def test_an_abandoned_store_says_so(tmp_path: Path, lines: Lines) -> None:
     async with RaftLogStorage.open(tmp_path) as store:
         store.abandon()
-    assert lines("WARNING") == [
-        f"{tmp_path}: abandoned: what was not durable may be lost, as after a kill"
-    ]
+    said = f"{tmp_path}: abandoned: what was not durable may be lost, as after a kill"
+    assert said in lines("INFO")
 
 
 @on_both_backends

@@ -212,11 +212,18 @@ def test_the_blocking_store_calls_on_stall_in_a_thread_of_its_own(
         has_called.set()
 
     store = BlockingRaftLogStorage.open(
-        tmp_path, environment=environment, stall_seconds=0.5, on_stall=on_stall
+        tmp_path,
+        environment=environment,
+        segment_size=8192,
+        stall_seconds=0.5,
+        on_stall=on_stall,
     )
 
     def use() -> None:
         store.append(entries(1, 4))
+        core = store._core
+        while core.committer.watch.chore is not None or not core.log.prepared:
+            threading.Event().wait(0.001)
         gate.shut()
         appending = threading.Thread(target=store.append, args=(entries(4, 5),))
         appending.start()
