@@ -14,16 +14,16 @@ BIN := $(VENV)/bin
 PIP := python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
-.PHONY: help demo test test-all test-filesystems test-pysyncobj-versions lint format bench torture clean
+.PHONY: help demo test test-all test-filesystems test-pysyncobj-versions test-patroni lint format bench torture clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 26
 
 demo: $(VENV)/.test  ## three nodes, writes, kill -9, a comparison; ARGS="--commands 500 --folder DIR"
 	@$(BIN)/python examples/demo_cluster.py $(ARGS)
 
-test: $(VENV)/.test  ## the test suite; ARGS="-k name" to choose
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test  ## the test suite, on all cores; ARGS="-k name" to choose
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-all:  ## the test suite under every supported Python on this machine (pyenv's included)
 	@tried=; failed=; for version in 3.11 3.12 3.13 3.14; do \
@@ -53,6 +53,11 @@ test-pysyncobj-versions:  ## the adapter's tests under each pysyncobj; PYSYNCOBJ
 			&& $$venv/bin/python -m pytest $(PYSYNCOBJ_WARNINGS) $(PYSYNCOBJ_TESTS) $(ARGS) \
 			|| failed+=" $$version"; \
 	done; echo "tried: $(PYSYNCOBJ); failed:$${failed:- none}"; test -z "$$failed"
+
+test-patroni:  ## takes a Raft cluster of Patroni's own over to WAL directories and back
+	@$(MAKE) --no-print-directory .venv-patroni/.test VENV=.venv-patroni
+	.venv-patroni/bin/$(PIP) install --quiet 'patroni[raft]' psycopg2-binary
+	.venv-patroni/bin/python -m pytest $(PYSYNCOBJ_WARNINGS) tests/patroni_raft/takeover.py $(ARGS)
 
 lint: $(VENV)/.lint  ## style, format, types, import order
 	$(BIN)/ruff check

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ._format import NODE_ID_BYTES_MAX, U64_MAX
+from ._format import NODE_ID_BYTES_MAX, STATE_BYTES_MAX, U64_MAX
 from ._types import Entry, LogId, Vote
 from .errors import given
 
@@ -30,6 +30,7 @@ __all__ = [
     "check_seconds",
     "check_truth",
     "check_vote",
+    "copied_state",
     "index_of",
     "listed",
     "parse_truth",
@@ -160,6 +161,18 @@ def listed(entries: Iterable[Entry]) -> list[Entry]:
             f"entries is {given(entries)}: give an iterable of hqlwal_raft.Entry"
         ) from None
     return list(iterator)
+
+
+def copied_state(name: str, data: object) -> bytes:
+    """The node's own state, as bytes that nobody can change any more."""
+    try:
+        with memoryview(data) as view:  # type: ignore[arg-type]
+            size = view.nbytes
+            if size <= STATE_BYTES_MAX:
+                return view.tobytes()
+    except TypeError:
+        raise TypeError(f"{name} is {given(data)}: give bytes, or something bytes-like") from None
+    raise ValueError(f"{name} has {size} bytes: give at most {STATE_BYTES_MAX}")
 
 
 def parse_truth(name: str, text: str) -> bool:

@@ -71,6 +71,9 @@ class BlockingRaftLogReader:
         core, log = self._core, self._core.log
         position: int | None = None  # the entry to come, once one was given
         while True:
+            # Plain attributes, read without the lock: each alone is true for the moment. This
+            # one first: what is removed once the chunk was read must be noticed.
+            epoch = log.epoch
             chunk = self.limited_get_log_entries(
                 start if position is None else position, stop, CHUNK_BYTES
             )

@@ -776,6 +776,8 @@ class Committer:
         if self.log.is_changing:
             self.fall(_torn())
         if operation is not self._operation or self.phase not in (Phase.OPEN, Phase.CLOSING):
+            if operation.work is not None:
+                operation.work.close()  # here: a generator's end would come in any thread
             if operation is self._operation:
                 self._operation = None
             self._advance()
@@ -793,6 +795,7 @@ class Committer:
                 self._operation_failed(operation, outcome.error)
             else:
                 self.fall(outcome.error)
+                work.close()  # not before: it forgets the cut, which poison has to know
                 self._operation = None
                 self._advance()
             return

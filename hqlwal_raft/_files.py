@@ -62,6 +62,9 @@ _ADVICE = {
     errno.EINVAL: "the file system may lack this operation: use ext4, XFS, btrfs or tmpfs",
 }
 
+#: how file systems say that a directory cannot be locked: NFS wants a descriptor for writing
+_NO_LOCK = (errno.EBADF, errno.EISDIR, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
 
 class TornWriteError(OSError):
     """A write failed after a part of it was stored."""
@@ -82,8 +85,11 @@ class LockedError(Exception):
 def noted(error: OSError, path: str, doing: str) -> OSError:
     """The error with path, deed and advice as a note, once."""
     note = f"while {doing} {path}"
-    if error.errno in _ADVICE:
-        note += f": {_ADVICE[error.errno]}"
+    advice = _ADVICE.get(error.errno or 0)
+    if doing == "locking" and error.errno in _NO_LOCK:
+        advice = _ADVICE[errno.ENOLCK]
+    if advice:
+        note += f": {advice}"
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
     return error
@@ -708,22 +714,24 @@ class Directory:
     def close(self) -> None:
         """Gives up the lock and the directory. Idempotent."""
         try:
-            lock, self._lock_descriptor = self._lock_descriptor, -1
-            self._close(lock)
+            if self._lock_descriptor >= 0:
+                self._lock_descriptor = self._closed(self._lock_descriptor)
         finally:
-            descriptor, self._descriptor = self._descriptor, -1
-            self._close(descriptor)
+            if self._descriptor >= 0:
+                self._descriptor = self._closed(self._descriptor)
 
-    def _close(self, descriptor: int) -> None:
-        if descriptor < 0:
-            return
+    def _closed(self, descriptor: int) -> int:
+        """Closes it; gives what stands for none. One that was not closed is not forgotten."""
         try:
             # An flock belongs to the open file, which a child forked meanwhile has too.
             with contextlib.suppress(OSError):
                 self.environment.flock(descriptor, LOCK_UN)
         finally:
-            with contextlib.suppress(OSError):
+            try:  # noqa: SIM105 - between the closing and the end nothing takes memory
                 self.environment.close(descriptor)
+            except OSError:
+                pass
+        return -1
 
     def forget_in_child(self) -> None:
         """In a forked child: lets go of the descriptors, and leaves the lock to the parent."""

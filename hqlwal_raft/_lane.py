@@ -12,6 +12,10 @@ know what a log is.
 - *Who carried out a job applies its outcome itself*: an outcome is never handed to a thread that
   would need the lock which one that is awake may hold (on the interpreter's own lock that costs
   5 ms each time).
+- *A job is always in one place*: among those that are left, or the one under way, which its carrier
+  has in hand until the outcome is added. What an interrupt (MemoryError) breaks off is taken up
+  before the lock is given back, or by ``_let_go`` where a thread is about to leave: nobody else
+  would come for it.
 - *Nobody waits, or carries out a job, with the lock held*, and no code of a user's runs under it.
 - *What the committer puts off (``soon``) runs right before the lock is given back*: never in the
   middle of a change, always before anybody else is the owner.
@@ -46,7 +50,7 @@ class _Waiter:
     def __init__(self, lock: Lock) -> None:
         self.lock = lock
         lock.acquire()
-        #: what it is woken up for, if it is not for its answer
+        #: what it is woken up for, if it is not for its answer; its until the outcome is added
         self.job: _Job | None = None
 
 
@@ -79,7 +83,7 @@ class Lane(Worker):
         self._soon: deque[Callable[[], Any]] = deque()
         self._left: deque[_Job] = deque()
         self._outcomes = Outcomes()
-        self._is_busy = False
+        self._under_way: _Job | None = None
         self._is_stopped = False
         #: threads that wait for an answer or a job, in their order
         self._waiters: dict[_Waiter, None] = {}
@@ -121,32 +125,36 @@ class Lane(Worker):
                 call()
             except BaseException:  # as an event loop does it: the thread goes on
                 logger.exception("a call by the threads of a log failed")
-            self._run_soon()
-            self._pass_on()
+            self._settle()
 
     def call(self, begin: Callable[[], Any]) -> Any:
         """Makes a call as the owner; where it gives an Answer, waits for that: its value."""
         with self.lock:
             try:
                 result = begin()
-            except BaseException:
                 self._run_soon()
-                self._pass_on()
+                if result.__class__ is not Answer:
+                    self._pass_on()
+                    return result
+                waiter = _Waiter(self._environment.lock())
+                job = self._next_job(result, waiter)
+            except BaseException:
+                self._settle()
                 raise
-            self._run_soon()
-            if result.__class__ is not Answer:
-                self._pass_on()
-                return result
-            waiter = _Waiter(self._environment.lock())
-            job = self._next_job(result, waiter)
-        is_answered = result.event.is_set  # stays so, and needs no lock
-        while job is not None or not is_answered:
-            if job is not None:
-                job = self._carry_out(job, result, waiter)
-            else:
+        try:
+            while True:
+                if job is not None:
+                    job = self._carry_out(job, result, waiter)
+                    continue
+                # In this order, since no lock is held: once it is answered no job is given.
+                is_answered = result.event.is_set
+                if is_answered and waiter.job is None:
+                    break
                 waiter.lock.acquire()
-                job, waiter.job = waiter.job, None
-            is_answered = result.event.is_set
+                job = waiter.job
+        except BaseException as error:
+            self._let_go(waiter, error)
+            raise
         return result.result()
 
     def wait(self, answer: Answer) -> Any:
@@ -161,11 +169,33 @@ class Lane(Worker):
         except BaseException as error:
             failure = error
         with self.lock:
-            self._outcomes.add(partial(self._carried, job[1], value, failure))
+            self._outcomes.add(partial(self._carried, job, value, failure))
+            waiter.job = None
             self._run_soon()
             return self._next_job(answer, waiter)
 
+    def _let_go(self, waiter: _Waiter, error: BaseException) -> None:
+        """For a thread that leaves without its answer, interrupted: it waits no more, and of the
+        job in hand nobody knows how far it came.
+        """
+        with self.lock:
+            self._waiters.pop(waiter, None)
+            if waiter.job is not None:
+                self._outcomes.add(partial(self._carried, waiter.job, None, error))
+                waiter.job = None
+            self._settle()
+
     # --- with the lock held ----------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Before the lock is given back."""
+        try:
+            self._run_soon()
+            self._pass_on()
+        except BaseException:  # an interrupt: perhaps no later call makes up for it
+            self._run_soon()
+            self._pass_on()
+            raise
 
     def _run_soon(self) -> None:
         while self._outcomes or self._soon:
@@ -177,9 +207,10 @@ class Lane(Worker):
             except BaseException:
                 logger.exception("a call by the threads of a log failed")
 
-    def _carried(self, done: Done, value: Any, error: BaseException | None) -> None:
-        self._is_busy = False
-        done(value, error)
+    def _carried(self, job: _Job, value: Any, error: BaseException | None) -> None:
+        if self._under_way is job:  # else it is applied once more
+            self._under_way = None
+        job[1](value, error)
 
     def _next_job(self, answer: Answer, waiter: _Waiter) -> _Job | None:
         """The next job, for a thread that still waits for its answer; if there is none it is
@@ -188,9 +219,9 @@ class Lane(Worker):
         if answer.event.is_set:
             self._pass_on()
             return None
-        if self._left and not self._is_busy:
-            self._is_busy = True
-            return self._left.popleft()
+        if self._left and self._under_way is None:
+            job = waiter.job = self._under_way = self._left.popleft()
+            return job
         if waiter not in answer.event.waiters:
             answer.event.waiters.append(waiter)
         self._waiters[waiter] = None
@@ -198,17 +229,26 @@ class Lane(Worker):
 
     def _pass_on(self) -> None:
         """Gives the next job to a thread that waits, else to the disk thread."""
-        if self._is_busy:
+        if self._under_way is not None:
             return
         if self._left:
-            self._is_busy = True
-            job = self._left.popleft()
             if self._waiters:
                 waiter = next(iter(self._waiters))
-                waiter.job = job
-                self.wake(waiter)
+                waiter.job = self._under_way = self._left.popleft()
+                del self._waiters[waiter]
+                waiter.lock.release()
             else:
-                self._worker.submit(job[0], partial(self._carried, job[1]))
+                self._submit(self._left[0])
         elif self._is_stopped:
             self._is_stopped = False
             self._worker.stop()
+
+    def _submit(self, job: _Job) -> None:
+        done = partial(self._carried, job)
+        self._under_way = self._left.popleft()
+        try:
+            self._worker.submit(job[0], done)
+        except BaseException:
+            self._left.appendleft(job)
+            self._under_way = None
+            raise

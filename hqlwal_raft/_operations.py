@@ -46,6 +46,7 @@ __all__ = [
     "name_first",
     "prepare",
     "purge",
+    "save_state",
     "save_vote",
     "seal",
     "truncate",
@@ -337,13 +338,16 @@ def _cut(log: Log, cut: Cut, steps: list[Step], point: int) -> Work[tuple[LogId 
 # --- purging, the vote, the end ---------------------------------------------------------
 
 
-def purge(log: Log, log_id: LogId) -> Work[None]:
+def purge(log: Log, log_id: LogId, data: bytes | None = None) -> Work[None]:
     """Removes ``[.., log_id.index]``. The log is clean, and no seal is under way.
 
+    ``data``, if any, becomes the node's own state in the same step.
     Durable when the generator ends; unlinking the files is left to housekeeping.
     """
     frontier = log.last_purged_log_id
     if frontier is not None and log_id.index <= frontier.index:
+        if data is not None:
+            yield from save_state(log, data)
         return
     next_index = log.next_index
     is_beyond = next_index is None or log_id.index >= next_index
@@ -356,6 +360,8 @@ def purge(log: Log, log_id: LogId) -> Work[None]:
     first = log.segments[count].number if count < len(log.segments) else 0
     # The frontier is durable before the first unlink.
     state = replace(log.meta.state, last_purged=log_id, first_segment=first)
+    if data is not None:
+        state = replace(state, state=data)
     yield Plan("purge", (*log.meta.steps(state), _identity(log)), point=0)
 
     log.is_changing = True
@@ -406,6 +412,14 @@ def save_vote(log: Log, vote: Vote) -> Work[None]:
         check_vote_change(log.meta.state.vote, vote)
     state = replace(log.meta.state, vote=vote)
     yield Plan("save vote", (*log.meta.steps(state), _identity(log)), point=0)
+    log.is_changing = True
+    log.meta.saved(state)
+    log.is_changing = False
+
+
+def save_state(log: Log, data: bytes) -> Work[None]:
+    state = replace(log.meta.state, state=data)
+    yield Plan("save state", (*log.meta.steps(state), _identity(log)), point=0)
     log.is_changing = True
     log.meta.saved(state)
     log.is_changing = False

@@ -19,6 +19,7 @@ from typing import Any
 from ._commit import call_back
 from ._environment import Environment, Lock, Queue
 from ._lane import Lane
+from ._threads import start_thread
 from .errors import WalClosedError
 from .protocols import AppendCallback
 
@@ -60,23 +61,43 @@ class _Beginning:
 
 
 class _Made:
-    """A call that is made for the main thread."""
+    """A call that is made for the main thread, by one of the others."""
 
-    __slots__ = ("_lock", "error", "is_answered", "value")
+    __slots__ = ("_lock", "_make", "_under_way", "error", "is_answered", "value")
 
-    def __init__(self, lock: Lock) -> None:
+    def __init__(self, lock: Lock, make: Callable[[], Any], under_way: set[_Made]) -> None:
         self._lock = lock
         lock.acquire()
+        self._make: Callable[[], Any] | None = make
+        self._under_way = under_way
         self.value: Any = None
         self.error: BaseException | None = None
         self.is_answered = False
+        under_way.add(self)
+
+    def __call__(self) -> None:
+        """Makes it. Called once more after an interrupt, which then is the answer."""
+        make, self._make = self._make, None
+        if make is None:
+            self.give(None, MemoryError("an exception from outside came while the call was made"))
+        else:
+            try:
+                value = make()
+            except BaseException as error:
+                self.give(None, error)
+            else:
+                self.give(value, None)
+        self._under_way.discard(self)
 
     def give(self, value: Any, error: BaseException | None) -> None:
         """The first answer counts: one that is abandoned may still come to its end."""
         if not self.is_answered:
+            lock = self._lock
             self.value, self.error, self.is_answered = value, error, True
-            with contextlib.suppress(RuntimeError):  # two at the same time
-                self._lock.release()
+            try:  # noqa: SIM105 - between the answer and the waking nothing takes memory
+                lock.release()
+            except RuntimeError:
+                pass  # two at the same time
 
     def wait(self) -> Any:
         self._lock.acquire()
@@ -99,15 +120,14 @@ class StandIns:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._calls: Queue[Callable[[], Any] | None] = environment.queue()
+        self._calls: Queue[Callable[[], Any]] = environment.queue()
         self._beginnings: deque[_Beginning] = deque()
         #: what the main thread waits for; more than one where handlers make calls
         self._under_way: set[_Made] = set()
-        #: guards ``_idle``; the main thread never takes it
-        self._lock = environment.lock()
-        self._idle = 1
+        #: those that wait for a call; the main thread never touches it
+        self._idle: set[object] = set()
         self._is_stopped = False
-        environment.start_thread(self._run, _NAME)
+        self._start()
 
     def call(
         self, lane: Lane, begin: Callable[[], Any], finish: Callable[[Any], Any] | None = None
@@ -129,25 +149,17 @@ class StandIns:
 
     def run(self, make: Callable[[], Any]) -> Any:
         """Makes a call in another thread. For the main thread."""
-        made = _Made(self._environment.lock())
-
-        def run() -> None:
-            try:
-                value = make()
-            except BaseException as error:
-                made.give(None, error)
-            else:
-                made.give(value, None)
-            self._under_way.discard(made)
-
-        self._under_way.add(made)
-        self._calls.put(run)
+        made = _Made(self._environment.lock(), make, self._under_way)
+        self._calls.put(made)
         if self._is_stopped:  # perhaps before it was put there
             made.give(None, WalClosedError("the store is closed"))
         return made.wait()
 
     def submit(self, call: Callable[[], Any]) -> None:
-        """Makes a call in another thread, and waits for nothing: right in ``__del__`` as well."""
+        """Makes a call in another thread, and waits for nothing: right in ``__del__`` as well.
+
+        It is made again where MemoryError came out of it.
+        """
         self._calls.put(call)
 
     def answer_all(self, error: BaseException) -> None:
@@ -158,29 +170,53 @@ class StandIns:
     def stop(self) -> None:
         """Ends the threads when what they make is made. The store is closed."""
         self._is_stopped = True
-        self._calls.put(None)
+        self._calls.put(_end)
 
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            with self._lock:
-                self._idle -= 1
-                is_last = self._idle == 0
-            if is_last:
-                self._start_another()
+    def _run(self, me: object) -> None:
+        # Whatever is interrupted by MemoryError is done again: nobody would start the thread
+        # again, or ask for the call.
+        call: Callable[[], Any] | None = None
+        while True:
             try:
-                call()
-            except BaseException:
-                logger.exception("a call by the threads of a log failed")
-            del call
-            with self._lock:
-                self._idle += 1
-        self._calls.put(None)  # for the next of them
+                while call is not _end:
+                    if call is not None:
+                        self._idle.discard(me)
+                        if not self._idle:
+                            self._start_another()
+                        _make(call, "a call by the threads of a log failed")
+                    self._idle.add(me)
+                    call = None
+                    call = self._calls.get()
+                self._calls.put(_end)  # for the next of them
+            except MemoryError:
+                continue
+            return
 
     def _start_another(self) -> None:
         with contextlib.suppress(RuntimeError):  # the interpreter ends, or there are too many
-            self._environment.start_thread(self._run, _NAME)
-            with self._lock:
-                self._idle += 1
+            self._start()
+
+    def _start(self) -> None:
+        other = object()
+        self._idle.add(other)
+        try:
+            start_thread(self._environment, partial(self._run, other), _NAME)
+        except BaseException:
+            self._idle.discard(other)
+            raise
+
+
+def _make(call: Callable[[], Any], failure: str) -> None:
+    try:
+        call()
+    except MemoryError:
+        raise  # it is made again
+    except BaseException:
+        logger.exception(failure)
+
+
+def _end() -> None:
+    """The last call that a thread here takes."""
 
 
 class Callbacks:
@@ -192,19 +228,25 @@ class Callbacks:
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
-        self._calls: Queue[Callable[[], Any] | None] | None = None
+        self._calls: Queue[Callable[[], Any]] | None = None
         self._thread = 0
         self._is_stopped = False
 
+    def start(self) -> None:
+        """Starts the thread, unless it runs: before anything is promised. As the owner."""
+        if self._calls is None:
+            calls = self._environment.queue()
+            start_thread(self._environment, partial(self._run, calls), "hqlwal-callbacks")
+            self._calls = calls
+
     def submit(self, callback: AppendCallback, error: BaseException | None) -> None:
         """Has one called. As the owner."""
+        self.start()
         calls = self._calls
-        if calls is None:
-            calls = self._calls = self._environment.queue()
-            self._environment.start_thread(partial(self._run, calls), "hqlwal-callbacks")
+        assert calls is not None
         calls.put(partial(call_back, callback, error))
         if self._is_stopped:
-            calls.put(None)
+            calls.put(_end)
 
     def stop(self, *, is_waiting: bool) -> None:
         """Ends the thread once those that it was given are called. Not as the owner."""
@@ -216,13 +258,19 @@ class Callbacks:
             called.acquire()
             calls.put(called.release)
             called.acquire()
-        calls.put(None)
+        calls.put(_end)
 
-    def _run(self, calls: Queue[Callable[[], Any] | None]) -> None:
-        self._thread = self._environment.get_ident()
-        while (call := calls.get()) is not None:
+    def _run(self, calls: Queue[Callable[[], Any]]) -> None:
+        call: Callable[[], Any] | None = None
+        while True:
             try:
-                call()
-            except BaseException:  # KeyboardInterrupt and SystemExit have no meaning here
-                logger.exception("the callback of an append raised")
-            del call
+                self._thread = self._environment.get_ident()
+                while call is not _end:
+                    if call is not None:
+                        # KeyboardInterrupt and SystemExit have no meaning here
+                        _make(call, "the callback of an append raised")
+                    call = None
+                    call = calls.get()
+            except MemoryError:
+                continue  # the call was not begun: what a callback raises does not come here
+            return

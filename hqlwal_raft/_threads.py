@@ -6,6 +6,9 @@ unclosed goes. Knows the event loop, but nothing of logs.
 *An outcome is kept until it was applied.* An interrupt (KeyboardInterrupt, MemoryError) can come
 at the first instruction of the very call that would apply it; then it is delivered once more. So
 it may be applied twice, and whoever takes outcomes knows them by what they are the outcome of.
+
+*A thread goes on where it was*: what it has in hand stands in an attribute until it is done with,
+for MemoryError may come wherever memory is taken, and nobody would start the thread again.
 """
 
 from __future__ import annotations
@@ -19,10 +22,14 @@ from typing import Any
 
 from ._environment import Bell, Empty, Environment, Loop, Queue
 
-__all__ = ["Done", "Outcomes", "Worker"]
+__all__ = ["Done", "Outcomes", "Worker", "start_thread"]
 
 #: called on the loop with how a job ended: its result, or the error that it raised
 Done = Callable[[Any, "BaseException | None"], None]
+
+_Item = tuple[Callable[[], Any] | None, Done | None]
+#: ends a worker's thread
+_STOP: _Item = (None, None)
 
 #: what was not applied by then is delivered again
 _AGAIN_SECONDS = 0.1
@@ -131,6 +138,18 @@ class _Mailbox:
             self._end_watch()
 
 
+def start_thread(environment: Environment, run: Callable[[], Any], name: str) -> None:
+    """Runs ``run`` in a daemon thread. Raises RuntimeError, with advice, where there is none."""
+    try:
+        environment.start_thread(run, name)
+    except RuntimeError as error:
+        error.add_note(
+            f"while starting the thread {name} of a log: this process may have no more threads, or "
+            "no memory for one: raise its limits (ulimit -u, pids.max of its cgroup)"
+        )
+        raise
+
+
 class Worker:
     """A long-lived thread. A fresh or pooled one per sync would cost more than the sync."""
 
@@ -141,10 +160,13 @@ class Worker:
         self._mailbox = mailbox = _Mailbox(environment, loop)
         self._monotonic = environment.monotonic
         self._jobs: Queue[Any] = _Jobs(environment) if mailbox.has_bell else environment.queue()
-        # When to ring, the order of equal times, whom: touched by the thread alone.
+        # The thread's own: the job in hand, how it ended, and the alarms, each as when to ring,
+        # the order of equal times, whom.
+        self._item: _Item | None = None
+        self._ended: Callable[[], Any] | None = None
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        environment.start_thread(self._run, name)
+        start_thread(environment, self._run, name)
 
     def submit(self, job: Callable[[], Any], done: Done) -> None:
         """Runs the job in the thread, and then ``done`` on the loop. From any thread."""
@@ -157,32 +179,53 @@ class Worker:
 
     def stop(self) -> None:
         """Ends the thread when the jobs before are done."""
-        self._jobs.put(None)
+        self._jobs.put(_STOP)
 
     def _run(self) -> None:
         while True:
             try:
-                item = self._jobs.get(timeout=self._timeout())
-            except Empty:
-                if self._alarms and self._alarms[0][0] <= self._monotonic() + 0.001:
-                    self._report(heapq.heappop(self._alarms)[2])
-                elif self._mailbox.outcomes:
-                    self._deliver()
-                continue
-            if item is None:
-                self._report(self._mailbox.end)
+                while self._take():
+                    self._do()
+                self._mailbox.outcomes.add(self._mailbox.end)
+                self._deliver()
                 return
-            job, done = item
+            except MemoryError:
+                pass
+
+    def _take(self) -> bool:
+        """Takes a job in hand; False at the end."""
+        while self._item is None:
             try:
-                outcome = None if done is None else partial(done, job(), None)
-                if done is None:
-                    job()
-            except BaseException as error:
-                outcome = partial(done, None, error)
-            if outcome is not None:
-                self._report(outcome)
-            # nothing of a finished job, such as a purged segment, is kept alive until the next
-            del item, job, done, outcome
+                self._item = self._jobs.get(timeout=self._timeout())
+            except Empty:
+                self._ring()
+        return self._item is not _STOP
+
+    def _do(self) -> None:
+        """Does the job in hand. It is not begun twice: an interrupt in it is how it ended."""
+        assert self._item is not None
+        job, done = self._item
+        assert job is not None
+        if done is None:
+            job()
+        else:
+            if self._ended is None:
+                try:
+                    self._ended = partial(done, job(), None)
+                except BaseException as error:
+                    self._ended = partial(done, None, error)
+            self._mailbox.outcomes.add(self._ended)
+        # nothing of a finished job, such as a purged segment, is kept alive until the next
+        self._item = self._ended = None
+        del job, done
+        self._deliver()
+
+    def _ring(self) -> None:
+        """The time is over: an alarm rings, or what was not applied is delivered again."""
+        if self._alarms and self._alarms[0][0] <= self._monotonic() + 0.001:
+            self._mailbox.outcomes.add(self._alarms[0][2])
+            heapq.heappop(self._alarms)
+        self._deliver()
 
     def _timeout(self) -> float | None:
         """How long to wait for a job."""
@@ -192,11 +235,9 @@ class Worker:
             timeout = until if timeout is None else min(timeout, until)
         return timeout
 
-    def _report(self, call: Callable[[], Any]) -> None:
-        self._mailbox.outcomes.add(call)
-        self._deliver()
-
     def _deliver(self) -> None:
+        if not self._mailbox.outcomes:
+            return
         try:
             self._mailbox.send()
         except RuntimeError:  # without an event loop there is nobody left who could be told

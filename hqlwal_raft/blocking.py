@@ -23,19 +23,20 @@ from ._arguments import (
     check_path,
     check_truth,
     check_vote,
+    copied_state,
     listed,
 )
 from ._blocking_reader import BlockingRaftLogReader
 from ._commit import Answer, call_back
 from ._environment import Empty, Environment, Queue
 from ._lane import Lane
-from ._log import Work
+from ._log import Log, Work, drive
 from ._reading import Core, Reading, begin_waiting
 from ._records import NotPlainError, plain
 from ._stand_ins import Callbacks, StandIns
-from ._store import PATIENCE_SECONDS, Opening, statistics_of, undo_opening
+from ._store import PATIENCE_SECONDS, Opening, statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from .errors import WalClosedError
+from .errors import WalClosedError, WalError
 from .protocols import AppendCallback
 
 __all__ = ["BlockingRaftLogReader", "BlockingRaftLogStorage"]
@@ -55,7 +56,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         super().__init__(core, lane, stand_ins)
         self._entries_wait = entries_wait
         self._callbacks = Callbacks(core.log.directory.environment)
-        abandon = partial(_let_go, lane, core.committer.abandon, self._callbacks, stand_ins)
+        end = core.committer.abandon
+        abandon = partial(_let_go, lane, end, end, self._callbacks, stand_ins)
         # in a garbage collection, which may happen in a thread that holds the lock
         core.abandon = partial(stand_ins.submit, partial(abandon, is_waiting=False))
         _open_stores.add(self)
@@ -73,6 +75,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         check_raft: bool = Opening.check_raft,
         max_unsynced_bytes: int = Opening.max_unsynced_bytes,
         cache_bytes: int = Opening.cache_bytes,
+        fill_segments: bool = Opening.fill_segments,
         stall_seconds: float = Opening.stall_seconds,
         on_stall: Callable[[float], object] | None = Opening.on_stall,
         environment: Environment | None = Opening.environment,
@@ -91,6 +94,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
             check_raft=check_raft,
             max_unsynced_bytes=max_unsynced_bytes,
             cache_bytes=cache_bytes,
+            fill_segments=fill_segments,
             stall_seconds=stall_seconds,
             on_stall=on_stall,
             environment=environment,
@@ -127,15 +131,16 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     @classmethod
     def _open_here(cls, opening: Opening, path: str, stand_ins: StandIns) -> BlockingRaftLogStorage:
         watch = opening.watch(path, stand_ins.submit)
-        lane = log = None
+        lane = None
         try:
             lane = Lane("hqlwal-disk", opening.ground)
             log = opening.open_log(path, watch)
-            core = lane.call(partial(opening.start, path, log, lane, lane.loop, watch))
+            try:
+                core = lane.call(partial(opening.start, path, log, lane, lane.loop, watch))
+            except BaseException:
+                _close_as_it_was(log)
+                raise
         except BaseException:
-            if log is not None:
-                with contextlib.suppress(Exception):
-                    undo_opening(log)
             watch.end()
             if lane is not None:
                 lane.post(lane.stop)
@@ -186,6 +191,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
     ) -> Answer | None:
         """As the owner. What it gives is waited for once, so it gives no more than is wanted."""
         committer = self._core.committer
+        if callback is not None:
+            self._callbacks.start()
         group = committer.append_now(batch, callback)
         if group is None:
             # it waits for its place in the order: from here on the batch is ours
@@ -213,17 +220,31 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         else:
             self._run(partial(_operations.truncate_all, self._core.log), is_quiet=True)
 
-    def purge(self, log_id: LogId) -> None:
+    def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free."""
         self._core.check_open()
         check_log_id(log_id)
-        self._run(partial(_operations.purge, self._core.log, log_id), is_quiet=True)
+        data = None if state is None else copied_state("state", state)
+        self._run(partial(_operations.purge, self._core.log, log_id, data), is_quiet=True)
 
     def save_vote(self, vote: Vote) -> None:
         """Saves the vote; durable on return, as is everything that was called before."""
         self._core.check_open()
         check_vote(vote)
         self._run(partial(_operations.save_vote, self._core.log, vote))
+
+    def save_state(self, data: bytes) -> None:
+        """Saves a small state of the node's own, at most 2048 bytes, beside the vote: a cluster's
+        configuration, say, or how far it was applied. Durable on return, as safe as the vote.
+        """
+        self._core.check_open()
+        own = copied_state("data", data)
+        self._run(partial(_operations.save_state, self._core.log, own))
+
+    def read_state(self) -> bytes | None:
+        """The state that was saved last; None where none ever was."""
+        state: bytes | None = self._call(lambda: self._core.log.meta.state.state)
+        return state
 
     def save_committed(self, log_id: LogId | None) -> None:
         """Saves the committed log id, without a sync: a crash can bring an older one back."""
@@ -333,18 +354,32 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         if core.pid != core.log.directory.environment.getpid():
             return  # a forked child has neither the threads nor the lock
         core.close(why)
-        end = partial(_let_go, self._lane, is_waiting=is_waiting)
+        rest = begin, self._callbacks, self._stand_ins
         if self._is_main_thread():
             begin = self._stand_ins.in_order(begin)
             with contextlib.suppress(WalClosedError):  # it is closed already
-                self._stand_ins.run(partial(end, begin, self._callbacks, self._stand_ins))
+                self._stand_ins.run(
+                    partial(_let_go, self._lane, begin, *rest, is_waiting=is_waiting)
+                )
         else:
-            end(begin, self._callbacks, self._stand_ins)
+            _let_go(self._lane, begin, *rest, is_waiting=is_waiting)
+
+
+def _close_as_it_was(log: Log) -> None:
+    """Closes a log that nobody got."""
+    try:
+        with contextlib.suppress(Exception):
+            drive(_operations.close(log), log)
+            log.directory.say_clean()
+    finally:
+        log.release()
+        log.directory.close()
 
 
 def _let_go(
     lane: Lane,
     begin: Callable[[], Any],
+    again: Callable[[], Any],
     callbacks: Callbacks,
     stand_ins: StandIns,
     *,
@@ -353,9 +388,16 @@ def _let_go(
     """Ends a store. Must not hold it: also called for one that was dropped unclosed."""
     try:
         lane.call(begin)
+    except (WalError, OSError):
+        raise
+    except BaseException:  # an interrupt: nobody comes again
+        lane.call(again)
+        raise
     finally:
-        callbacks.stop(is_waiting=is_waiting)
-        stand_ins.stop()
+        try:
+            callbacks.stop(is_waiting=is_waiting)
+        finally:
+            stand_ins.stop()
 
 
 # --- the end of the process, and forked children ------------------------------------------

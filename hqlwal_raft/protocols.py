@@ -126,12 +126,13 @@ class LogStorage(LogReader, Protocol):
         """Keeps up to and including ``log_id``; None removes everything not purged."""
         ...
 
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return.
 
         - Beyond the end is legal: the log is then empty and its ``last_log_id`` is ``log_id``.
         - At or below the frontier: nothing happens.
         - The log holds another term at that index: ``RaftRuleError``, nothing purged.
+        - ``state`` is saved with it: a crash leaves both or neither.
         """
         ...
 
@@ -141,6 +142,14 @@ class LogStorage(LogReader, Protocol):
         - A vote that goes back is a ``RaftRuleError``, and the saved one stays: a lower term;
           in the same term another node, none after one, or no more *committed*.
         """
+        ...
+
+    async def save_state(self, data: bytes) -> None:
+        """Saves a small state of the node's own (at most 2048 bytes); durable on return."""
+        ...
+
+    async def read_state(self) -> bytes | None:
+        """The state saved last; None where none ever was."""
         ...
 
     async def save_committed(self, log_id: LogId | None) -> None:

@@ -146,8 +146,14 @@ class AwaitedStorage(AwaitedReader):
     async def truncate_after(self, log_id: LogId | None) -> None:
         await self._calls.make(partial(self._store.truncate_after, log_id))
 
-    async def purge(self, log_id: LogId) -> None:
-        await self._calls.make(partial(self._store.purge, log_id))
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
+        await self._calls.make(partial(self._store.purge, log_id, state=state))
+
+    async def save_state(self, data: bytes) -> None:
+        await self._calls.make(partial(self._store.save_state, data))
+
+    async def read_state(self) -> bytes | None:
+        return await self._calls.make(self._store.read_state)
 
     async def save_vote(self, vote: Vote) -> None:
         await self._calls.make(partial(self._store.save_vote, vote))

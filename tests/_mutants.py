@@ -332,9 +332,9 @@ class ComparesOnlyTheIndexOfWhatIsCommitted(MemoryLogStorage):
 
 @_caught_by("who_purges_an_entry_names_its_term")
 class PurgesByIndex(MemoryLogStorage):
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         self._check_raft = False
-        await super().purge(log_id)
+        await super().purge(log_id, state=state)
 
 
 @_caught_by("waiting_for_a_truncated_entry_is_told_from_one_never_appended")
@@ -444,23 +444,23 @@ class TruncatedEntriesComeBack(MemoryLogStorage):
 
 @_caught_by("a_purge_removes_up_to_and_including_its_index")
 class KeepsThePurgedEntryItself(MemoryLogStorage):
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         kept = self._held(log_id.index, log_id.index + 1)
-        await super().purge(log_id)
+        await super().purge(log_id, state=state)
         self._disk.entries = kept + self._held(log_id.index + 1, None)
 
 
 @_caught_by("a_purge_beyond_the_end_is_legal")
 class PurgesOnlyToTheEnd(MemoryLogStorage):
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         last = self._disk.last_log_id
         await super().purge(log_id if last is None or log_id.index < last.index else last)
 
 
 @_caught_by("a_purge_below_the_frontier_changes_nothing")
 class TheFrontierGoesBack(MemoryLogStorage):
-    async def purge(self, log_id: LogId) -> None:
-        await super().purge(log_id)
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
+        await super().purge(log_id, state=state)
         self._disk.last_purged = log_id
 
 
@@ -478,9 +478,9 @@ class BeginsAnywhereAfterAPurge(MemoryLogStorage):
 
 @_caught_by("a_purge_of_an_unused_storage_sets_its_beginning")
 class DoesNotPurgeAnEmptyLog(MemoryLogStorage):
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         if self._disk.entries:
-            await super().purge(log_id)
+            await super().purge(log_id, state=state)
 
 
 @_caught_by("index_0_can_be_purged")
@@ -542,6 +542,21 @@ class LosesCommittedAtTheClose(MemoryLogStorage):
     async def aclose(self) -> None:
         await super().aclose()
         self._disk.committed = None
+
+
+@_caught_by("the_state_of_a_node_s_own_is_read_back")
+class LosesAnEmptyState(MemoryLogStorage):
+    async def read_state(self) -> bytes | None:
+        return await super().read_state() or None
+
+
+@_caught_by("a_purge_saves_the_state_with_it")
+class ForgetsTheStateOfAPurgeBelowTheFrontier(MemoryLogStorage):
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
+        frontier = self._disk.last_purged
+        if frontier is not None and log_id.index <= frontier.index:
+            state = None
+        await super().purge(log_id, state=state)
 
 
 # --- life --------------------------------------------------------------------------------

@@ -492,6 +492,30 @@ def test_import_of_a_damaged_journal_says_what_can_be_saved_and_does_it_when_ask
     assert run_json("info", tmp_path / "new")["last_index"] == 59
 
 
+def test_import_in_place_and_export_lead_there_and_back(journal: Path, tmp_path: Path) -> None:
+    before = journal.read_bytes()
+    there = run("import-pysyncobj", "--in-place", journal)
+    assert there.exit_code == 0, there.output
+    assert run_json("info", journal)["last_index"] == 104
+    assert Path(f"{journal}.stock").read_bytes() == before
+    back = run("export-pysyncobj", "--in-place", journal)
+    assert back.exit_code == 0, back.output
+    assert "100 entries" in back.stdout
+    assert run("import-pysyncobj", journal, tmp_path / "again").exit_code == 0
+    assert run_json("info", tmp_path / "again")["last_index"] == 104
+    aside = run("export-pysyncobj", tmp_path / "again", tmp_path / "aside")
+    assert aside.exit_code == 0, aside.output
+    assert (tmp_path / "aside").is_file()
+
+
+def test_import_and_export_want_either_a_target_or_in_place(journal: Path, tmp_path: Path) -> None:
+    for command in ("import-pysyncobj", "export-pysyncobj"):
+        for arguments in ([journal], [journal, tmp_path / "new", "--in-place"]):
+            result = run(command, *arguments)
+            assert result.exit_code == 2
+            assert "--in-place" in result.stderr
+
+
 def test_import_overwrites_nothing(journal: Path, store: Path) -> None:
     before = contents(store)
     result = run("import-pysyncobj", journal, store)

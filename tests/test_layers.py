@@ -38,6 +38,7 @@ ALLOWED = {
     "testing._cases_callback": {"threading"},
     # tools of a person, who has no double of a system
     "pysyncobj._import": {"os", "open", "os.path", "shutil", "tempfile"},
+    "pysyncobj._moving": {"os", "open", "os.path", "shutil", "tempfile"},
     "cli.*": {"os", "time", "tempfile"},
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import struct
@@ -12,11 +13,16 @@ import pytest
 from pysyncobj import SyncObj, SyncObjConf, replicated
 from pysyncobj.journal import FileJournal
 
+from hqlwal_raft import WalLockedError
 from hqlwal_raft.pysyncobj import (
     StockJournalDamagedError,
     WalJournal,
     WalSyncObj,
+    _moving,
+    export_file_journal,
+    export_in_place,
     import_file_journal,
+    import_in_place,
 )
 from tests.pysyncobj_nodes.cluster import free_addresses, stop, wait_until
 
@@ -227,6 +233,106 @@ def test_a_lost_vote_is_refused_unless_asked_for(
     assert (report.entries, report.term, report.voted_for) == (50, 5, None)
     assert "vote a second time" in report.lost[0]
     assert not (tmp_path / "owned").exists()
+
+
+# --- in place, and back ----------------------------------------------------------------------
+
+ALL = [(command(index), index, index // 10) for index in range(1, 51)]
+
+
+@pytest.fixture(params=[True, False], ids=["names exchanged", "names moved one by one"])
+def _exchanging(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not request.param:  # a file system, or a C library, that cannot
+
+        class Library:
+            def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        monkeypatch.setattr(ctypes, "CDLL", Library)
+
+
+@pytest.mark.usefixtures("_exchanging")
+def test_in_place_the_store_takes_the_journals_name_and_the_stock_files_are_kept(
+    stock: Path, tmp_path: Path
+) -> None:
+    before, meta = stock.read_bytes(), Path(f"{stock}.meta").read_bytes()
+    report = import_in_place(stock)
+    assert (report.entries, report.term) == (50, 6)
+    assert sorted(os.listdir(tmp_path)) == ["stock", "stock.meta.stock", "stock.stock"]
+    assert imported(stock) == {"entries": ALL, "term": 6, "vote": "host:1", "commit": 40}
+    assert (tmp_path / "stock.stock").read_bytes() == before
+    assert (tmp_path / "stock.meta.stock").read_bytes() == meta
+
+
+@pytest.mark.parametrize("taken", ["stock.stock", "stock.meta.stock"])
+def test_in_place_nothing_that_was_kept_before_is_overwritten(
+    stock: Path, tmp_path: Path, taken: str
+) -> None:
+    (tmp_path / taken).write_text("mine")
+    with pytest.raises(FileExistsError, match=taken):
+        import_in_place(stock)
+    assert sorted(os.listdir(tmp_path)) == sorted(["stock", "stock.meta", taken])
+
+
+def test_a_damaged_journal_keeps_its_place(stock: Path, tmp_path: Path) -> None:
+    data = bytearray(stock.read_bytes())
+    damaged_at(data, 20, "length")
+    stock.write_bytes(data)
+    with pytest.raises(StockJournalDamagedError):
+        import_in_place(stock)
+    assert stock.read_bytes() == data
+    assert sorted(os.listdir(tmp_path)) == ["stock", "stock.meta"]
+
+
+@pytest.mark.usefixtures("_exchanging")
+def test_a_store_becomes_a_stock_journal_again(stock: Path, tmp_path: Path) -> None:
+    before = stock.read_bytes()
+    import_in_place(stock)
+    journal = WalJournal(stock)
+    journal.add(b"later", 51, 6)
+    journal.setCurrentTerm(7, "host:2")
+    journal._destroy()
+    assert export_in_place(stock) == 51
+    assert sorted(os.listdir(tmp_path)) == [
+        *("stock", "stock.meta", "stock.meta.stock", "stock.stock", "stock.wal"),
+    ]
+    back = FileJournal(str(stock))
+    assert back[:] == [*ALL, (b"later", 51, 6)]
+    assert (back.getCurrentTerm(), back.getVotedForNodeId()) == (7, "host:2")
+    assert back.getRaftCommitIndex() == 40
+    back._destroy()
+    end = records(before)[-1]
+    assert stock.read_bytes()[HEADER:end] == before[HEADER:end]
+
+
+def test_an_export_overwrites_nothing_and_needs_a_store(stock: Path, tmp_path: Path) -> None:
+    import_file_journal(stock, tmp_path / "wal")
+    for taken in ("back", "back.meta"):
+        (tmp_path / taken).write_text("mine")
+        with pytest.raises(FileExistsError, match=taken):
+            export_file_journal(tmp_path / "wal", tmp_path / "back")
+        (tmp_path / taken).unlink()
+    with pytest.raises(FileNotFoundError, match="no WAL directory"):
+        export_file_journal(tmp_path / "nothing", tmp_path / "back")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_log_too_large_for_a_stock_journal_is_not_exported(
+    stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_file_journal(stock, tmp_path / "wal")
+    monkeypatch.setattr(_moving, "_LARGEST_BYTES", 1000)
+    with pytest.raises(ValueError, match="compact its log"):
+        export_file_journal(tmp_path / "wal", tmp_path / "back")
+    assert sorted(os.listdir(tmp_path)) == ["stock", "stock.meta", "wal"]
+
+
+def test_a_store_in_use_is_not_exported(stock: Path, tmp_path: Path) -> None:
+    import_in_place(stock)
+    journal = WalJournal(stock)
+    with pytest.raises(WalLockedError):
+        export_in_place(stock)
+    journal._destroy()
+    assert stock.is_dir()
 
 
 class Stock(SyncObj):

@@ -99,6 +99,8 @@ WRONG: dict[str, list[Any]] = {
     "entries": NO_ENTRIES,
     "callback": [3, "x", [], {}, True, 1.5, Entry(1, 1)],
     "wait": [*NO_TRUTH, None],
+    "data": [None, 3, 1.5, True, "x", [1], (1, 2), object(), b"x" * 2049, bytearray(3000)],
+    "state": [3, 1.5, True, "x", [1], (1, 2), object(), b"x" * 2049, memoryview(bytes(9000))],
 }
 WRONG["last"] = WRONG["first"]
 #: methods whose log id may be None
@@ -110,6 +112,7 @@ RIGHT: dict[str, Any] = {
     "log_id": LogId(1, 2),
     "vote": Vote(1, 1, committed=True),
     "entries": [Entry(1, 4)],
+    "data": b"",
 }
 READERS = (RaftLogReader, BlockingRaftLogReader, MemoryLogReader)
 STORES = (RaftLogStorage, BlockingRaftLogStorage, MemoryLogStorage)

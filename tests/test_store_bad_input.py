@@ -15,13 +15,16 @@ import pytest
 
 from hqlwal_raft import (
     CorruptionError,
+    Entry,
     LogId,
     LogState,
     RaftLogStorage,
     UnknownVersionError,
     Vote,
 )
+from hqlwal_raft._environment import Environment
 from hqlwal_raft._format import DATA_START, SegmentHeader, segment_name
+from hqlwal_raft.blocking import BlockingRaftLogStorage
 from hqlwal_raft.testing import FailingEnvironment
 from tests._support import contents, entries, on_both_backends, segments
 
@@ -162,6 +165,75 @@ async def test_where_no_lock_can_be_had_nothing_is_changed(
     assert str(tmp_path) in told(error)
     assert "lock" in told(error)
     assert len(await opened(tmp_path)) == (0 if is_new else COUNT)
+
+
+@on_both_backends
+@pytest.mark.parametrize(
+    "number", [errno.ENOLCK, errno.EBADF, errno.EISDIR, errno.EINVAL, errno.ENOSYS]
+)
+async def test_a_file_system_that_cannot_lock_a_directory_is_named_with_advice(
+    tmp_path: Path, number: int
+) -> None:
+    environment = FailingEnvironment()
+    environment.fail("flock", number)
+    error = await refused(tmp_path, OSError, environment=environment)
+    assert error.errno == number
+    assert str(tmp_path) in told(error)
+    assert "cannot lock a directory" in told(error)
+
+
+@on_both_backends
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EINVAL, errno.ENODEV])
+@pytest.mark.parametrize("call", ["posix_fallocate", "fdatasync", "rename"])
+async def test_what_a_file_system_lacks_is_told_with_path_and_advice(
+    tmp_path: Path, call: str, number: int
+) -> None:
+    environment = FailingEnvironment()
+    environment.fail(call, number)
+    error = await refused(tmp_path / "log", OSError, environment=environment)
+    assert error.errno == number
+    assert str(tmp_path / "log") in told(error)
+    assert "quota" in told(error) or "file system" in told(error)
+    assert await opened(tmp_path / "log") == []
+
+
+class FewThreads(Environment):
+    """A machine that gives no more than some threads."""
+
+    def __init__(self, count: int) -> None:
+        self.left = count
+
+    def start_thread(self, run: Callable[[], None], name: str) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("can't start new thread")
+        super().start_thread(run, name)
+
+
+@on_both_backends
+@pytest.mark.parametrize("count", [0, 1])
+async def test_where_no_thread_can_be_had_opening_says_so_and_keeps_no_lock(
+    tmp_path: Path, count: int
+) -> None:
+    await fill(tmp_path)
+    error = await refused(tmp_path, RuntimeError, environment=FewThreads(count))
+    assert "ulimit -u" in told(error)
+    assert len(await opened(tmp_path)) == COUNT
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_where_no_thread_can_be_had_the_blocking_store_says_so_and_keeps_no_lock(
+    tmp_path: Path, count: int
+) -> None:
+    try:
+        with BlockingRaftLogStorage.open(tmp_path, environment=FewThreads(count)) as store:
+            store.append([Entry(1, 1)])
+    except RuntimeError as error:
+        assert "ulimit -u" in told(error)
+    else:
+        assert count == 2
+    with BlockingRaftLogStorage.open(tmp_path) as store:
+        assert len(store.try_get_log_entries(0)) in (0, 1)
 
 
 @on_both_backends

@@ -34,6 +34,8 @@ CALLS: dict[str, list[Callable[[Any], Awaitable[Any]]]] = {
     "read_vote": [lambda s: s.read_vote()],
     "save_committed": [lambda s: s.save_committed(LogId(1, 5)), lambda s: s.save_committed(None)],
     "read_committed": [lambda s: s.read_committed()],
+    "save_state": [lambda s: s.save_state(b"")],
+    "read_state": [lambda s: s.read_state()],
     "get_log_state": [lambda s: s.get_log_state()],
     "try_get_log_entries": [
         lambda s: s.try_get_log_entries(99),

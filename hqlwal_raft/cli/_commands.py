@@ -62,7 +62,7 @@ def _telling_errors(function: F) -> F:
 def hqlwal() -> None:
     """Inspects, verifies, repairs and imports write-ahead logs of hqlwal_raft.
 
-    Everything but repair and import-pysyncobj only reads, takes no lock, and may be used on a
+    Everything but repair, import-pysyncobj and export-pysyncobj only reads, takes no lock, and may be used on a
     store that is open.
     """
 
@@ -244,7 +244,12 @@ def _copies(source: str, start: int, stop: int) -> Iterator[Entry]:
 
 @hqlwal.command("import-pysyncobj")
 @click.argument("journal", type=click.Path())
-@_DIRECTORY
+@click.argument("directory", type=click.Path(), required=False)
+@click.option(
+    "--in-place",
+    is_flag=True,
+    help="Give the store the name of JOURNAL, which becomes JOURNAL.stock.",
+)
 @click.option(
     "--prefix-only",
     is_flag=True,
@@ -252,27 +257,77 @@ def _copies(source: str, start: int, stop: int) -> Iterator[Entry]:
 )
 @_JSON
 @_telling_errors
-def import_pysyncobj(journal: str, directory: str, *, prefix_only: bool, as_json: bool) -> None:
+def import_pysyncobj(
+    journal: str, directory: str | None, *, in_place: bool, prefix_only: bool, as_json: bool
+) -> None:
     """Turns pysyncobj's JOURNAL file and its .meta into a store in DIRECTORY.
 
     The node must not be running, and DIRECTORY must not exist. The files stay as they are.
     Afterwards give the node DIRECTORY as its journalFile, and leave it its dump file.
+
+    With --in-place the store gets the journal's own name, for programs that name it themselves.
+    JOURNAL becomes JOURNAL.stock and its .meta JOURNAL.meta.stock. To undo it before the node
+    has run again, remove the store and rename both back; later, use export-pysyncobj.
     """
-    try:
-        from ..pysyncobj import import_file_journal  # noqa: PLC0415 - pysyncobj is an extra
-    except ImportError as error:
-        raise click.ClickException(str(error)) from None
+    _need_one_target(directory, "DIRECTORY", in_place=in_place)
+    adapter = _adapter()
     with render.progress_bar("importing", is_shown=not as_json) as progress:
         try:
-            report = import_file_journal(
-                journal, directory, prefix_only=prefix_only, progress=progress
-            )
+            if directory is None:
+                report = adapter.import_in_place(
+                    journal, prefix_only=prefix_only, progress=progress
+                )
+            else:
+                report = adapter.import_file_journal(
+                    journal, directory, prefix_only=prefix_only, progress=progress
+                )
         except ValueError as error:  # the file is no journal
             raise click.ClickException(str(error)) from None
     if as_json:
         render.show_json(report)
     else:
-        render.show_import(report, journal, directory)
+        render.show_import(report, journal, directory or journal)
+
+
+@hqlwal.command("export-pysyncobj")
+@_DIRECTORY
+@click.argument("journal", type=click.Path(), required=False)
+@click.option(
+    "--in-place",
+    is_flag=True,
+    help="Give the journal the name of DIRECTORY, which becomes DIRECTORY.wal.",
+)
+@_telling_errors
+def export_pysyncobj(directory: str, journal: str | None, *, in_place: bool) -> None:
+    """Turns a pysyncobj node's store into a journal file of pysyncobj's own: the way back.
+
+    The node must not be running, and JOURNAL must not exist. The store stays as it is, and the
+    dump file serves both.
+    """
+    _need_one_target(journal, "JOURNAL", in_place=in_place)
+    adapter = _adapter()
+    with render.progress_bar("exporting", is_shown=True, in_bytes=False) as progress:
+        try:
+            if journal is None:
+                count = adapter.export_in_place(directory, progress=progress)
+            else:
+                count = adapter.export_file_journal(directory, journal, progress=progress)
+        except ValueError as error:  # too large
+            raise click.ClickException(str(error)) from None
+    render.show_export(count, directory, journal or directory)
+
+
+def _need_one_target(given: str | None, name: str, *, in_place: bool) -> None:
+    if in_place == (given is not None):
+        raise click.UsageError(f"give either {name} or --in-place")
+
+
+def _adapter() -> Any:
+    try:
+        from .. import pysyncobj  # noqa: PLC0415 - pysyncobj is an extra
+    except ImportError as error:
+        raise click.ClickException(str(error)) from None
+    return pysyncobj
 
 
 def _in_one_line(error: OSError) -> str:

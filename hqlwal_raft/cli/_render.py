@@ -198,6 +198,10 @@ def show_import(report: ImportReport, journal: str, directory: str) -> None:
         _console().print(f"[yellow]lost[/]: {escape(loss)}")
 
 
+def show_export(count: int, directory: str, journal: str) -> None:
+    _console().print(escape(f"{count:,} entries of {directory}: {journal} is pysyncobj's own now"))
+
+
 def _times(p50_seconds: float, p99_seconds: float) -> str:
     return f"p50 {1e6 * p50_seconds:,.0f} µs, p99 {1e6 * p99_seconds:,.0f} µs"
 

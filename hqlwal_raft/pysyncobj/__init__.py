@@ -6,7 +6,7 @@ Three ways in:
 - :func:`install`, for code that cannot change its base class;
 - :class:`WalJournal`, the journal itself, for those who build their own.
 
-:func:`import_file_journal` brings a stock journal file over.
+:func:`import_file_journal` brings a stock journal file over, :func:`export_file_journal` back.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ._checks import SUPPORTED_VERSIONS
 from ._hooks import WalSyncObj, install, uninstall
 from ._import import ImportReport, StockJournalDamagedError, import_file_journal
 from ._journal import WalJournal
+from ._moving import export_file_journal, export_in_place, import_in_place
 from ._node import journal_of
 from ._opening import StockJournalError
 
@@ -32,7 +33,10 @@ __all__ = [
     "StockJournalError",
     "WalJournal",
     "WalSyncObj",
+    "export_file_journal",
+    "export_in_place",
     "import_file_journal",
+    "import_in_place",
     "install",
     "journal_of",
     "uninstall",

@@ -25,11 +25,11 @@ from ._votes import vote_of
 
 __all__ = ["ImportReport", "StockJournalDamagedError", "import_file_journal"]
 
-_MAGIC = b"PYSYNCOBJ"
-_HEADER = struct.Struct("<24s8sII")
-_SIZE = struct.Struct("<I")
-_RECORD_HEAD = struct.Struct("<QQ")
-_FORMAT_VERSION = 1
+MAGIC = b"PYSYNCOBJ"
+HEADER = struct.Struct("<24s8sII")
+SIZE = struct.Struct("<I")
+RECORD_HEAD = struct.Struct("<QQ")
+FORMAT_VERSION = 1
 _BATCH_BYTES = 4 << 20
 
 
@@ -102,12 +102,17 @@ def import_file_journal(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    descriptor = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY)
+    sync_directory(os.path.dirname(target))
+    return report
+
+
+def sync_directory(path: str) -> None:
+    """Makes the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return report
 
 
 class _Source:
@@ -117,18 +122,18 @@ class _Source:
         self.path = path
         self._file = file
         size = os.fstat(file.fileno()).st_size
-        head = file.read(_HEADER.size)
-        if not head.startswith(_MAGIC):
+        head = file.read(HEADER.size)
+        if not head.startswith(MAGIC):
             raise ValueError(f"{path} is no journal file of pysyncobj's: it begins {head[:9]!r}")
-        if len(head) < _HEADER.size:
+        if len(head) < HEADER.size:
             raise StockJournalDamagedError(
                 f"{path} ends within its header, at {len(head)} bytes", path=path, offset=len(head)
             )
-        _, _, version, self.end = _HEADER.unpack(head)
-        if version != _FORMAT_VERSION:
-            raise ValueError(f"{path} is of journal format {version}; {_FORMAT_VERSION} is known")
+        _, _, version, self.end = HEADER.unpack(head)
+        if version != FORMAT_VERSION:
+            raise ValueError(f"{path} is of journal format {version}; {FORMAT_VERSION} is known")
         self._size = size
-        self.offset = _HEADER.size
+        self.offset = HEADER.size
 
     def entries(self, current_term: int | None) -> Iterator[Entry]:
         """The entries; raises _Damage at the first that does not add up.
@@ -153,18 +158,18 @@ class _Source:
             self._damage(f"the header says that the records end at {self.end}")
 
     def _record(self) -> tuple[Entry, int]:
-        head = self._file.read(_SIZE.size)
-        if len(head) < _SIZE.size:
+        head = self._file.read(SIZE.size)
+        if len(head) < SIZE.size:
             self._damage(f"the file ends, the header says {self.end} bytes")
-        (size,) = _SIZE.unpack(head)
-        whole = size + 2 * _SIZE.size
-        if size < _RECORD_HEAD.size or self.offset + whole > min(self.end, self._size):
+        (size,) = SIZE.unpack(head)
+        whole = size + 2 * SIZE.size
+        if size < RECORD_HEAD.size or self.offset + whole > min(self.end, self._size):
             self._damage(f"a record of {size} bytes cannot be")
         data = self._file.read(size)
-        if self._file.read(_SIZE.size) != head:
+        if self._file.read(SIZE.size) != head:
             self._damage("a record's two lengths differ")
-        index, term = _RECORD_HEAD.unpack_from(data)
-        return Entry(term, index, data[_RECORD_HEAD.size :]), whole
+        index, term = RECORD_HEAD.unpack_from(data)
+        return Entry(term, index, data[RECORD_HEAD.size :]), whole
 
     def _damage(self, what: str) -> None:
         raise _Damage(f"{self.path} is damaged at byte {self.offset}: {what}", self.offset)

@@ -9,7 +9,7 @@ import itertools
 
 from hqlwal_raft._types import LogId, LogState, Vote
 
-from ._case import Trial, case, equal, holds
+from ._case import Trial, case, equal, holds, refused
 
 __all__: list[str] = []
 
@@ -164,3 +164,62 @@ async def the_committed_log_id_may_be_the_frontier(trial: Trial) -> None:
         equal(await storage.read_committed(), frontier, "committed after the purge")
     async with trial.open() as storage:
         equal(await storage.read_committed(), frontier, "committed after a reopen")
+
+
+# --- the node's own state ----------------------------------------------------------------
+
+
+@case
+async def the_state_of_a_node_s_own_is_read_back(trial: Trial) -> None:
+    """What was saved last is read, whatever its bytes, also after a reopen; None before."""
+    states = [b"", b"x", bytes(range(256)), b"y" * 2048, b"\0" * 2048, b""]
+    async with trial.open() as storage:
+        equal(await storage.read_state(), None, "the state of an unused storage")
+        await storage.save_state(states[0])
+    for state, following in itertools.pairwise(states):
+        async with trial.open() as storage:
+            equal(await storage.read_state(), state, "the state after a reopen")
+            await storage.save_state(following)
+            equal(await storage.read_state(), following, "the state")
+    async with trial.open() as storage:
+        data = bytearray(b"mine")
+        await storage.save_state(data)  # type: ignore[arg-type]
+        data[:] = b"away"
+        equal(await storage.read_state(), b"mine", "a state whose buffer was changed")
+        with refused(ValueError, "a state of 2049 bytes"):
+            await storage.save_state(b"z" * 2049)
+        equal(await storage.read_state(), b"mine", "the state after one that is too large")
+
+
+@case
+async def the_state_outlives_every_change_of_log_and_vote(trial: Trial) -> None:
+    """Appends, truncations, purges and votes leave the state as it is, and it leaves them."""
+    async with trial.open() as storage:
+        await storage.save_vote(Vote(1, 1))
+        await storage.save_state(b"mine")
+        await storage.append(trial.entries(1, 11))
+        await storage.save_vote(Vote(2, "n" * 1024))
+        await storage.truncate(LogId(1, 9))
+        await storage.purge(LogId(1, 3))
+        equal(await storage.read_state(), b"mine", "the state after the changes")
+    async with trial.open() as storage:
+        equal(await storage.read_state(), b"mine", "the state after a reopen")
+        equal(await storage.read_vote(), Vote(2, "n" * 1024), "the vote")
+        await storage.save_state(b"y" * 2048)
+        equal(await storage.read_vote(), Vote(2, "n" * 1024), "the vote beside another state")
+        await holds(storage, trial.entries(4, 9), "the log", purged=LogId(1, 3))
+
+
+@case
+async def a_purge_saves_the_state_with_it(trial: Trial) -> None:
+    """``purge(log_id, state=...)`` changes both, also where there is nothing to purge."""
+    async with trial.open() as storage:
+        await storage.append(trial.entries(1, 11))
+        for number, log_id in enumerate((LogId(1, 3), LogId(1, 2), LogId(1, 10), LogId(2, 99))):
+            await storage.purge(log_id, state=b"%d" % number)
+            equal(await storage.read_state(), b"%d" % number, f"the state after purge({log_id})")
+        await storage.purge(LogId(2, 100))
+        equal(await storage.read_state(), b"3", "the state after a purge without one")
+    async with trial.open() as storage:
+        equal(await storage.read_state(), b"3", "the state after a reopen")
+        await holds(storage, [], "the log", purged=LogId(2, 100))

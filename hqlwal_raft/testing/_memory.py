@@ -20,6 +20,7 @@ from hqlwal_raft._arguments import (
     check_log_id,
     check_range,
     check_vote,
+    copied_state,
     index_of,
     listed,
 )
@@ -47,6 +48,7 @@ class MemoryDisk:
     last_purged: LogId | None = None
     vote: Vote | None = None
     committed: LogId | None = None
+    state: bytes | None = None
 
     @property
     def last_log_id(self) -> LogId | None:
@@ -286,9 +288,10 @@ class MemoryLogStorage(MemoryLogReader):
         if disk.committed is not None and disk.committed.index >= cut:
             disk.committed = disk.last_log_id
 
-    async def purge(self, log_id: LogId) -> None:
+    async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         self._check_open()
         check_log_id(log_id)
+        data = self._disk.state if state is None else copied_state("state", state)
         frontier = self._disk.last_purged
         if frontier is None or log_id.index > frontier.index:
             for held in self._held(log_id.index, log_id.index + 1):
@@ -296,6 +299,7 @@ class MemoryLogStorage(MemoryLogReader):
                     raise self._broken("purge", log_id, held.log_id)
             self._disk.last_purged = log_id
             self._disk.entries = self._held(log_id.index + 1, None)
+        self._disk.state = data
         await anyio.lowlevel.checkpoint()
 
     async def save_vote(self, vote: Vote) -> None:
@@ -306,6 +310,17 @@ class MemoryLogStorage(MemoryLogReader):
             raise self._broken("vote", vote, saved)
         self._disk.vote = vote
         await anyio.lowlevel.checkpoint()
+
+    async def save_state(self, data: bytes) -> None:
+        self._check_open()
+        self._disk.state = copied_state("data", data)
+        await anyio.lowlevel.checkpoint()
+
+    async def read_state(self) -> bytes | None:
+        self._check_open()
+        state = self._disk.state
+        await anyio.lowlevel.checkpoint()
+        return state
 
     async def save_committed(self, log_id: LogId | None) -> None:
         self._check_open()

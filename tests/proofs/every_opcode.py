@@ -1,5 +1,7 @@
 """Every opcode is interrupted: KeyboardInterrupt or MemoryError at each instruction of ours that
-runs on the thread of the loop, one at a time; then the store goes on, or says that it cannot.
+runs on the thread of the loop, or on the main thread that calls the blocking face, one at a time;
+then the store goes on, or says that it cannot. MemoryError, which any thread may meet, also at
+each instruction that takes memory in the blocking face's other threads.
 
 A history is run once to count the instructions, then once more for each of them that was chosen;
 ``interrupted`` judges. See docs/design/proofs.md.
@@ -8,14 +10,16 @@ A history is run once to count the instructions, then once more for each of them
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import CodeType
 from typing import NamedTuple
 
 from . import interrupted
-from .instructions import PACKAGE, Watcher, watching
+from .instructions import PACKAGE, Watcher, takes_memory, watching
 from .interrupted import CALLS, Call, Interrupt, NoMemory, Scene
 
 __all__ = ["CALLS", "SCENES", "Finding", "Point", "count", "interrupt", "replay", "run", "shorten"]
@@ -41,6 +45,9 @@ SCENES = (
     Scene("trio", "immediate", 0),
     Scene("asyncio", "immediate_async", 4096),
     Scene("trio", "immediate_async", 4096),
+    Scene("threads", "immediate", 0),
+    Scene("threads", "immediate_async", 4096),
+    Scene("others", "immediate", 0),
 )
 
 
@@ -69,10 +76,22 @@ class Finding:
 # --- the interrupts ------------------------------------------------------------------------
 
 
-class Tracer:
-    """Counts the instructions of ours on this thread, or raises at one of them."""
+def _errors(scene: Scene) -> list[str]:
+    """What may come there: signals' handlers raise in the main thread alone."""
+    return ["MemoryError"] if scene.backend == "others" else list(ERRORS)
 
-    def __init__(self, stop_at: int | None = None, error: type[BaseException] = Interrupt) -> None:
+
+def _watching(scene: Scene) -> AbstractContextManager[Callable[[Watcher | None], None]]:
+    return watching(others=scene.backend == "others")
+
+
+class Tracer:
+    """Counts the instructions of ours on the scene's threads, or raises at one of them."""
+
+    def __init__(
+        self, scene: Scene, stop_at: int | None = None, error: type[BaseException] = Interrupt
+    ) -> None:
+        self._scene = scene
         self.call = ""
         self.steps: list[tuple[str, CodeType, int]] = []
         self.hit: tuple[str, CodeType, int] | None = None
@@ -85,7 +104,7 @@ class Tracer:
     @contextlib.contextmanager
     def during(self, call: str) -> Iterator[None]:
         self.call = call
-        with watching() as watch:
+        with _watching(self._scene) as watch:
             self._watch = watch
             if self.hit is None:
                 watch(self._step)
@@ -119,8 +138,8 @@ def count(scene: Scene, calls: Sequence[Call] = CALLS) -> list[Point]:
     """The points of a history: of each instruction, within each call, the first two executions
     and the last.
     """
-    interrupted.run(scene, calls, Tracer())  # what is done once in a process is done
-    tracer = Tracer()
+    interrupted.run(scene, calls, Tracer(scene))  # what is done once in a process is done
+    tracer = Tracer(scene)
     problems = interrupted.run(scene, calls, tracer)
     assert not problems, problems
     total = Counter(tracer.steps)
@@ -128,6 +147,8 @@ def count(scene: Scene, calls: Sequence[Call] = CALLS) -> list[Point]:
     points = []
     for step, key in enumerate(tracer.steps):
         seen[key] += 1
+        if scene.backend == "others" and not takes_memory(*key[1:]):
+            continue
         if seen[key] <= 2 or seen[key] == total[key]:
             call, code, offset = key
             points.append(Point(step, call, _where(code, offset, seen[key])))
@@ -138,7 +159,7 @@ def interrupt(
     scene: Scene, point: Point, error: str, calls: Sequence[Call] = CALLS
 ) -> list[Finding]:
     """Interrupts one point; what came of it that must not be."""
-    tracer = Tracer(point.step, ERRORS[error])
+    tracer = Tracer(scene, point.step, ERRORS[error])
     problems = interrupted.run(scene, calls, tracer)
     assert tracer.hit is not None, f"{point} was not reached again"
     call, code, offset = tracer.hit
@@ -157,7 +178,10 @@ def run(
 
 def _run(progress: Callable[[int, int], object], stride: int) -> tuple[list[Finding], Counter[str]]:
     everything = [
-        (scene, point, error) for scene in SCENES for point in count(scene) for error in ERRORS
+        (scene, point, error)
+        for scene in SCENES
+        for point in count(scene)
+        for error in _errors(scene)
     ]
     chosen = everything[::stride]
     tried = Counter[str](points=len(everything))
@@ -167,6 +191,8 @@ def _run(progress: Callable[[int, int], object], stride: int) -> tuple[list[Find
         tried["interrupts"] += 1
         tried[f"interrupts, {scene.backend}"] += 1
         tried[f"interrupts by {error}"] += 1
+        if done % 100 == 0:
+            gc.collect()  # what was abandoned keeps its descriptors
         progress(done, len(chosen))
     return findings, tried
 

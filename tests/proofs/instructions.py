@@ -1,4 +1,4 @@
-"""Calls a function before each instruction of ours that this thread executes.
+"""Calls a function before each instruction of ours that this thread executes, or all others do.
 
 By ``sys.settrace`` up to Python 3.11 and by ``sys.monitoring`` from 3.12 on, where tracing leaves
 out the first executions of what it has not met before. What the function raises comes out of the
@@ -8,6 +8,7 @@ instruction. It must not know what it watches.
 from __future__ import annotations
 
 import contextlib
+import dis
 import gc
 import os
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 
 import hqlwal_raft
 
-__all__ = ["PACKAGE", "Watcher", "watching"]
+__all__ = ["PACKAGE", "Watcher", "takes_memory", "watching"]
 
 PACKAGE = os.path.dirname(hqlwal_raft.__file__) + os.sep
 _TESTING = os.path.join(PACKAGE, "testing") + os.sep
@@ -32,10 +33,51 @@ def _is_ours(code: CodeType) -> bool:
     return code.co_filename.startswith(PACKAGE) and not code.co_filename.startswith(_TESTING)
 
 
+# --- where MemoryError can come ------------------------------------------------------------
+
+#: how the names of instructions begin that take no memory
+_TAKES_NONE = (
+    *("CACHE", "RESUME", "NOP", "PRECALL", "PUSH_", "POP_", "COPY", "SWAP", "KW_NAMES", "JUMP_"),
+    *("LOAD_FAST", "STORE_FAST", "DELETE_", "LOAD_CONST", "LOAD_GLOBAL", "LOAD_DEREF", "NOT_TAKEN"),
+    *("LOAD_CLOSURE", "STORE_DEREF", "STORE_ATTR", "IS_OP", "TO_BOOL", "UNPACK_SEQUENCE", "END_"),
+    *("CHECK_EXC", "RERAISE", "RETURN", "LOAD_SMALL", "WITH_EXCEPT", "EXTENDED_ARG", "LOAD_METHOD"),
+    *("LOAD_COMMON", "MAKE_CELL", "RAISE_VARARGS", "LOAD_ASSERTION"),
+)
+_known: dict[CodeType, frozenset[int]] = {}
+
+
+def takes_memory(code: CodeType, offset: int) -> bool:
+    """Whether MemoryError can come out of the instruction. It cannot where values only change
+    places, where a lock is freed, and at the end , which here is that of a lock or of
+    a context manager of C's.
+    """
+    if code not in _known:
+        _known[code] = frozenset(_that_take_memory(code))
+    return offset in _known[code]
+
+
+def _that_take_memory(code: CodeType) -> Iterator[int]:
+    before = ""
+    nones = 0
+    for each in dis.get_instructions(code):
+        if each.opname.startswith(("LOAD_METHOD", "LOAD_ATTR")):
+            before = str(each.argval)
+        is_end = nones >= 3 and each.opname.startswith("CALL")
+        is_freeing = before == "release" and each.opname.startswith("CALL")
+        if not (each.opname.startswith(_TAKES_NONE) or is_end or is_freeing):
+            yield each.offset
+        if each.opname not in ("PRECALL", "CACHE"):
+            nones = nones + 1 if each.opname == "LOAD_CONST" and each.argval is None else 0
+        if each.opname.startswith("CALL"):
+            before = ""
+
+
 # --- by tracing ----------------------------------------------------------------------------
 
 
-def _trace(watcher: Watcher) -> None:
+def _tracer(find: Callable[[], Watcher | None]) -> Callable[[FrameType, str, Any], Any]:
+    """Asks at every instruction who watches."""
+
     def enter(frame: FrameType, _event: str, _argument: Any) -> Any:
         if not _is_ours(frame.f_code):
             return None
@@ -44,11 +86,28 @@ def _trace(watcher: Watcher) -> None:
         return step
 
     def step(frame: FrameType, event: str, _argument: Any) -> Any:
-        if event == "opcode":
+        if event == "opcode" and (watcher := find()) is not None:
             watcher(frame.f_code, frame.f_lasti)
         return step
 
-    sys.settrace(enter)
+    return enter
+
+
+class _Others:
+    """Who watches the threads that were started while anybody did."""
+
+    watcher: Watcher | None = None
+
+
+_trace_others = _tracer(lambda: _Others.watcher)
+
+
+def _watch_by_tracing(watcher: Watcher | None) -> None:
+    sys.settrace(None if watcher is None else _tracer(lambda: watcher))
+
+
+def _watch_others_by_tracing(watcher: Watcher | None) -> None:
+    _Others.watcher = watcher
 
 
 # --- by monitoring -------------------------------------------------------------------------
@@ -60,6 +119,8 @@ class _Monitor:
     def __init__(self) -> None:
         self.watcher: Watcher | None = None
         self.thread = 0
+        #: not that thread but all others
+        self.has_others = False
         self._users = 0
         self._codes: set[CodeType] = set()
 
@@ -96,7 +157,8 @@ class _Monitor:
 
     def _step(self, code: CodeType, offset: int) -> None:
         watcher = self.watcher
-        if watcher is not None and threading.get_ident() == self.thread:
+        is_that = threading.get_ident() == self.thread
+        if watcher is not None and is_that != self.has_others:
             watcher(code, offset)
 
 
@@ -107,21 +169,29 @@ _monitor = _Monitor()
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Callable[[Watcher | None], None]]:
-    """Gives a function that sets who watches from now on; None: nobody."""
+def watching(*, others: bool = False) -> Iterator[Callable[[Watcher | None], None]]:
+    """Gives a function that sets who watches from now on; None: nobody.
+
+    With ``others`` not the calling thread is watched but all others that are started meanwhile.
+    """
     if not _HAS_MONITORING:
+        watch = _watch_others_by_tracing if others else _watch_by_tracing
+        if others:
+            threading.settrace(_trace_others)
         try:
-            yield lambda watcher: sys.settrace(None) if watcher is None else _trace(watcher)
+            yield watch
         finally:
-            sys.settrace(None)
+            watch(None)
+            threading.settrace(None)
         return
 
-    def watch(watcher: Watcher | None) -> None:
+    def watch_by_monitoring(watcher: Watcher | None) -> None:
         _monitor.watcher, _monitor.thread = watcher, threading.get_ident()
+        _monitor.has_others = others
 
     _monitor.begin()
     try:
-        yield watch
+        yield watch_by_monitoring
     finally:
-        watch(None)
+        watch_by_monitoring(None)
         _monitor.end()

@@ -20,6 +20,7 @@ from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, WalError, WalLockedE
 
 from . import loops
 from .interrupted_calls import BEGINNING, CALLS, Call
+from .threaded import Locks, OnMainThread
 from .turns import Deadlock, Spins, Turns
 
 __all__ = ["CALLS", "INJECTED", "Call", "Interrupter", "Scene", "run"]
@@ -43,11 +44,23 @@ INJECTED = (Interrupt, NoMemory)
 
 @dataclass(frozen=True)
 class Scene:
-    """Where a history runs."""
+    """Where a history runs.
+
+    Of the backends "threads" is the blocking face, called in the main thread, and "others" the
+    same where not that thread is interrupted but all others.
+    """
 
     backend: str
     policy: str
     cache_bytes: int
+
+    @property
+    def is_blocking(self) -> bool:
+        return self.backend in ("threads", "others")
+
+    @property
+    def loop(self) -> str:
+        return "asyncio" if self.is_blocking else self.backend
 
     def __str__(self) -> str:
         return f"{self.backend},{self.policy},{self.cache_bytes}"
@@ -88,7 +101,9 @@ class _History:
         self.calls = calls
         self.directory = directory
         self.interrupter = interrupter
-        self.turns = Turns()
+        self.turns = Locks()
+        #: who makes a call for another says so where it cannot say how it ended
+        self.may_raise = (*INJECTED, MemoryError) if scene.backend == "others" else INJECTED
         self.before = self.after = BEGINNING
         #: entries that must be there after a reopen, and those that may
         self.must = set(BEGINNING.entries)
@@ -98,13 +113,14 @@ class _History:
         self.problems: list[tuple[str, str]] = []
         self.told: list[Any] = []
         self.waits: dict[str, bool] = {}
-        self.store: RaftLogStorage | None = None
+        self.store: Any = None
 
     def problem(self, kind: str, what: str) -> None:
         self.problems.append((kind, what))
 
     async def main(self) -> None:
-        self.opening = RaftLogStorage.open(
+        face: Any = OnMainThread if self.scene.is_blocking else RaftLogStorage
+        self.opening = face.open(
             self.directory,
             sync=self.scene.policy,
             segment_size=8192,
@@ -148,7 +164,7 @@ class _History:
             if times > 1:
                 self.problem("wrong", f"the callback of {call} was called {times} times")
 
-    async def _go_on(self, store: RaftLogStorage, call: Call) -> None:
+    async def _go_on(self, store: Any, call: Call) -> None:
         """More appends, and what is read meanwhile."""
         self.expected = None
         # what was interrupted may still have its turn: a cancelled call does
@@ -176,7 +192,7 @@ class _History:
             self.problem("wrong", f"reads {_text(live)} after appending to {_text(current)}")
         self.expected = tuple(current) if live == current else None
 
-    async def _append(self, store: RaftLogStorage, batch: list[Entry]) -> bool:
+    async def _append(self, store: Any, batch: list[Entry]) -> bool:
         await store.append(batch)
         await store.flush()
         return True
@@ -184,8 +200,10 @@ class _History:
     def _is_poisoned(self) -> bool:
         try:
             return self.store is None or self.store.statistics().is_poisoned
-        except WalError:
+        except (WalError, MemoryError):
             return True
+        except Deadlock:
+            return False
 
     async def _make(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
         """The call's result, in a task of its own; None where it failed or does not answer."""
@@ -197,10 +215,13 @@ class _History:
         async def run() -> None:
             try:
                 results.append(await call())
-            except (WalError, OSError, *INJECTED):
+            except (WalError, OSError, *self.may_raise):
                 self.expected = None
             except anyio.get_cancelled_exc_class():
                 raise
+            except Deadlock:  # in a call that blocks
+                self.expected = None
+                return
             except BaseException as error:
                 self.expected = None
                 self.problem("untyped", f"{name} raised {error!r}"[:200])
@@ -281,7 +302,7 @@ def _live(history: _History) -> bool:
     """The run; False where tasks of it are left."""
     try:
         with loops.limit_seconds(_LIMIT_SECONDS):
-            loops.run(history.scene.backend, history.main, history.turns)
+            loops.run(history.scene.loop, history.main, history.turns)
     except (Deadlock, Spins) as hang:
         history.problem("hang", f"the run does not end: {type(hang).__name__}")
     except (loops.DIED, *INJECTED):

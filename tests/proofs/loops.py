@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -144,12 +145,14 @@ def silence() -> Iterator[None]:
     frames would hold what they used, and that would be found when somebody listens again.
     """
     hook, level = sys.unraisablehook, logging.root.manager.disable
+    thread_hook = threading.excepthook
     sys.unraisablehook = lambda _unraisable: None
+    threading.excepthook = lambda _error: None
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook, threading.excepthook = hook, thread_hook
         logging.disable(level)
 
 

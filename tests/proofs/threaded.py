@@ -1,8 +1,8 @@
-"""The blocking face, played by the same ``Player``: each call is made in a thread of its own.
+"""The blocking face with the methods of the async face: each call is made in a thread.
 
-``InThreads`` gives a ``BlockingRaftLogStorage`` the methods of the async face; a call runs in a
-stepped thread, and those of one round wait for each other as threads do. ``ThreadedMachine`` is a
-kernel in memory whose threads are real, move in lockstep, and stand still for a moment at every
+``InThreads`` makes each in a stepped thread of its own, and those that are made at once wait for
+each other as threads do; ``OnMainThread`` makes them in the main thread, which moves the others
+while it waits. ``ThreadedMachine`` is a kernel in memory whose threads are real, move in lockstep, and stand still for a moment at every
 sync, so that others come while one leads. For the proofs. It must not know the engine.
 """
 
@@ -22,9 +22,12 @@ from .answers import DIRECTORY, SEGMENT_SIZE
 from .machine import Kernel
 from .turns import Deadlock, SteppedThread, Turns, here
 
-__all__ = ["InThreads", "ThreadedMachine", "opened"]
+__all__ = ["InThreads", "Locks", "OnMainThread", "ThreadedMachine", "opened"]
 
 _SYNC_SECONDS = 0.001
+#: virtual: so long the main thread waits for a lock. What an interrupt has had forgotten is found
+#: within two seconds
+_PATIENCE_SECONDS = 5.0
 
 
 class _Lock:
@@ -38,21 +41,25 @@ class _Lock:
 
     def acquire(self, blocking: bool = True) -> bool:  # noqa: FBT002
         thread = here()
+        patience = self._turns.now + _PATIENCE_SECONDS
         while not self.items:
             if not blocking:
                 return False
             if thread is None:
-                runnable = self._turns.runnable()
-                if runnable:
-                    runnable[0].go()
-                elif not self._turns.pass_time():
-                    raise Deadlock
+                self._move_others(patience)
             else:
                 thread.waits_for = self
                 thread.stop_at("lock")
                 thread.waits_for = None
         self.items.pop()
         return True
+
+    def _move_others(self, patience: float) -> None:
+        runnable = self._turns.runnable()
+        if runnable:
+            runnable[0].go()
+        elif self._turns.now > patience or not self._turns.pass_time():
+            raise Deadlock
 
     def release(self) -> None:
         if self.items:
@@ -71,14 +78,18 @@ class _Never:
     items = ()
 
 
-class ThreadedMachine(Turns, Kernel):  # type: ignore[misc]  # both have a chance of their own
+class Locks(Turns):
+    """Threads that move only when they are told, and their locks."""
+
+    def lock(self) -> Lock:
+        return _Lock(self)
+
+
+class ThreadedMachine(Locks, Kernel):  # type: ignore[misc]  # both have a chance of their own
     """See the module."""
 
     #: as of a machine without threads, where no job is done beside the loop
     jobs = 0
-
-    def lock(self) -> Lock:
-        return _Lock(self)
 
     def _call(self, name: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         thread = here()
@@ -104,28 +115,28 @@ class InThreads:
         return self._store._core
 
     async def _run(self, method: str, *arguments: Any) -> Any:
-        call = partial(getattr(self._store, method), *arguments)
+        return await self._make(partial(getattr(self._store, method), *arguments))
+
+    async def _make(self, call: Callable[[], Any]) -> Any:
         return await self._environment.run_in_thread(call)
 
     async def append(self, entries: Iterable[Entry], callback: Any = None) -> None:
         await self._run("append", entries, callback)
 
     async def entries_stream(self, start: int, stop: int | None = None) -> AsyncIterator[Entry]:
-        for entry in await self._environment.run_in_thread(
-            lambda: list(self._store.entries_stream(start, stop))
-        ):
+        for entry in await self._make(lambda: list(self._store.entries_stream(start, stop))):
             yield entry
 
     async def leader_bounded_stream(
         self, vote: Vote, start: int, stop: int | None = None
     ) -> AsyncIterator[Entry]:
-        for entry in await self._environment.run_in_thread(
+        for entry in await self._make(
             lambda: list(self._store.leader_bounded_stream(vote, start, stop))
         ):
             yield entry
 
     async def get_log_reader(self) -> InThreads:
-        return InThreads(self._environment, await self._run("get_log_reader"))
+        return type(self)(self._environment, await self._run("get_log_reader"))
 
     async def aclose(self) -> None:
         await self._run("close")
@@ -136,6 +147,24 @@ class InThreads:
 
     def __getattr__(self, method: str) -> Any:
         return partial(self._run, method)
+
+
+class OnMainThread(InThreads):
+    """See the module."""
+
+    async def _make(self, call: Callable[[], Any]) -> Any:
+        return call()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, directory: str, *, environment: Environment, **options: Any
+    ) -> AsyncIterator[InThreads]:
+        store = BlockingRaftLogStorage.open(directory, environment=environment, **options)
+        try:
+            yield cls(environment, store)
+        finally:
+            store.close()
 
 
 def opened(
