@@ -130,7 +130,9 @@ def check_seconds(name: str, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"{name} is of the type {type(value).__name__}: give seconds as a float")
     if not 0 < value < _SECONDS_MAXIMUM:
-        raise ValueError(f"{name} {value}: give more than 0, and less than {_SECONDS_MAXIMUM}")
+        raise ValueError(
+            f"{name} is {given(value)}: give more than 0, and less than {_SECONDS_MAXIMUM}"
+        )
 
 
 def check_truth(name: str, value: object) -> None:

@@ -9,8 +9,16 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
-from ._arguments import check_budget, check_index, check_range, check_vote, index_of
+from ._arguments import (
+    check_budget,
+    check_index,
+    check_range,
+    check_truth,
+    check_vote,
+    index_of,
+)
 from ._commit import Answer
+from ._following import Follower
 from ._format import U64_MAX
 from ._lane import Lane
 from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Core, Reading, check_overtaken, find_leaders, read
@@ -110,6 +118,19 @@ class BlockingRaftLogReader:
             core.check_leader(vote)
             yield entry
         core.check_leader(vote)
+
+    def follow(self, start: int, *, durable: bool = True) -> Generator[list[Entry]]:
+        """Batches of entries from ``start`` on, without an end. A thread that waits for the next
+        one waits until there is one, or the store is closed.
+        """
+        self._core.check_open()
+        check_index("start", start)
+        check_truth("durable", durable)
+        return self._follow(Follower(self._core, start, is_durable=durable))
+
+    def _follow(self, follower: Follower) -> Generator[list[Entry]]:
+        while True:
+            yield self._call(follower.next_batch, self._read)
 
     def get_key_log_ids(
         self, first: LogId | int | None = None, last: LogId | int | None = None

@@ -249,6 +249,8 @@ class Committer:
         self._appends_before = 0
         #: entries that a refused commit took back last: the first, one past the last, and why
         self._taken_back: tuple[int, int, BaseException] | None = None
+        #: who follows the log waits for these: for what is readable, for what is durable
+        self._changes: list[Answer | None] = [None, None]
         self._is_alarm_set = False
         self._is_idle_alarm_set = False
         self._last_commit_seconds = 0.0
@@ -304,6 +306,21 @@ class Committer:
 
     def new_answer(self) -> Answer:
         return Answer(self._loop.event())
+
+    def next_change(self, *, is_durable: bool) -> Answer:
+        """Answered when more is readable (or durable), when entries went, or nothing comes any
+        more. One answer for all who wait.
+        """
+        changes = self._changes
+        if changes[is_durable] is None:
+            changes[is_durable] = self.new_answer()
+        return changes[is_durable]  # type: ignore[return-value]
+
+    def _tell_changes(self) -> None:
+        changes, self._changes = self._changes, [None, None]
+        for answer in changes:
+            if answer is not None:
+                answer.give(self._loop, None, None)
 
     def cut_answer(self) -> Answer | None:
         """The answer of the truncation under way, for readers whose entries it may zero."""
@@ -379,6 +396,7 @@ class Committer:
                 self.new_answer(), partial(_operations.close, self.log), is_quiet=True
             )
             self._was_poisoned = self.phase is Phase.POISONED
+            self._tell_changes()
             if self.phase is Phase.CLOSED:  # it was abandoned
                 closing.answer.give(self._loop, None, None)
         # From here on as often as somebody closes, after an interrupt say.
@@ -527,6 +545,9 @@ class Committer:
 
     def _accepted(self, callback: AppendCallback | None) -> Answer:
         self.appends += 1
+        readable, self._changes[0] = self._changes[0], None
+        if readable is not None:
+            readable.give(self._loop, None, None)
         group = self._group
         if group is None:
             group = self._group = Answer(self._loop.event())
@@ -677,6 +698,7 @@ class Committer:
                 self._has_room(_COMMIT)
             group.give(self._loop, None, None)
             self._committing = None
+            self._tell_changes()
             self._may_seal = self._may_unlink = True
             self._keep_house()
             self._set_idle_alarm()
@@ -691,6 +713,7 @@ class Committer:
             if self._group is not None:
                 self._group.give(self._loop, None, outcome.error)
             self._committing = self._group = None
+            self._tell_changes()
         else:
             self.fall(outcome.error)
         self._advance()
@@ -833,6 +856,7 @@ class Committer:
             return
         operation.answer.give(self._loop, value, None)
         self._operation = None
+        self._tell_changes()
         self._may_unlink = True
         self._keep_house()
         self._advance()
@@ -1028,6 +1052,7 @@ class Committer:
 
     def _answer_all(self, error: BaseException) -> None:
         groups = [self._committing, self._group]
+        self._tell_changes()
         self._group = None
         if self.phase is Phase.CLOSED or self.poison is not None:
             self._committing = None

@@ -241,6 +241,11 @@ class Log:
         return self._last_log_id.term if self._last_log_id is not None else 0
 
     @property
+    def durable_next_index(self) -> int:
+        """One past the last entry that no crash can take any more; 0 where there is none."""
+        return 0 if self._durable_last is None else self._durable_last.index + 1
+
+    @property
     def last_durable_log_id(self) -> LogId | None:
         """The last log id whose entry no crash can take any more."""
         return self._durable_last

@@ -13,8 +13,16 @@ from typing import TypeVar
 
 import anyio.lowlevel
 
-from ._arguments import check_budget, check_index, check_range, check_vote, index_of
+from ._arguments import (
+    check_budget,
+    check_index,
+    check_range,
+    check_truth,
+    check_vote,
+    index_of,
+)
 from ._commit import Answer
+from ._following import Follower
 from ._format import U64_MAX
 from ._reading import (
     CHUNK_BYTES,
@@ -193,6 +201,25 @@ class RaftLogReader:
                 core.check_leader(vote)
                 yield entry
         core.check_leader(vote)
+
+    def follow(self, start: int, *, durable: bool = True) -> AsyncGenerator[list[Entry]]:
+        """Batches of entries from ``start`` on, without an end: what there is, then what comes.
+
+        It is woken by the commits. With ``durable=False`` it gives entries as soon as they are
+        readable; a crash, or a full disk, can take those back. No batch is empty; one holds 256
+        KiB of payload at the most, or one entry.
+
+        Raises LogRangeError where a purge overtakes it, LogTruncatedError where what it gave is
+        truncated, and WalClosedError or WalPoisonedError where no more will come.
+        """
+        self._core.check_open()
+        check_index("start", start)
+        check_truth("durable", durable)
+        return self._follow(Follower(self._core, start, is_durable=durable))
+
+    async def _follow(self, follower: Follower) -> AsyncGenerator[list[Entry]]:
+        while True:
+            yield await self._drive(follower.next_batch())
 
     async def get_key_log_ids(
         self, first: LogId | int | None = None, last: LogId | int | None = None

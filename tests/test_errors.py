@@ -44,6 +44,8 @@ FACTS: dict[str, dict[str, Any]] = {
     "RaftRuleError": {"rule": "vote", "given": Vote(1), "held": Vote(2)},
     "CorruptionError": {"path": "/log/x", "offset": 64, "first_id": 1, "last_id": 9},
     "UnknownVersionError": {"path": "/log/x", "version": 9},
+    "WrongLoopError": {"path": "/log"},
+    "UnsupportedPlatformError": {},
     "StockJournalError": {},
     "StockJournalDamagedError": {"path": "/journal", "offset": 3},
 }

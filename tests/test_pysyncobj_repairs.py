@@ -23,6 +23,7 @@ from hqlwal_raft import WalClosedError, WalError, WalLockedError, WalPoisonedErr
 from hqlwal_raft.pysyncobj import _node, _repairs, install, uninstall
 from hqlwal_raft.pysyncobj._stepping_out import UNKNOWN_OUTCOME
 from hqlwal_raft.pysyncobj._unsaved_votes import SAVES_VOTES
+from tests.pysyncobj_nodes.cluster import wait_until
 from tests.pysyncobj_nodes.fed import Counter, Fed, StandingClock, StockCounter
 from tests.pysyncobj_nodes.gate import GatedEnvironment
 
@@ -493,10 +494,12 @@ def test_a_leader_whose_disk_stalls_gives_up_its_post_and_answers_its_callers(
 ) -> None:
     stalled = threading.Event()
     disk = GatedEnvironment()
+    now = [0.0]  # the clock moves when the test says so: a slow machine is no stall
+    monkeypatch.setattr(disk, "monotonic", lambda: now[0])
     options = {
         "environment": disk,
-        "stall_seconds": 0.02,
-        "on_stall": lambda _journal: stalled.set(),
+        "step_down_seconds": 0.1,
+        "on_step_down": lambda _journal: stalled.set(),
     }
     fed = Fed(tmp_path, monkeypatch, options=options)
     fed.become_leader()
@@ -510,6 +513,8 @@ def test_a_leader_whose_disk_stalls_gives_up_its_post_and_answers_its_callers(
     ticking = threading.Thread(target=fed.tick)
     ticking.start()  # it waits for its own copy before it commits
     try:
+        wait_until(lambda: fed.journal._writer.waiting_since is not None, "waiting for the disk")
+        now[0] = 1.0
         assert stalled.wait(20)
         assert outcomes == [UNKNOWN_OUTCOME] * 2
         assert not fed.node._isLeader()
@@ -571,7 +576,7 @@ def test_no_node_votes_twice_in_one_term_though_it_is_restarted(
 
     try:
         if is_installed:
-            install(environment=StandingClock(), stall_seconds=None)
+            install(environment=StandingClock(), step_down_seconds=None)
         base = StockCounter if is_installed else Counter
         fed = Fed(tmp_path, monkeypatch, base=base)
         fed.tick()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,11 @@ PATIENCE_CALLS = 1000
 async def walk(stream: Any) -> None:
     async for _ in stream:
         pass
+
+
+async def first(stream: Any) -> None:
+    async with contextlib.aclosing(stream):
+        await anext(stream)
 
 
 #: by the method: calls that have next to nothing to do
@@ -57,6 +63,7 @@ CALLS: dict[str, list[Callable[[Any], Awaitable[Any]]]] = {
         lambda s: walk(s.leader_bounded_stream(VOTE, 0)),
     ],
     "wait_durable": [lambda s: s.wait_durable(LogId(1, 5)), lambda s: s.wait_durable(LogId(1, 1))],
+    "follow": [lambda s: first(s.follow(3)), lambda s: first(s.follow(5, durable=False))],
     "flush": [lambda s: s.flush()],
     "get_log_reader": [lambda s: s.get_log_reader()],
 }

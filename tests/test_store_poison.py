@@ -112,6 +112,10 @@ def state_of(held: list[Entry], frontier: int) -> LogState:
     return LogState(purged, held[-1].log_id if held else purged)
 
 
+def frontier_of(state: LogState) -> int:
+    return state.last_purged_log_id.index if state.last_purged_log_id is not None else 0
+
+
 async def reads(side: Any) -> list[list[Entry]]:
     """The whole log in every way that it can be read, some more than once."""
     return [
@@ -157,7 +161,7 @@ async def fail(case: Case, policy: str, thread: str, number: int, code: int) -> 
     async with RaftLogStorage.open("/log", environment=disk, **options) as store:
         await store.append(LOG)
         await store.save_vote(VOTE)
-        await store.save_committed(LogId(1, 5))
+        await store.save_committed(LogId(1, COUNT))
     error: BaseException | None = None
     with anyio.fail_after(PATIENCE_SECONDS):
         try:
@@ -215,6 +219,10 @@ async def check(
         assert await side.read_vote() == vote, where
         ids = await side.get_key_log_ids()
         assert ids == [entry.log_id for entry in held[-1:]]
+    committed = await store.read_committed()
+    if committed is not None:  # never beyond the end, whatever a truncation that failed left
+        assert state.last_log_id is not None, (where, committed)
+        assert committed.index <= max(state.last_log_id.index, frontier_of(state)), where
     if error is not None:
         assert store.statistics().last_durable_log_id == state.last_log_id, where
         assert store.statistics().entries == len(held), where
@@ -233,7 +241,8 @@ async def reopen(disk: MemoryKernel, case: Case, *, is_done: bool, where: str) -
             assert held == whole[: len(held)], where
             assert len(held) >= min(len(LOG), len(case.entries)), where
         assert await store.read_vote() in (VOTE, case.vote)
-        assert await store.read_committed() in (None, LogId(1, 5), LogId(1, 20), state.last_log_id)
+        saved = (None, LogId(1, COUNT), LogId(1, 20), state.last_log_id)
+        assert await store.read_committed() in saved, where
 
 
 # --- many at once ------------------------------------------------------------------------

@@ -123,7 +123,7 @@ class WalSyncObj(SyncObj):
     - ``sync``: when an entry counts as durable, as ``RaftLogStorage.open`` has it.
     - ``allow_no_dump``: accept a ``journalFile`` without a ``fullDumpFile``, though the node
       cannot come back from a restart after the first compaction.
-    - ``on_failure``, ``on_stall``, ``stall_seconds``, ``cache_bytes`` and the options of
+    - ``on_failure``, ``on_step_down``, ``step_down_seconds``, ``cache_bytes`` and the options of
       ``RaftLogStorage.open`` pass through to WalJournal.
 
     Raises what WalJournal raises, ValueError where no dump file is configured, and WalError where

@@ -27,16 +27,12 @@ from ._dump import DumpFile, check_dump, wait_for_orphaned_dump
 from ._entries import PlainEntry
 from ._health import Health
 from ._opening import Opened, open_store
+from ._owner import Owner
+from ._saved import SavedState
 from ._visible import VisibleLog
-from ._votes import node_id_of, vote_of
 from ._writing import LogWriter
 
 __all__ = ["WalJournal"]
-
-#: pysyncobj's _RAFT_STATE.LEADER
-_LEADER = 2
-#: shorter waits for the disk are not worth a correction
-_SHORT_SECONDS = 0.001
 
 
 class WalJournal(Journal):
@@ -56,8 +52,8 @@ class WalJournal(Journal):
     - ``cache_bytes``: how much of the newest entries is kept in memory, in bytes.
     - ``on_failure``: called once, with the journal, after the log failed: in the node's thread,
       bare in the thread that met the failure.
-    - ``on_stall``: called with the journal each time a leader gave up its post because its disk
-      had not answered for ``stall_seconds`` (None: it never does). In a thread of the journal's,
+    - ``on_step_down``: called with the journal each time a leader gave up its post because its disk
+      had not answered for ``step_down_seconds`` (None: it never does). In a thread of the journal's,
       while the node's own waits.
     - all other options go to ``RaftLogStorage.open``.
 
@@ -76,15 +72,15 @@ class WalJournal(Journal):
         cache_bytes: int = 32 << 20,
         max_entry_size: int = 1 << 30,
         on_failure: Callable[[WalJournal], object] | None = None,
-        on_stall: Callable[[WalJournal], object] | None = None,
-        stall_seconds: float | None = 10.0,
+        on_step_down: Callable[[WalJournal], object] | None = None,
+        step_down_seconds: float | None = 10.0,
         **store_options: Any,
     ) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self.allow_no_dump = allow_no_dump
         self.on_failure = on_failure
-        self.on_stall = on_stall
-        self.stall_seconds = stall_seconds
+        self.on_step_down = on_step_down
+        self.step_down_seconds = step_down_seconds
         self.health = Health(self.path)
         # The storage is only asked for what is not in memory here. Raft's rules are pysyncobj's
         # to keep: it goes on where they are broken, so a log of its may hold anything, and an
@@ -97,8 +93,7 @@ class WalJournal(Journal):
         }
         self._opening = Opening(sync=sync, **options)
         self.environment = self._opening.ground
-        #: the node, once attached; it owns this journal
-        self._node: Callable[[], Any] = _nobody
+        self.owner = Owner()
         #: whether the node has drawn the consequences of a failure, and when it last said so
         self.has_stepped_out = False
         self.reminded_at = 0.0
@@ -117,15 +112,7 @@ class WalJournal(Journal):
         )
         self._log = VisibleLog(opened, self._writer, self.health, opened.background, max_entry_size)
         self._answers = HeldAnswers(self.environment, last)
-        self._commit = 1 if opened.committed is None else opened.committed
-        self._commit_saved = self._commit
-        vote = self._saved_vote = opened.vote
-        self._term = 0 if vote is None else vote.term
-        self._voted_for = None if vote is None else node_id_of(vote)
-        # What was saved last may lie beyond the end of the log, lost with entries that were not
-        # durable. It must not come true when the log has grown again.
-        if self._log.last >= self._log.first:
-            self._writer.save_committed(max(self._log.first, min(self._commit, self._log.last)))
+        self._saved = SavedState(opened, self._writer, self._log.first, self._log.last)
         self._set_dump_file(dump_file)
         self.health.call_on_failure(self._tell_of_failure)
 
@@ -139,10 +126,7 @@ class WalJournal(Journal):
         return opened
 
     def rest(self) -> None:
-        """Closes the log until :meth:`wake`: no thread, no lock, no open file is left.
-
-        For a node that its application ticks: it may fork, as who daemonizes does, until then.
-        """
+        """Closes the log until :meth:`wake`: the process may fork, to daemonize say."""
         self._writer.hand_over()
         self._finalizer.detach()
         self._background.close()
@@ -164,7 +148,7 @@ class WalJournal(Journal):
         if dump is not None:
             dump.belong_to_this_process()
         self._writer.store, self._log.background = opened.store, opened.background
-        if (opened.tail, opened.vote) != (self._log.stored_tail, self._saved_vote):
+        if opened.tail != self._log.stored_tail or not self._saved.is_of(opened):
             self.health.fail(
                 WalError(f"another process changed {self.path} before the first tick of this node")
             )
@@ -195,10 +179,7 @@ class WalJournal(Journal):
         return self.health.is_closed
 
     def statistics(self) -> StorageStatistics:
-        """What the log has done since it was opened; may be called from any thread.
-
-        Raises WalClosedError after ``_destroy``.
-        """
+        """What the log has done since it was opened; from any thread. Raises WalClosedError."""
         return self._store.statistics()
 
     def get_log_reader(self) -> BlockingRaftLogReader:
@@ -218,12 +199,12 @@ class WalJournal(Journal):
         WalError where the dump is missing or empty that holds what the log does not.
         """
         check_dump(node.conf, allow_no_dump=self.allow_no_dump)
-        self._node = weakref.ref(node)
+        self.owner.become(node)
         self._log.is_attached = True
-        self._log.is_starting = self._is_starting
-        self._log.on_visible_again = self._apply_membership_again
+        self._log.is_starting = self.owner.is_starting
+        self._log.on_visible_again = self.owner.apply_membership_again
         self._log.allow_short_way()
-        self._writer.on_waited = self._note_wait
+        self._writer.on_waited = self.owner.note_wait
         self._set_dump_file(node.conf.fullDumpFile)
         if self.misses_its_dump:
             raise self._background.missing_dump(self._log.frontier)
@@ -235,22 +216,11 @@ class WalJournal(Journal):
         return lacks and self.dump is not None and self.dump.is_missing()
 
     def check_dump_was_loaded(self, applied: int) -> None:
-        """Fails the log of a node that begins with the entry ``applied`` if its log does not go
-        on from there.
-        """
+        """Fails a log that does not go on from ``applied``, with which its node begins."""
         frontier = self._log.frontier
         if self.failure is None and _repairs.lacks_its_dump(applied, frontier):
             self.health.fail(self._background.missing_dump(frontier))
         self._raise_if_failed()
-
-    def _apply_membership_again(self, start: int, stop: int) -> None:
-        node = self._node()
-        if node is not None and node.conf.dynamicMembershipChange:
-            _repairs.apply_membership_again(node, self._writer.view.entries(start, stop))
-
-    def _note_wait(self, seconds: float) -> None:
-        if seconds >= _SHORT_SECONDS and (node := self._node()) is not None:
-            _repairs.push_election_deadline(node, seconds)
 
     def _tell_of_failure(self) -> None:
         if not self._log.is_attached:
@@ -267,23 +237,6 @@ class WalJournal(Journal):
         """For how long the node's thread has been waiting for the disk; 0 where it does not."""
         since = self._writer.waiting_since
         return 0.0 if since is None else self.environment.monotonic() - since
-
-    def is_abandoned(self) -> bool:
-        """Whether the node that owns the journal is on its way out, or will never tick again."""
-        node = self._node()
-        if node is None:
-            return self._log.is_attached
-        state = node.__dict__
-        thread = state.get("_SyncObj__thread")
-        if thread is None:
-            return False
-        return bool(state.get("_SyncObj__destroying")) or not thread.is_alive()
-
-    def is_ticking(self) -> bool:
-        """Whether the node's own thread still runs."""
-        node = self._node()
-        thread = None if node is None else node.__dict__.get("_SyncObj__thread")
-        return thread is not None and thread.is_alive() and not self.is_closed
 
     # --- the list -------------------------------------------------------------------------
 
@@ -340,21 +293,18 @@ class WalJournal(Journal):
         """
         self._check()
         self._writer.hand_over()
-        if term != self._term or votedForNodeId != self._voted_for:
-            self._saved_vote = vote_of(term, votedForNodeId)
-            self._writer.save_vote(self._saved_vote)
+        is_new = self._saved.set_vote(term, votedForNodeId)
         self._log.epoch += 1
-        is_new, self._term, self._voted_for = term > self._term, term, votedForNodeId
         if is_new and self._log.is_attached and self._log.hides_something():
             self._log.show_hidden()
 
     def getCurrentTerm(self) -> int:
         self._raise_if_failed()
-        return self._term
+        return self._saved.term
 
     def getVotedForNodeId(self) -> Any:
         self._raise_if_failed()
-        return self._voted_for
+        return self._saved.voted_for
 
     def setRaftCommitIndex(self, raftCommitIndex: int) -> None:
         """Remembers the commit index; saved every second and at ``_destroy``.
@@ -362,26 +312,19 @@ class WalJournal(Journal):
         A leader counts its own copy, so for a leader it waits until that copy is durable.
         """
         self._raise_if_failed()
-        self._commit = raftCommitIndex
-        node = self._node()
-        if node is not None and node.__dict__.get("_SyncObj__raftState") == _LEADER:
+        self._saved.commit = raftCommitIndex
+        if self.owner.is_leader():
             self._writer.make_durable(min(raftCommitIndex, self._writer.view.end - 1))
 
     def getRaftCommitIndex(self) -> int:
         """The commit index saved last, but never beyond the end of the log."""
         self._raise_if_failed()
-        return max(1, min(self._commit, self._log.last))
+        return max(1, min(self._saved.commit, self._log.last))
 
     def onOneSecondTimer(self) -> None:
         self._raise_if_failed()
-        self._save_commit()
-
-    def _save_commit(self) -> None:
-        commit = min(self._commit, self._log.last)
-        if commit != self._commit_saved and not self.is_closed and commit >= self._log.first:
-            self._commit_saved = commit
-            self._writer.hand_over()
-            self._writer.save_committed(commit)
+        if not self.is_closed:
+            self._saved.save_commit(self._log.first, self._log.last)
 
     # --- durability -----------------------------------------------------------------------
 
@@ -407,7 +350,7 @@ class WalJournal(Journal):
         if self.is_closed:
             return []
         stored = log.stored_tail
-        if stored is not None and stored[2] == self._term and log.hides_something():
+        if stored is not None and stored[2] == self._saved.term and log.hides_something():
             # Of one term there is one leader, whose log has all of that term's entries and
             # what lies before them: the hidden entries are the leader's.
             log.show_hidden()
@@ -419,10 +362,6 @@ class WalJournal(Journal):
         return answers
 
     # --- states ---------------------------------------------------------------------------
-
-    def _is_starting(self) -> bool:
-        node = self._node()
-        return node is None or bool(getattr(node, "_SyncObj__needLoadDumpFile", True))
 
     def _check(self) -> None:
         self.health.check()
@@ -447,7 +386,7 @@ class WalJournal(Journal):
                     if not self._log.is_attached and self._log.hides_something():
                         self._log.cut(self._log.last + 1)
                     self._writer.hand_over()
-                    self._save_commit()
+                    self._saved.save_commit(self._log.first, self._log.last)
         finally:
             self.health.is_closed = True
             self._log.allow_short_way()
@@ -466,7 +405,3 @@ class WalJournal(Journal):
             # A poisoned log may say so again when it is closed: it was reported already.
             if self.failure is None:
                 raise
-
-
-def _nobody() -> None:
-    return None

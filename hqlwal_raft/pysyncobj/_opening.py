@@ -18,6 +18,7 @@ from ..errors import WalError, WalLockedError
 from ._background import Background
 from ._entries import PlainEntry, to_plain
 from ._health import Health
+from ._owner import Owner
 
 __all__ = ["Opened", "StockJournalError", "open_store"]
 
@@ -28,19 +29,18 @@ class StockJournalError(WalError, ValueError):
     """Where the WAL directory should be, there is a journal file of pysyncobj's own."""
 
 
-class _Owner(Protocol):
+class _Journal(Protocol):
     """What is asked of a journal here."""
 
     path: str
     health: Health
+    owner: Owner
 
     def _destroy(self) -> None: ...
-    def is_abandoned(self) -> bool: ...
-    def is_ticking(self) -> bool: ...
 
 
 class _Holder(NamedTuple):
-    journal: weakref.ref[_Owner]
+    journal: weakref.ref[_Journal]
     background: Background
 
 
@@ -61,7 +61,7 @@ class Opened(NamedTuple):
 _holders: dict[str, _Holder] = {}
 
 
-def open_store(journal: _Owner, opening: Opening) -> Opened:
+def open_store(journal: _Journal, opening: Opening) -> Opened:
     """Opens the storage, waiting for a holder that is about to let go."""
     environment = opening.ground
     _refuse_stock_file(environment, journal.path)
@@ -120,9 +120,9 @@ def _is_about_to_let_go(environment: Environment, key: str, pid: int | None) -> 
     journal = holder.journal()
     if journal is None or holder.background.is_closing:
         return True
-    if not journal.is_abandoned():
+    if not journal.owner.is_abandoned():
         return False
-    if not journal.is_ticking():
+    if not journal.owner.is_ticking():
         journal._destroy()  # noqa: SLF001  nobody else will
     return True
 

@@ -20,7 +20,7 @@ from .._environment import Empty, Queue
 from ..errors import WalPoisonedError
 from ._journal import WalJournal
 
-__all__ = ["UNKNOWN_OUTCOME", "give_up_post", "sit_out", "watch_for_stalls"]
+__all__ = ["UNKNOWN_OUTCOME", "sit_out", "step_down", "watch_for_stalls"]
 
 logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
@@ -98,9 +98,9 @@ def _refuse_queued(node: Any, reason: int) -> None:
 
 def watch_for_stalls(node: Any, journal: WalJournal) -> None:
     """Starts the thread that notices that the node's own has been waiting for too long."""
-    if journal.stall_seconds is not None and journal.stalls is None:
+    if journal.step_down_seconds is not None and journal.stalls is None:
         journal.stalls = calls = journal.environment.queue()
-        watch = partial(_watch, weakref.ref(node), calls, journal.stall_seconds)
+        watch = partial(_watch, weakref.ref(node), calls, journal.step_down_seconds)
         journal.environment.start_thread(watch, "hqlwal-stalls")
 
 
@@ -117,11 +117,11 @@ def _watch(reference: weakref.ref[Any], ending: Queue[None], seconds: float) -> 
         if not isinstance(journal, WalJournal) or journal.is_closed:
             return
         if journal.failure is None and journal.waiting_seconds >= seconds:
-            give_up_post(node, journal)
+            step_down(node, journal)
         del node, journal
 
 
-def give_up_post(node: Any, journal: WalJournal) -> None:
+def step_down(node: Any, journal: WalJournal) -> None:
     """A leader whose disk does not answer leads no more, and answers its callers.
 
     The other nodes hear nothing of it while it waits, and elect another. Commands that come
@@ -135,6 +135,6 @@ def give_up_post(node: Any, journal: WalJournal) -> None:
             journal.waiting_seconds,
         )
         _leave_post(node)
-        if journal.on_stall is not None:
-            journal.on_stall(journal)
+        if journal.on_step_down is not None:
+            journal.on_step_down(journal)
     _refuse_queued(node, FAIL_REASON.MISSING_LEADER)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from functools import partial
+from typing import NoReturn
 
 from pysyncobj.pickle import to_bytes
 
@@ -65,8 +66,8 @@ class VisibleLog:
         self.is_attached = False
         #: whether the dump that is being loaded is the node's own, at its start
         self.is_starting: Callable[[], bool] = _yes
-        #: called with ``[start, stop)`` that is visible again without an ``add``
-        self.on_visible_again: Callable[[int, int], None] = _nothing
+        #: called with what is visible again without an ``add``
+        self.on_visible_again: Callable[[Callable[[], list[PlainEntry]]], None] = _nothing
         #: both ends; None where there is none, and where the log failed
         self.head = opened.head
         self.tail = opened.tail
@@ -179,10 +180,7 @@ class VisibleLog:
             if self.frontier < 0 and self.view.end == self.stored_first:
                 self._begin_at(entry[1])  # an empty log takes its first entry's index
             if entry[1] != self.last + 1:
-                raise LogGapError(
-                    f"entry {entry[1]} does not follow entry {self.last} of {self._health.path}; "
-                    "nothing was written"
-                )
+                self._refuse_gap(entry[1])
             if entry[1] < self.view.end:
                 if self.view.entry(entry[1]) == entry:
                     self._append_to_list(entry)
@@ -193,7 +191,7 @@ class VisibleLog:
         self.allow_short_way()
 
     def _append(self, entry: PlainEntry) -> None:
-        """Appends to the storage's end; the short way in ``add`` does the same."""
+        # the short way in ``add`` does the same
         view = self.view
         view.recent.append(entry)
         view.recent_bytes += len(entry[0]) + ENTRY_OVERHEAD_BYTES
@@ -207,7 +205,6 @@ class VisibleLog:
             self.writer.trim()
 
     def _append_to_list(self, entry: PlainEntry) -> None:
-        """The entry after the last visible one becomes visible."""
         if self.first > self.last:
             self.head = entry
             self.first = entry[1]
@@ -279,14 +276,12 @@ class VisibleLog:
                 self._append(entry)
             return
         if index != self.last + 1:
-            raise LogGapError(
-                f"entry {index} does not follow entry {self.last} of {self._health.path}"
-            )
+            self._refuse_gap(index)
         self._end_clearing()
         if is_found:
             self._append_to_list(entry)
-            # At start the log goes on where it was. Later, a leader sends the dump, and whether
-            # what follows is that leader's too shows when it is added again, or by its term.
+            # At start the log goes on where it was. Later a leader sends the dump, and what
+            # follows is that leader's if it is added again, or by its term.
             if self.is_starting():
                 self._show_hidden()
         else:
@@ -301,9 +296,8 @@ class VisibleLog:
         self.writer.restart_at(index, term)
 
     def _end_clearing(self) -> None:
-        """What lies before the first entry of the dump goes."""
         self._clearing = _Clearing.NO
-        self._purge_to(self.first - 1)
+        self._purge_to(self.first - 1)  # what lies before the dump's first entry goes
 
     def delete_from(self, position: int) -> None:
         """Removes the positions ``[position, ∞)`` from the list; the log keeps them hidden."""
@@ -324,11 +318,7 @@ class VisibleLog:
         self._next = -1
 
     def delete_to(self, position: int) -> None:
-        """Removes the positions ``[0, position)``: the dump has what they did.
-
-        The dump file and its directory are synced before the space is freed, in the
-        background: until then it is the only other copy.
-        """
+        """Removes the positions ``[0, position)``; the space is freed in the background."""
         self._health.check()
         self.settle_clearing()
         if position <= 0 or self.placeholder is not None or self.first > self.last:
@@ -374,12 +364,10 @@ class VisibleLog:
         )
 
     def show_hidden(self) -> None:
-        """Everything that the storage holds is visible again. What pysyncobj took back when the
-        entries went is applied again by ``on_visible_again``.
-        """
+        """Everything that the storage holds is visible again."""
         start = self._show_hidden()
         if start <= self.last:
-            self.on_visible_again(start, self.last + 1)
+            self.on_visible_again(partial(self.view.entries, start, self.last + 1))
 
     def _show_hidden(self) -> int:
         start = self.last + 1
@@ -392,6 +380,12 @@ class VisibleLog:
             self.allow_short_way()
         return start
 
+    def _refuse_gap(self, index: int) -> NoReturn:
+        raise LogGapError(
+            f"entry {index} does not follow entry {self.last} of {self._health.path}; "
+            "nothing was written"
+        )
+
     def _fail(self, error: WalError) -> NoReturn:
         self._health.fail(error)
         self._health.raise_failure()
@@ -401,5 +395,5 @@ def _yes() -> bool:
     return True
 
 
-def _nothing(_start: int, _stop: int) -> Any:
+def _nothing(_entries: Callable[[], list[PlainEntry]]) -> None:
     return None

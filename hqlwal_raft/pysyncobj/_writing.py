@@ -166,7 +166,9 @@ class LogWriter:
 
     def _read(self, start: int, stop: int, max_bytes: int) -> list[PlainEntry]:
         """What is not in memory. Damage fails the log, as a failed write does."""
-        began = self._monotonic()
+        is_within, began = self.waiting_since is not None, self._monotonic()
+        if not is_within:
+            self.waiting_since = began
         try:
             return read_entries(self.store, start, stop, max_bytes)
         except (WalError, OSError) as error:
@@ -174,7 +176,9 @@ class LogWriter:
                 self._health.give_up(error)
             raise
         finally:
-            self.on_waited(self._monotonic() - began)
+            if not is_within:
+                self.waiting_since = None
+                self.on_waited(self._monotonic() - began)
 
 
 def _nothing(_seconds: float) -> None:

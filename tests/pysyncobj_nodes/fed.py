@@ -115,7 +115,7 @@ class Fed:
         self.outcomes: list[int] = []
         #: what the leader's log holds, from entry 1 on
         self.entries = [(NO_OP, 1, 0)]
-        self.options: dict[str, Any] = {"environment": self.clock, "stall_seconds": None}
+        self.options: dict[str, Any] = {"environment": self.clock, "step_down_seconds": None}
         self.options |= options or {}
         self.start()
 
