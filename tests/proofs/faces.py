@@ -138,7 +138,7 @@ class _StoreCore:
             memory(committer.log, self._machine.now),
             tuple(self.due()),
             committer.phase,
-            committer.appends - committer._appends_before,
+            committer.measures.appends - committer._appends_before,
             committer._may_seal,
             committer._may_prepare_ahead,
         )
