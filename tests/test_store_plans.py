@@ -164,7 +164,7 @@ CARRY_OUT = """
     package.__path__ = [sys.argv[1]]
     sys.modules["hqlwal_raft"] = package
     free = {
-        *("_environment", "_files", "_paths", "_lock", "_directory"),
+        *("_primitives", "_environment", "_files", "_paths", "_lock", "_directory"),
         *("_format", "_entry_rules", "_records", "_plans", "_types", "errors"),
     }
 
