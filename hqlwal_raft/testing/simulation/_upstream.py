@@ -33,7 +33,8 @@ from ._threads import Waited
 __all__ = ["Upstream"]
 
 _BUFFER_BYTES = 8192
-_TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+# elsewhere than on Linux it is missing, and no node is run
+_TO_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
 
 
 class _Exit(BaseException):
