@@ -33,7 +33,11 @@ SCENES = ("tests/test_filesystems.py",)
 SUITE = (
     *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/test_store_*.py")),
     "tests/test_recovery.py",
+    "tests/test_recovery_crashes.py",
+    "tests/test_recovery_damage.py",
     "tests/test_audit.py",
+    "tests/test_audit_files.py",
+    "tests/test_audit_in_use.py",
     "tests/test_faults_for_real.py",
     "tests/test_golden.py",
     "tests/test_kill.py",
