@@ -139,8 +139,8 @@ class _StoreCore:
             tuple(self.due()),
             committer.phase,
             committer.measures.appends - committer._appends_before,
-            committer._may_seal,
-            committer._may_prepare_ahead,
+            committer._chores.may_seal,
+            committer._chores._may_prepare_ahead,
         )
 
     def append(self, entries: Sequence[Entry], *, sync: bool) -> None:
