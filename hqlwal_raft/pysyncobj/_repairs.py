@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import pysyncobj.syncobj
+
 from ..errors import CorruptionError
 from ._entries import PlainEntry
 
@@ -21,6 +23,7 @@ __all__ = [
     "keep_commit_index",
     "lacks_its_dump",
     "push_election_deadline",
+    "wait_for_another_leader",
 ]
 
 _MEMBERSHIP = b"\x02"
@@ -66,6 +69,17 @@ def push_election_deadline(node: Any, seconds: float) -> None:
     deadline = node.__dict__.get("_SyncObj__raftElectionDeadline")
     if deadline:
         node.__dict__["_SyncObj__raftElectionDeadline"] = deadline + seconds
+
+
+def wait_for_another_leader(node: Any) -> None:
+    """A leader that gave up its post begins to listen for the next one.
+
+    Its election deadline is of before it led, long past: it would stand for election at once
+    against whoever was elected meanwhile.
+    """
+    now = pysyncobj.syncobj.monotonicTime()
+    timeout = node._SyncObj__generateRaftTimeout()
+    node.__dict__["_SyncObj__raftElectionDeadline"] = now + timeout
 
 
 def is_damage(error: Exception) -> bool:

@@ -215,7 +215,8 @@ class _Queue:
     def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
         if self._items:
             return self._items.popleft()
-        if not block or self._is_timed_out:
+        is_over = self._threads.is_dead and timeout is not None
+        if not block or self._is_timed_out or is_over:
             self._is_timed_out = False
             raise queue.Empty
         raise Blocked(self, timeout)
