@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _MEMBERSHIP = b"\x02"
+_LEADER = 2
 
 
 def is_newer_dump(end: int, than: int) -> bool:
@@ -64,8 +65,12 @@ def apply_membership_again(node: Any, entries: Iterable[PlainEntry]) -> None:
 def push_election_deadline(node: Any, seconds: float) -> None:
     """The time in which this node waited for its own disk is not its leader's silence.
 
-    Nobody could be heard meanwhile. An immediate election, deadline 0, stays immediate.
+    Nobody could be heard meanwhile. An immediate election, deadline 0, stays immediate. A leader's
+    deadline is of before it led, and counts again once the first message it reads deposes it.
     """
+    if node.__dict__.get("_SyncObj__raftState") == _LEADER:
+        wait_for_another_leader(node)
+        return
     deadline = node.__dict__.get("_SyncObj__raftElectionDeadline")
     if deadline:
         node.__dict__["_SyncObj__raftElectionDeadline"] = deadline + seconds
