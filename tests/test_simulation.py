@@ -13,7 +13,7 @@ import pytest
 
 from hqlwal_raft.pysyncobj import _repairs
 from hqlwal_raft.testing.simulation import Clock, Judge, Trace, chance
-from hqlwal_raft.testing.simulation.__main__ import main, replay_line, shortened
+from hqlwal_raft.testing.simulation.__main__ import main, replay_line
 from hqlwal_raft.testing.simulation._cluster import play
 from hqlwal_raft.testing.simulation._faults import WEATHERS, make_plan
 from hqlwal_raft.testing.simulation._shorten import shorten
@@ -61,17 +61,23 @@ def test_a_seed_gives_the_same_trace_in_every_process(weather: str) -> None:
 
 #: each repair of the adapter's that can be switched off, the seed that misses it, and how
 MISSED: dict[str, tuple[Callable[..., Any], int, str | None, str]] = {
-    "is_newer_dump": (lambda _end, than: than >= 0, 2, "dumps", "a node gave up on a healthy disk"),
+    "is_newer_dump": (lambda *_: True, 4, "dumps", "a node gave up on a healthy disk"),
     "keep_commit_index": (
         lambda commit, *_, **__: commit,
-        25,
-        "pauses",
+        1,
+        None,
         "what was committed is another entry now",
     ),
     "push_election_deadline": (
         lambda *_: None,
-        14,
+        10,
         None,
+        "its own disk's silence was taken for the leader's",
+    ),
+    "wait_for_another_leader": (
+        lambda *_: None,
+        14,
+        "stalls",
         "its own disk's silence was taken for the leader's",
     ),
 }
@@ -183,4 +189,3 @@ def test_the_judge_finds_what_was_acknowledged_and_is_missing() -> None:
 def test_chance_is_the_same_for_a_name_and_another_for_another() -> None:
     assert chance(1, "a").random() == chance(1, "a").random()
     assert chance(1, "a").random() != chance(1, "b").random()
-    assert shortened.__doc__

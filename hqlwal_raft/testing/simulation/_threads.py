@@ -279,9 +279,9 @@ class _Worker(Worker):
         self._begin()
 
     def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
-        self._threads.later(self._threads.now + seconds, partial(self._ring, ring))
+        self._threads.later(self._threads.now + seconds, partial(self._sound, ring))
 
-    def _ring(self, ring: Callable[[], None]) -> None:
+    def _sound(self, ring: Callable[[], None]) -> None:
         if not self._is_stopped:
             self._report_to(ring)
 
