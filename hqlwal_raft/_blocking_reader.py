@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
+from ._answers import Answer
 from ._arguments import (
     check_budget,
     check_index,
@@ -17,7 +18,6 @@ from ._arguments import (
     check_vote,
     index_of,
 )
-from ._commit import Answer
 from ._following import Follower
 from ._format import U64_MAX
 from ._lane import Lane
@@ -85,8 +85,6 @@ class BlockingRaftLogReader:
             chunk = self.limited_get_log_entries(
                 start if position is None else position, stop, CHUNK_BYTES
             )
-            # Plain attributes, read without the lock: each alone is true for the moment.
-            epoch = log.epoch
             if position is not None:
                 check_overtaken(position, log.first_index, stop)
             for entry in chunk:

@@ -7,7 +7,7 @@ own. Where nobody waits the disk thread does it. It knows answers, jobs and thre
 know what a log is.
 
 - *Jobs are carried out one at a time, in the order in which they were submitted*, whoever does
-  it: ``_is_busy`` says that one is under way. So two plans never run beside each other, and the
+  it: ``_under_way`` is that one. So two plans never run beside each other, and the
   directory's lock goes only after the last of them.
 - *Who carried out a job applies its outcome itself*: an outcome is never handed to a thread that
   would need the lock which one that is awake may hold (on the interpreter's own lock that costs
@@ -31,7 +31,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ._commit import Answer
+from ._answers import Answer
 from ._environment import Environment, Lock, Loop
 from ._threads import Done, Outcomes, Worker
 

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 
 from tests.proofs.every_crash import NARROW, ROOTS, Crashes, Scope, replay, run
-from tests.proofs.mutants import CRASHES, Mutant
+from tests.proofs.mutants import COMMITS, CRASHES, Mutant
 
 #: all histories of two letters behind each beginning
 EVERYTHING = Scope(ROOTS, NARROW, 2)
@@ -24,6 +24,16 @@ EMPTIED = Scope(("A2 A2",), ("A2", "G+1", "T", "R"), 3)
 TOO_SMALL = Scope(("a1 K",), ("F+1", "O", "A1"), 2)
 #: without a crash, four letters
 IN_PEACE = Scope(("A2 A2 A2 A1",), ("T", "P", "R"), 4, has_crashes=False)
+#: both faces, with what their committer does late: two letters behind two beginnings
+OF_STORES = [
+    Scope(("a1", "A2 A2"), ("A1", "a2", "T", "P", "V", "F+1", "H", "K"), 2, face=face)
+    for face in ("blocking", "async")
+]
+#: the same where appends go into the page cache at once, which are synced when somebody asks
+OF_BUFFERED = [
+    Scope(("A2 a1",), ("a1", "F+1", "T", "H", "S", "K"), 2, is_buffered=True, face=face)
+    for face in ("blocking", "async")
+]
 #: a part of everything, so the engine without a planted fault passes it
 MUTATED = Scope(("A2", "A2 A2"), ("A1", "a2", "T", "P", "F+1", "H", "S"), 2)
 
@@ -67,6 +77,23 @@ def test_a_segment_without_records_is_never_sealed() -> None:
 def test_every_fault_that_is_planted_is_found(mutant: Mutant) -> None:
     with mutant.applied():
         assert run(MUTATED, stops_at_first=True).violations
+
+
+@pytest.mark.parametrize("scope", OF_STORES + OF_BUFFERED, ids=lambda scope: scope.face)
+def test_no_crash_of_a_store_breaks_a_promise(scope: Scope) -> None:
+    assert _found(scope) == []
+    found = crashes(scope)
+    assert found.is_complete
+    assert found.counts["histories"] > 30
+    assert found.images > 300
+
+
+@pytest.mark.parametrize("face", ["blocking", "async"])
+@pytest.mark.parametrize("mutant", COMMITS, ids=lambda mutant: mutant.name)
+def test_every_fault_that_is_planted_in_the_committer_is_found(mutant: Mutant, face: str) -> None:
+    scope = Scope(("A2 a1", "A2 A2"), ("A1", "T", "V", "F+1"), 2, face=face)
+    with mutant.applied():
+        assert run(scope, stops_at_first=True).violations
 
 
 def test_a_violation_can_be_shown_again() -> None:

@@ -236,6 +236,20 @@ def test_where_no_thread_can_be_had_the_blocking_store_says_so_and_keeps_no_lock
         assert len(store.try_get_log_entries(0)) in (0, 1)
 
 
+def test_where_no_thread_can_be_had_for_a_callback_the_append_is_refused(tmp_path: Path) -> None:
+    machine = FewThreads(100)
+    told_of: list[BaseException | None] = []
+    with BlockingRaftLogStorage.open(tmp_path, environment=machine) as store:
+        store.append([Entry(1, 1)])
+        left, machine.left = machine.left, 0
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            store.append([Entry(1, 2)], told_of.append)
+        machine.left = left
+        assert [entry.index for entry in store.try_get_log_entries(0)] == [1]
+        store.append([Entry(1, 2)], told_of.append)
+    assert told_of == [None]
+
+
 @on_both_backends
 async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     files = FailingEnvironment()

@@ -87,14 +87,7 @@ def _call(
 ) -> tuple[list[Any], Counter[str]]:
     """Runs a loop; gives its findings, and what it tried."""
     if name == "crash":
-        scope = loop.Scope(loop.ROOTS, loop.FULL, options.depth)
-        crashes = loop.run(
-            scope,
-            budget_seconds=3600 / options.stride,
-            progress=lambda crashes: show(crashes.images, None),
-        )
-        console.print(str(crashes))
-        return list(crashes.violations.values()), crashes.counts
+        return _cut(loop, options, show)
     if name == "bit":
         bits = loop.run(
             stride=options.stride, progress=lambda bits: show(bits.counts["flips"], None)
@@ -103,6 +96,31 @@ def _call(
         return list(bits.flaws.values()), bits.counts
     findings, tried = loop.run(show, options.stride)
     return findings, Counter(cases=tried) if isinstance(tried, int) else tried
+
+
+def _cut(
+    loop: Any, options: argparse.Namespace, show: Callable[[int, int | None], None]
+) -> tuple[list[Any], Counter[str]]:
+    """The log, and the stores of both faces, whose histories are a letter shorter."""
+    scopes = [loop.Scope(loop.ROOTS, loop.FULL, options.depth)] + [
+        loop.Scope(
+            loop.ROOTS, loop.OF_STORES, options.depth - 1, face=face, is_buffered=is_buffered
+        )
+        for face in ("blocking", "async")
+        for is_buffered in (False, True)
+    ]
+    violations: list[Any] = []
+    counts = Counter[str]()
+    for scope in scopes:
+        crashes = loop.run(
+            scope,
+            budget_seconds=3600 / options.stride,
+            progress=lambda crashes: show(crashes.images, None),
+        )
+        console.print(f"{scope.face}, {'page cache' if scope.is_buffered else 'memory'}: {crashes}")
+        violations += crashes.violations.values()
+        counts += crashes.counts
+    return violations, counts
 
 
 def _report(loop: Any, name: str, findings: list[Any], tried: Counter[str], seconds: float) -> None:

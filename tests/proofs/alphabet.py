@@ -12,7 +12,8 @@ A history is written as letters with blanks between them, and means the same in 
 ``P4``     purges up to 4
 ``V``      saves a new vote
 ``C``      saves the last log id as committed
-``Hseal``  one step of housekeeping that the engine would do at some later time
+``Hseal``  one step of housekeeping that the engine would do at some later time; on a store
+           (``faces``) what one of its threads has to do
 ``R``      closes and opens again
 ``K``      the process dies and is started again; what it wrote is in the kernel's memory
 =========  ==================================================================================
@@ -25,16 +26,29 @@ It knows no disk: what a log should be is kept here in three numbers and a list 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hqlwal_raft import Entry, LogId, Vote
 from hqlwal_raft.testing import MemoryKernel
 
 from .core import HEADER_BYTES, RECORD_OVERHEAD_BYTES, Core, View
+from .faces import AsyncCore, BlockingCore
 
-__all__ = ["PAGE_BYTES", "SEGMENT_BYTES", "Allowed", "Expected", "Life", "Model", "letters"]
+__all__ = [
+    "FACES",
+    "PAGE_BYTES",
+    "SEGMENT_BYTES",
+    "Allowed",
+    "Expected",
+    "Life",
+    "Model",
+    "letters",
+]
 
+#: what a history is carried out on: the log alone, or a store with its committer and threads
+FACES: dict[str, Any] = {"log": Core, "async": AsyncCore, "blocking": BlockingCore}
 PAGE_BYTES = 64
 RECORD_BYTES = 72
 ROOM_BYTES = 3 * RECORD_BYTES
@@ -235,13 +249,21 @@ class Model:
 class Life:
     """A store and what it should hold. ``kernel`` is the memory in which it lives."""
 
-    def __init__(self, kernel: MemoryKernel, model: Model | None = None) -> None:
+    def __init__(
+        self, kernel: MemoryKernel, model: Model | None = None, *, face: str = "log"
+    ) -> None:
         self.kernel = kernel
         self.model = model or Model()
+        self._face = FACES[face]
         self.core = self._open()
 
-    def _open(self) -> Core:
-        return Core(self.kernel, SEGMENT_BYTES, is_buffered=self.model.is_buffered)
+    def _open(self) -> Any:
+        return self._face(self.kernel, SEGMENT_BYTES, is_buffered=self.model.is_buffered)
+
+    def end(self) -> None:
+        """Nothing of it goes on."""
+        with contextlib.suppress(Exception):  # it may have failed in the middle
+            self.core.abandon()
 
     def perform(self, letter: str) -> None:
         """Has the store do what the letter says; the model is the caller's business."""
@@ -263,6 +285,14 @@ class Life:
         else:
             (core.close if kind == "R" else core.abandon)()
             self.core = self._open()
+            if kind == "K" and self._face is not Core:
+                self._learn()
+
+    def _learn(self) -> None:
+        """How much a store's threads had made durable, of what nobody waited for."""
+        model, shown = self.model, self.core.view().entries
+        if len(shown) >= model.durable and tuple(model.log[: len(shown)]) == shown:
+            model.durable = len(shown)
 
 
 def letters(life: Life, families: Sequence[str]) -> Iterator[str]:

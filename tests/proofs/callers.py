@@ -9,25 +9,24 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, WalClosedError, WalError
+from hqlwal_raft._environment import LOCK_UN
 from hqlwal_raft.errors import LogRangeError
 from tests.torture.ledger import NEVER, Ledger, Node, View, Violation
 
 from . import loops
 from .orders import Chooser
-from .turns import CALLS, Deadlock, OrderedLoop, Spins, Thing, Turns
+from .owner import guarded
+from .threaded import Locks
+from .turns import CALLS, OrderedLoop, Thing, Turns, here
 
-__all__ = ["History", "Judged", "Op", "judge"]
-
-#: of the processor; a run takes some hundredths
-_LIMIT_SECONDS = 10
+__all__ = ["History", "Op", "Run"]
 
 
 class Op(NamedTuple):
@@ -61,30 +60,48 @@ class History:
     is_fine: bool = True
     #: the fault of today's engine that it shows
     fault: str = ""
+    #: an order that takes more departures than are counted through
+    told: str = ""
+    #: the face on which the calls are made: "async", by tasks, or "blocking", by threads
+    face: str = "async"
 
     def __str__(self) -> str:
         return f"{self.name}: " + " | ".join(", ".join(map(str, ops)) for ops in self.tasks)
 
 
-class _System(Turns):
-    """A sync of it fails where the history says so."""
+#: the calls that change what is in a directory
+_CHANGES = ("pwrite", "pwritev", "ftruncate", "posix_fallocate", "rename", "link", "unlink")
+
+
+class _System(Locks):
+    """A sync of it fails where the history says so. It complains of who writes without the lock."""
 
     syncs_left = 0
 
-    def __init__(self) -> None:
+    def __init__(self, complain: Callable[[str], object]) -> None:
         super().__init__()
-        sync = self.fdatasync
+        self._complain = complain
+        self._has_lock = True
+        self._sync, self._flock = self.fdatasync, self.flock
+        self.fdatasync, self.flock = self._failing, self._noted
 
-        def failing(descriptor: int) -> None:
-            self.syncs_left -= 1
-            if self.syncs_left == 0:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            sync(descriptor)
+    def _call(self, name: str, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if name in _CHANGES and not self._has_lock:
+            self._complain(f"{name} when the lock was given up")
+        return super()._call(name, call, *args, **options)
 
-        self.fdatasync = failing
+    def _failing(self, descriptor: int) -> None:
+        self.syncs_left -= 1
+        if self.syncs_left == 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._sync(descriptor)
+
+    def _noted(self, descriptor: int, operation: int) -> None:
+        self._flock(descriptor, operation)
+        self._has_lock = not operation & LOCK_UN
 
 
-class _Run:
+class Run:
     """One history in one order."""
 
     def __init__(self, history: History, directory: str) -> None:
@@ -95,10 +112,14 @@ class _Run:
         )
         self.ledger = Ledger(View(None, entries[-1].log_id, entries, None, None))
         self.problems: list[tuple[str, str]] = []
-        self.system = _System()
+        self.system = _System(partial(self.problem, "owner"))
         self.directory = directory
         self.loop = OrderedLoop(self.system)
+        #: what went, one after the other
+        self.steps = self.loop.steps
         self.is_closing = False
+        #: a truncation was refused, and the ledger has what was appended behind it
+        self.is_refused = False
         #: calls without an answer
         self.waiting: list[str] = []
         self._next_node_id = 1000
@@ -109,6 +130,10 @@ class _Run:
     def problem(self, kind: str, what: str) -> None:
         self.problems.append((kind, what))
 
+    def live(self) -> None:
+        """The history, and the end of the store."""
+        loops.run_asyncio(self.loop, self.main)
+
     async def main(self) -> None:
         history, system = self.history, self.system
         async with RaftLogStorage.open(
@@ -117,6 +142,7 @@ class _Run:
             segment_size=8192,
             cache_bytes=history.cache_bytes,
             max_unsynced_bytes=history.max_unsynced_bytes,
+            check_raft=False,  # tasks vote at once
             environment=system,
         ) as store:
             if history.is_fine:
@@ -129,13 +155,17 @@ class _Run:
             self._undelivered = {number: tasks[number] for number in history.cancelled}
             self.loop.others = self._cancellations
             system.chooser = self.chooser
-            await asyncio.gather(*tasks, return_exceptions=True)
+            with guarded(lambda: here() is None, partial(self.problem, "owner")):
+                await asyncio.gather(*tasks, return_exceptions=True)
             system.chooser = None
             system.stops = frozenset()
             await asyncio.sleep(0.001)
         for told in self._told:
             if len(told) != 1:
                 self.problem("answer", f"a callback was called {len(told)} times")
+
+    def begin(self, op: Op) -> None:
+        """Right before a call is made, and noted in the ledger."""
 
     def _cancellations(self) -> list[Thing]:
         return [
@@ -148,13 +178,17 @@ class _Run:
 
     async def _task(self, store: RaftLogStorage, ops: Sequence[Op]) -> None:
         for op in ops:
+            if self.is_refused:
+                return
             self.waiting.append(str(op))
+            self.begin(op)
             try:
                 await getattr(self, f"_{op.kind}")(store, op.a, op.b)
             except WalClosedError:
                 if not self.is_closing:
                     self.problem("error", f"{op}: closed")
             except (WalError, OSError) as error:
+                self.is_refused |= op.kind == "truncate" and isinstance(error, OSError)
                 if not self.history.failing_sync:
                     kind = "read" if op.kind in ("read", "limited") else "error"
                     self.problem(kind, f"{op} raised {error!r}"[:200])
@@ -197,7 +231,7 @@ class _Run:
             await store.append(batch, tell)
         except Exception:
             if not told:  # nor may it be called any more
-                self._told.remove(told)
+                self._told = [each for each in self._told if each is not told]
             raise
         self.ledger.readable(nodes)
 
@@ -234,6 +268,10 @@ class _Run:
         self.is_closing = True
         await store.aclose()
 
+    async def _abandon(self, store: Any, _: int, __: int) -> None:
+        self.is_closing = True
+        await store.abandon()
+
     async def _read(self, store: RaftLogStorage, start: int, stop: int) -> None:
         begun = self.ledger.tick()
         got = await store.try_get_log_entries(start, stop)
@@ -256,9 +294,13 @@ class _Run:
                     begun = self.ledger.tick()
         except LogRangeError:
             return
-        frontier = self.ledger.frontier
+        frontier = self.frontier(begun)
         if frontier is not None and start < position <= frontier.index:
             self.problem("stream", f"ended before {position}, purged is up to {frontier.index}")
+
+    def frontier(self, _begun: int) -> LogId | None:
+        """What was purged when a step of a stream was over that began then."""
+        return self.ledger.frontier
 
     def _judge_read(self, got: Sequence[Entry], begun: int, asked: range) -> None:
         """Nothing that was removed before it began, all that was there throughout."""
@@ -281,7 +323,9 @@ class _Run:
             nodes.append(node)
         for node in ledger._order:
             index = node.entry.index
-            is_there = min(node.readable, node.durable) < begun and node.cut_begun > ended
+            # where a sync fails, readers fall back to what is durable
+            since = node.durable if self.history.failing_sync else min(node.readable, node.durable)
+            is_there = since < begun and node.cut_begun > ended
             if is_there and index > going and index in asked and node not in nodes:
                 self.problem("read", f"{node.entry.log_id} is missing from {len(got)} entries")
 
@@ -319,74 +363,10 @@ class _Run:
 
 
 class _Cancellation:
-    def __init__(self, run: _Run, number: int, task: asyncio.Task[None]) -> None:
+    def __init__(self, run: Run, number: int, task: asyncio.Task[None]) -> None:
         self.name = f"cancel {number}"
         self._run, self._number, self._task = run, number, task
 
     def go(self) -> None:
         del self._run._undelivered[self._number]
         self._task.cancel()
-
-
-_images: dict[tuple[int, ...], dict[str, bytes]] = {}
-
-
-def _image(sizes: tuple[int, ...]) -> dict[str, bytes]:
-    """The files of a closed log with these entries."""
-    if sizes not in _images:
-        with tempfile.TemporaryDirectory() as directory:
-            run = _Run(History("", (), sizes), directory)
-
-            async def fill() -> None:
-                entries = [node.entry for node in run.ledger.live]
-                async with RaftLogStorage.open(
-                    directory, segment_size=8192, environment=run.system
-                ) as store:
-                    await store.append(entries)
-
-            loops.run_asyncio(run.loop, fill)
-            _images[sizes] = loops.files_in(directory)
-    return _images[sizes]
-
-
-class Judged(NamedTuple):
-    """A history that was run."""
-
-    #: what must not be, with its kind: "read", "lost", "answer", "stream", "error"
-    problems: list[tuple[str, str]]
-    #: what went, one after the other
-    steps: list[str]
-
-
-def judge(history: History, chooser: Chooser) -> Judged:
-    """Runs a history in an order."""
-    files = _image(history.sizes)
-    with loops.isolated(files) as directory:
-        run = _Run(history, directory)
-        run.chooser = chooser
-        _live(run)
-        run.system.drop_threads()
-        copy = f"{directory}-copy"
-        if run.waiting or run.problems:  # a store that hangs keeps its lock
-            run.directory = shutil.copytree(directory, copy)
-        run.reopen()
-        shutil.rmtree(copy, ignore_errors=True)
-        problems, steps = run.problems, run.loop.steps
-        if problems:
-            del run
-            loops.forget()
-    return Judged(problems, steps)
-
-
-def _live(run: _Run) -> None:
-    try:
-        with loops.limit_seconds(_LIMIT_SECONDS):
-            loops.run_asyncio(run.loop, run.main)
-    except (Deadlock, Spins):
-        waiting = ", ".join(run.waiting) or "closing"
-        run.problem("answer", f"nothing moves any more, and these wait: {waiting}")
-    except WalError as error:
-        if not run.history.failing_sync:
-            run.problem("error", f"closing raised {error!r}")
-    except Exception as error:
-        run.problem("error", f"closing raised {error!r}")

@@ -32,6 +32,7 @@ __all__ = [
     "Core",
     "View",
     "damage",
+    "memory",
 ]
 
 DIRECTORY = "/node/log"
@@ -53,6 +54,33 @@ def damage(environment: Environment) -> list[str]:
     """What a thorough examination of the directory finds wrong."""
     report = examine(DIRECTORY, deep=True, environment=environment)
     return [f.message for f in report.all_findings if f.kind is FindingKind.DAMAGE]
+
+
+def memory(log: Log, now: float) -> object:
+    """What a log remembers, comparable."""
+
+    def facts(segments: Sequence[Segment]) -> tuple[object, ...]:
+        names = ("number", "first_id", "next_id", "end", "is_sealed", "header", "salt")
+        more = ("durable_end", "durable_next_id", "length", "has_room")
+        return tuple(
+            (*(getattr(s, n) for n in names + more), now - s.mark_seconds > MARK_SECONDS)
+            for s in segments
+        )
+
+    return (
+        facts(log.segments),
+        facts(log.prepared),
+        tuple(part.segment.number for part in log._unwritten),
+        tuple(segment.number for segment in log._dirty),
+        tuple(log.to_unlink),
+        tuple(segment.number for segment in log.to_seal),
+        tuple(log.stale),
+        log.meta.state,
+        log.meta.committed,
+        log.next_index,
+        log.first_index,
+        log.last_log_id,
+    )
 
 
 class Core:
@@ -120,30 +148,7 @@ class Core:
 
     def memory(self) -> object:
         """What the engine remembers, comparable: with the disk it decides what comes next."""
-        log = self._log
-
-        def facts(segments: Sequence[Segment]) -> tuple[object, ...]:
-            names = ("number", "first_id", "next_id", "end", "is_sealed", "header", "salt")
-            more = ("durable_end", "durable_next_id", "length", "has_room")
-            return tuple(
-                (*(getattr(s, n) for n in names + more), self._now - s.mark_seconds > MARK_SECONDS)
-                for s in segments
-            )
-
-        return (
-            facts(log.segments),
-            facts(log.prepared),
-            tuple(part.segment.number for part in log._unwritten),
-            tuple(segment.number for segment in log._dirty),
-            tuple(log.to_unlink),
-            tuple(segment.number for segment in log.to_seal),
-            tuple(log.stale),
-            log.meta.state,
-            log.meta.committed,
-            log.next_index,
-            log.first_index,
-            log.last_log_id,
-        )
+        return memory(self._log, self._now)
 
     # --- calls ---------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from .core import Core, View, damage
 from .disk import Images, Moment, Recorder, all_images, present, started
 from .replay import KILLED, Violation, after, replay
 
-__all__ = ["FULL", "NARROW", "Crashes", "Scope", "Violation", "replay", "run"]
+__all__ = ["FULL", "NARROW", "OF_STORES", "ROOTS", "Crashes", "Scope", "Violation", "replay", "run"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Scope:
     has_crashes: bool = True
     #: True: appends are put into the page cache when they are accepted (``immediate_async``)
     is_buffered: bool = False
+    #: what carries histories out: "log", "async" or "blocking"; images are opened by the log
+    face: str = "log"
 
 
 #: segment after segment: none; one full, one with an entry; two full, one with an entry
@@ -53,6 +55,8 @@ FULL = (
     *("A1", "A2", "a1", "a2", "O", "F-1", "F+0", "F+1", "G-1", "G+1", "F-64", "F+64"),
     *("T", "P", "V", "C", "H", "S", "K", "R"),
 )
+#: of the stores of both faces: with what their committer does late
+OF_STORES = ("A1", "A2", "a1", "a2", "G+1", "F+1", "O", "T", "P", "V", "C", "H", "S", "K", "R")
 
 
 #: how often the power is cut again within the recovery from a cut
@@ -128,9 +132,10 @@ class Crashes:
             for length in range(len(word)):
                 self._extend(word[:length], word[length])
                 yield
-            life = after(word, is_buffered=self.scope.is_buffered)
+            life = self._after(word)
             self._states.add(_state(life))
             layer.append((word, list(letters(life, self.scope.letters))))
+            life.end()
         for length in range(1, self.scope.depth + 1):
             following = []
             for word, nexts in layer:
@@ -142,17 +147,23 @@ class Crashes:
             self.length, layer = length, following
         self.is_complete = True
 
+    def _after(self, word: tuple[str, ...]) -> Life:
+        return after(word, is_buffered=self.scope.is_buffered, face=self.scope.face)
+
     def _extend(self, word: tuple[str, ...], letter: str) -> list[str] | None:
         """Carries out one more letter; the letters that may follow, None where it ends here."""
         self.counts["histories"] += 1
-        life = after(word, is_buffered=self.scope.is_buffered)
-        if not self._carry_out(life, letter, " ".join((*word, letter)), (), goes_on=True):
-            return None
-        state = _state(life)
-        if state in self._states:
-            return None
-        self._states.add(state)
-        return list(letters(life, self.scope.letters))
+        life = self._after(word)
+        try:
+            if not self._carry_out(life, letter, " ".join((*word, letter)), (), goes_on=True):
+                return None
+            state = _state(life)
+            if state in self._states:
+                return None
+            self._states.add(state)
+            return list(letters(life, self.scope.letters))
+        finally:
+            life.end()
 
     def _carry_out(
         self, life: Life, letter: str, history: str, cuts: tuple[str, ...], *, goes_on: bool
@@ -308,7 +319,9 @@ class Crashes:
     def _violated(self, message: str, history: str, cuts: tuple[str, ...]) -> None:
         kind = _kind(message)
         self.counts[f"! {kind}"] += 1
-        self.violations.setdefault(kind, Violation(kind, message, history, cuts))
+        scope = self.scope
+        found = Violation(kind, message, history, cuts, scope.face, scope.is_buffered)
+        self.violations.setdefault(kind, found)
 
 
 def _state(life: Life) -> object:

@@ -22,7 +22,18 @@ from . import interrupted
 from .instructions import PACKAGE, Watcher, takes_memory, watching
 from .interrupted import CALLS, Call, Interrupt, NoMemory, Scene
 
-__all__ = ["CALLS", "SCENES", "Finding", "Point", "count", "interrupt", "replay", "run", "shorten"]
+__all__ = [
+    "CALLS",
+    "SCENES",
+    "Finding",
+    "Point",
+    "Scene",
+    "count",
+    "interrupt",
+    "replay",
+    "run",
+    "shorten",
+]
 
 ERRORS: dict[str, type[BaseException]] = {
     "KeyboardInterrupt": Interrupt,
@@ -72,6 +83,9 @@ class Finding:
             f"({self.scene}, step {self.point.step}): {self.what}"
         )
 
+
+#: a sample has so many times more of the blocking face, which has fewer points
+_DENSER = 5
 
 # --- the interrupts ------------------------------------------------------------------------
 
@@ -177,14 +191,12 @@ def run(
 
 
 def _run(progress: Callable[[int, int], object], stride: int) -> tuple[list[Finding], Counter[str]]:
-    everything = [
-        (scene, point, error)
-        for scene in SCENES
-        for point in count(scene)
-        for error in _errors(scene)
-    ]
-    chosen = everything[::stride]
-    tried = Counter[str](points=len(everything))
+    chosen: list[tuple[Scene, Point, str]] = []
+    tried = Counter[str]()
+    for scene in SCENES:
+        everything = [(scene, point, error) for point in count(scene) for error in _errors(scene)]
+        tried["points"] += len(everything)
+        chosen += everything[:: max(stride // _DENSER, 1) if scene.is_blocking else stride]
     findings: list[Finding] = []
     for done, (scene, point, error) in enumerate(chosen, 1):
         findings += interrupt(scene, point, error)

@@ -1,7 +1,7 @@
 """Every order: the loop's tasks and calls, the store's threads and cancellations take turns in
-every order of small histories, and by lot in long ones.
+every order of small histories, and by lot in long ones; on the blocking face callers are threads.
 
-``callers`` runs one history in one order and judges it; ``orders`` counts the orders through. See
+``judging`` runs one history in one order and judges it; ``orders`` counts the orders through. See
 docs/design/proofs.md.
 """
 
@@ -15,10 +15,31 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import NamedTuple
 
-from .callers import History, Op, judge
-from .orders import ORDERS, Chooser, Chosen, Demotions, Departures, Drawn, choices, departures
+from .callers import History, Op
+from .judging import judge
+from .orders import (
+    ORDERS,
+    Chooser,
+    Chosen,
+    Demotions,
+    Departures,
+    Drawn,
+    Told,
+    choices,
+    departures,
+)
 
-__all__ = ["HISTORIES", "SMALLEST", "Finding", "drawn_history", "replay", "run", "shorten"]
+__all__ = [
+    "HISTORIES",
+    "SMALLEST",
+    "SMALLEST_THREADED",
+    "THREADED",
+    "Finding",
+    "drawn_history",
+    "replay",
+    "run",
+    "shorten",
+]
 
 
 class Finding(NamedTuple):
@@ -111,11 +132,80 @@ HISTORIES = (
     ),
 )
 
+
+def _on_threads(history: History) -> History:
+    return replace(history, name=f"threads: {history.name}", face="blocking")
+
+
+#: only of the blocking face
+_OF_THREADS = (
+    History("four appends", ((Op("append", 1, 64),),) * 4),
+    History(
+        "answered with a job in hand",
+        ((Op("append", 1, 64),), (Op("vote", 2),), (Op("abandon"),)),
+        told="told: task 0 to pwrite, task 1 to unlock, task 0, task 2",
+    ),
+    History(
+        "a truncation in flight under readers",
+        (
+            (Op("read", 9, 13), Op("limited", 10, 3000)),
+            (Op("truncate", 3), Op("append", 1, 64)),
+            (Op("stream", 8),),
+        ),
+    ),
+    History(
+        "votes and a purge between appends",
+        ((Op("append", 1, 64), Op("vote", 2)), (Op("purge", 6), Op("vote", 3)), (Op("flush"),)),
+    ),
+    History(
+        "a sync that fails under followers",
+        ((Op("append", 1, 64),), (Op("append", 1, 64),), (Op("append", 1, 64), Op("flush"))),
+        failing_sync=1,
+    ),
+    History(
+        "a sync that fails under readers and a vote",
+        ((Op("vote", 2),), (Op("append", 2, 3000),), (Op("read", 1, 14), Op("callback", 1))),
+        failing_sync=2,
+    ),
+    History(
+        "abandoning under calls",
+        ((Op("append", 1, 64), Op("vote", 2)), (Op("append", 1, 9000),), (Op("abandon"),)),
+    ),
+    History(
+        "abandoning under a cut, a reader and a callback",
+        ((Op("truncate", 3), Op("read", 1, 4)), (Op("callback", 1),), (Op("abandon"),)),
+    ),
+    History(
+        "abandoning while others close",
+        ((Op("append", 1, 64),), (Op("close"),), (Op("abandon"),)),
+    ),
+    History(
+        "one append larger than the bound",
+        ((Op("append", 1, 9000),), (Op("append", 1, 64),), (Op("callback", 1), Op("flush"))),
+        policy="immediate_async",
+        max_unsynced_bytes=100,
+    ),
+)
+THREADED = tuple(map(_on_threads, (*(h for h in HISTORIES if not h.cancelled), *_OF_THREADS)))
+
 #: small enough for every order there is; jobs of threads are not taken apart
 SMALLEST = (
     History("two appends", ((Op("append", 1, 64),), (Op("append", 1, 64),)), is_fine=False),
     History("a read and a cut", ((Op("read", 1, 4),), (Op("truncate", 11),)), is_fine=False),
     History("an append and a vote", ((Op("append", 1, 64),), (Op("vote", 2),)), is_fine=False),
+)
+SMALLEST_THREADED = tuple(
+    map(
+        _on_threads,
+        (
+            *SMALLEST,
+            History(
+                "an append and abandoning",
+                ((Op("append", 1, 64),), (Op("abandon"),)),
+                is_fine=False,
+            ),
+        ),
+    )
 )
 
 
@@ -123,7 +213,12 @@ SMALLEST = (
 
 
 def _chooser(order: str) -> Chooser:
-    """The chooser that an order is written of: ``loop-3-7c0``, ``all-0-1-0``, ``seed-17``."""
+    """The chooser that an order is written of: ``loop-3-7c0``, ``all-0-1-0``, ``seed-17``,
+    ``told: task 0 to pwrite, task 1``.
+    """
+    if order.startswith("told: "):
+        legs = [leg.partition(" to ") for leg in order.removeprefix("told: ").split(", ")]
+        return Told([(name, at) for name, _, at in legs])
     kind, *rest = order.split("-")
     if kind == "seed":
         return Drawn(int(rest[0]))
@@ -150,7 +245,7 @@ def _find(history: History, order: str, chooser: Chooser) -> list[Finding]:
 # --- all of them ---------------------------------------------------------------------------
 
 
-def drawn_history(seed: int) -> History:
+def drawn_history(seed: int, face: str = "async") -> History:
     """A long history by lot."""
     rng = random.Random(seed)
     calls = [
@@ -169,7 +264,7 @@ def drawn_history(seed: int) -> History:
         tuple(rng.choice(calls)() for _ in range(rng.randint(2, 8)))
         for _ in range(rng.randint(2, 5))
     )
-    return History(
+    history = History(
         f"seed {seed}",
         tasks,
         (rng.choice((100, 700, 2000)),) * 12,
@@ -179,6 +274,11 @@ def drawn_history(seed: int) -> History:
         cancelled=tuple(n for n in range(len(tasks)) if rng.random() < 0.2),
         failing_sync=rng.randint(1, 12) if rng.random() < 0.1 else 0,
     )
+    if face == "async":
+        return history
+    if rng.random() < 0.1:
+        tasks = (*tasks, (Op("read", 1, 4), Op(rng.choice(("abandon", "close")))))
+    return _on_threads(replace(history, tasks=tasks, cancelled=()))
 
 
 def run(
@@ -191,19 +291,30 @@ def run(
     """
     findings: list[Finding] = []
     tried = Counter[str]()
-    parts = len(HISTORIES) * len(ORDERS) + len(SMALLEST) + 1
+    planned = [(each, order) for each in HISTORIES for order in ORDERS]
+    planned += [(each, order) for each in THREADED for order in ORDERS if order != "readers"]
+    smallest = *SMALLEST, *SMALLEST_THREADED
+    parts = len(planned) + len(smallest) + 1
     done = 0
-    for history in HISTORIES:
-        for order in ORDERS:
-            for departed in _departures(history, order, 2, stride, findings):
-                tried[f"orders with {len(departed)} departures"] += 1
-            progress(done := done + 1, parts)
-    for history in SMALLEST:
+    for history, order in planned:
+        most, every = (2, stride) if history.face == "async" or stride == 1 else (1, stride // 40)
+        for departed in _departures(history, order, most, max(every, 1), findings):
+            tried[f"orders with {len(departed)} departures, {history.face}"] += 1
+        progress(done := done + 1, parts)
+    for history in THREADED:
+        if history.told:
+            findings += _find(history, history.told, _chooser(history.told))
+            tried["orders told"] += 1
+        for seed in seeds[: 200 : max(stride // 10, 1)]:
+            findings += _find(history, f"seed-{seed}", Drawn(seed))
+            tried["drawn orders"] += 1
+    for history in smallest:
         findings += _all(history, None if stride == 1 else 20_000 // stride, tried)
         progress(done := done + 1, parts)
     for seed in seeds[::stride]:
-        findings += _find(drawn_history(seed), f"seed-{seed}", Drawn(seed))
-        tried["drawn histories"] += 1
+        for face in ("async", "blocking"):
+            findings += _find(drawn_history(seed, face), f"seed-{seed}", Drawn(seed))
+            tried[f"drawn histories, {face}"] += 1
     progress(parts, parts)
     return findings, tried
 
@@ -225,9 +336,12 @@ def _all(history: History, at_most: int | None, tried: Counter[str]) -> Iterator
 
 def replay(name: str, order: str) -> list[Finding]:
     """One order again, as ``Finding.replay`` names it."""
-    history = next((each for each in (*HISTORIES, *SMALLEST) if each.name == name), None)
+    known = (*HISTORIES, *THREADED, *SMALLEST, *SMALLEST_THREADED)
+    history = next((each for each in known if each.name == name), None)
     if history is None:
-        history = drawn_history(int(name.removeprefix("seed ")))
+        is_blocking = name.startswith("threads: ")
+        face = "blocking" if is_blocking else "async"
+        history = drawn_history(int(name.removeprefix("threads: ").removeprefix("seed ")), face)
     return _find(history, order, _chooser(order))
 
 

@@ -20,7 +20,7 @@ from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, WalError, WalLockedE
 
 from . import loops
 from .interrupted_calls import BEGINNING, CALLS, Call
-from .threaded import Locks, OnMainThread
+from .threaded import Direct, Locks
 from .turns import Deadlock, Spins, Turns
 
 __all__ = ["CALLS", "INJECTED", "Call", "Interrupter", "Scene", "run"]
@@ -119,7 +119,7 @@ class _History:
         self.problems.append((kind, what))
 
     async def main(self) -> None:
-        face: Any = OnMainThread if self.scene.is_blocking else RaftLogStorage
+        face: Any = Direct if self.scene.is_blocking else RaftLogStorage
         self.opening = face.open(
             self.directory,
             sync=self.scene.policy,

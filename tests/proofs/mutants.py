@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -25,22 +26,31 @@ from hqlwal_raft import (
     _records,
     _recovery,
 )
-from hqlwal_raft._commit import Answer
-from hqlwal_raft._environment import Loop
-from hqlwal_raft._files import Directory
+from hqlwal_raft._answers import Answer
+from hqlwal_raft._blocking_reader import BlockingRaftLogReader
+from hqlwal_raft._commit import Committer, Phase
+from hqlwal_raft._directory import Directory
+from hqlwal_raft._environment import Environment, Loop
 from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
-from hqlwal_raft._lane import _Event
+from hqlwal_raft._lane import Lane, _Event, _Waiter
+from hqlwal_raft._leaving import let_go
 from hqlwal_raft._log import Log, Work
 from hqlwal_raft._plans import Outcome, Plan, Step, SyncDirectory, Unlink, Write, Zero, carry_out
+from hqlwal_raft._reading import CHUNK_BYTES
 from hqlwal_raft._segment import Segment
+from hqlwal_raft._threads import Outcomes, Worker
 
 from . import core
 
-__all__ = ["CALLS", "CHECKSUMS", "CRASHES", "Mutant"]
+__all__ = ["CALLS", "CHECKSUMS", "COMMITS", "CRASHES", "OPCODES", "ORDERS", "Mutant"]
 
 _encode, _encode_one = _records.encode, _records.encode_one
 _marked = Segment.marked
 _give, _is_refused = Answer.give, _plans._is_refused
+_call = Lane.call
+_begin_commit, _send = Committer._commit, Committer._send
+_start_operation = Committer._start_operation
+_abandon, _commit_ended = Committer.abandon, Committer._commit_ended
 _purge, _truncate = _operations.purge, _operations.truncate
 
 
@@ -228,6 +238,136 @@ CALLS = (
     Mutant("a refused commit is taken back by half", ((Log, "retreat", _retreat_by_half),)),
     Mutant("callbacks are not told of errors", ((Answer, "give", _give_to_waiters_only),)),
     Mutant("any failed write is a refused one", ((_plans, "_is_refused", _refuse_all_writes),)),
-    Mutant("the lock stays where closing fails", ((_commit, "_let_go", _let_go_if_all_is_well),)),
+    Mutant("the lock stays where closing fails", ((_commit, "let_go", _let_go_if_all_is_well),)),
     Mutant("of many threads one is answered", ((_lane._Event, "set", _wake_one),)),
+)
+
+
+# --- who is the owner, and who waits --------------------------------------------------------------
+
+
+def _call_without_the_lock(self: Lane, begin: Callable[[], Any]) -> Any:
+    """The lock is taken when memory has changed already."""
+    result = begin()
+    return _call(self, lambda: result)
+
+
+def _call_and_let_lie(self: Lane, begin: Callable[[], Any]) -> Any:
+    """A thread that finds its answer does not look whether it was given a job meanwhile."""
+    with self.lock:
+        result = begin()
+        self._run_soon()
+        if result.__class__ is not Answer:
+            self._pass_on()
+            return result
+        waiter = _Waiter(self._environment.lock())
+        job = self._next_job(result, waiter)
+    while job is not None or not result.event.is_set:
+        if job is not None:
+            job = self._carry_out(job, result, waiter)
+        else:
+            waiter.lock.acquire()
+            job = waiter.job
+    return result.result()
+
+
+def _let_go_at_once(self: Committer) -> None:
+    """The lock goes when the disk thread is done, whatever the other one does."""
+    if self.phase is not Phase.CLOSED:
+        ending = partial(let_go, self.log.directory, is_clean=False)
+        self._disk.submit(ending, lambda _value, _error: None)
+    _abandon(self)
+
+
+def _deliver_twice(self: Outcomes) -> None:
+    """As after an interrupt: each outcome is applied, and then once more."""
+    while self._left:
+        outcome = self._left[0]
+        outcome()
+        outcome()
+        self._left.popleft()
+
+
+def _end_any_commit(self: Committer, _group: Answer, outcome: Outcome) -> None:
+    """An outcome is taken for that of whatever commit is under way."""
+    if self._committing is not None:
+        _commit_ended(self, self._committing, outcome)
+
+
+def _find_nothing_gone(self: BlockingRaftLogReader, start: int, stop: int | None = None) -> Any:
+    """A stream compares epochs, but takes its own when the chunk was read."""
+    position = start
+    while chunk := self.limited_get_log_entries(position, stop, CHUNK_BYTES):
+        epoch = self._core.log.epoch
+        for entry in chunk:
+            position = entry.index + 1
+            yield entry
+            if self._core.log.epoch != epoch:
+                break
+
+
+#: what the loop over orders must find on the blocking face
+ORDERS = (
+    Mutant("memory is changed without the lock", ((Lane, "call", _call_without_the_lock),)),
+    Mutant("who was answered lets a job lie", ((Lane, "call", _call_and_let_lie),)),
+    Mutant("of many threads one is answered", ((_lane._Event, "set", _wake_one),)),
+    Mutant(
+        "an abandoned store gives up its lock at once",
+        ((Committer, "abandon", _let_go_at_once),),
+    ),
+    Mutant(
+        "a stream takes the epoch late",
+        ((BlockingRaftLogReader, "entries_stream", _find_nothing_gone),),
+    ),
+)
+
+
+def _commit_and_answer(self: Committer) -> None:
+    """An append is answered when its commit begins."""
+    _begin_commit(self)
+    if self._committing is not None:
+        self._committing.give(self._loop, None, None)
+
+
+def _start_at_once(self: Committer, operation: Any) -> bool:
+    """An operation does not wait for the chore that is under way."""
+    chores = self._chores
+    work, chores._work = chores._work, None
+    is_started = _start_operation(self, operation)
+    if work is not None:
+        chores._work = work
+    return is_started
+
+
+def _vote_and_answer(self: Committer, operation: Any, plan: Plan, *, is_need: bool) -> None:
+    """A vote is answered when its plan is on its way."""
+    _send(self, operation, plan, is_need=is_need)
+    if plan.name == "save vote":
+        operation.answer.give(self._loop, None, None)
+
+
+#: what the loop over crashes must find on both faces
+COMMITS = (
+    Mutant(
+        "an outcome applied twice ends the next commit",
+        ((Outcomes, "deliver", _deliver_twice), (Committer, "_commit_ended", _end_any_commit)),
+    ),
+    Mutant("an append is answered before its sync", ((Committer, "_commit", _commit_and_answer),)),
+    Mutant("a vote is answered before its sync", ((Committer, "_send", _vote_and_answer),)),
+    Mutant(
+        "chores run beside a truncation",
+        ((Committer, "waits_for_quiet", False), (Committer, "_start_operation", _start_at_once)),
+    ),
+)
+
+
+def _run_once(self: Worker) -> None:
+    while self._take():
+        self._do()
+
+
+#: what the loop over opcodes must find on the blocking face
+OPCODES = (
+    Mutant("the main thread is the owner", ((Environment, "is_main_thread", lambda _self: False),)),
+    Mutant("a worker ends where memory runs out", ((Worker, "_run", _run_once),)),
 )

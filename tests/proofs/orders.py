@@ -17,6 +17,7 @@ __all__ = [
     "Demotions",
     "Departures",
     "Drawn",
+    "Told",
     "choices",
     "departures",
 ]
@@ -120,6 +121,31 @@ class Drawn(Chooser):
         if self._rng.random() < 0.1:
             self._ranks[first.name] = 1 + len(self.widths)
         return first
+
+
+class Told(Chooser):
+    """One after the other goes until it stands where it is told to, or cannot go on; then the
+    others, as they came to be.
+    """
+
+    def __init__(self, legs: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self._legs = list(legs)
+        self._has_gone = False
+
+    def __call__(self, things: list[Thing]) -> Thing:
+        while self._legs:
+            name, at = self._legs[0]
+            thing = next((each for each in things if each.name == name), None)
+            if thing is not None and not (self._has_gone and getattr(thing, "at", "") == at):
+                self._has_gone = True
+                return thing
+            self._has_gone = False
+            del self._legs[0]
+        return super().__call__(things)
+
+    def _choose(self, things: list[Thing]) -> Thing:
+        return things[0]
 
 
 def departures(

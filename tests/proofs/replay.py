@@ -33,9 +33,16 @@ class Violation(NamedTuple):
     #: "step:image" of the cut, then of the cut in the recovery of that image, and so on;
     #: "+": one more entry was appended
     cuts: tuple[str, ...]
+    #: what carried the history out, and whether appends were put into the page cache
+    face: str = "log"
+    is_buffered: bool = False
 
     def __str__(self) -> str:
         command = f'python -m tests.proofs crash --history "{self.history}"'
+        if self.face != "log":
+            command += f" --face {self.face}"
+        if self.is_buffered:
+            command += " --buffered 1"
         if self.cuts:
             step, image = self.cuts[0].split(":")
             command += f" --step {step} --image {image}"
@@ -44,22 +51,29 @@ class Violation(NamedTuple):
         return f"{self.message}\n    {command}"
 
 
-def after(word: Sequence[str], *, is_buffered: bool = False) -> Life:
+def after(word: Sequence[str], *, is_buffered: bool = False, face: str = "log") -> Life:
     """The store when the history is over."""
-    life = Life(new_kernel(), Model(is_buffered=is_buffered))
+    life = Life(new_kernel(), Model(is_buffered=is_buffered), face=face)
     for letter in word:
         life.perform(letter)
         life.model.acknowledge(letter)
     return life
 
 
-def replay(history: str, step: int | None = None, image: int = KILLED, then: str = "") -> str:
+def replay(
+    history: str,
+    step: int | None = None,
+    image: int = KILLED,
+    then: str = "",
+    face: str = "log",
+    buffered: int = 0,
+) -> str:
     """Shows again what one cut leaves, what an open shows there, and what it should have shown.
 
     Without a step: every call of the last letter, numbered as a cut names them.
     """
     *word, letter = history.split()
-    life: Life | None = after(word)
+    life: Life | None = after(word, is_buffered=bool(buffered), face=face)
     expected: list[Expected] = []
     lines = []
     kernel = new_kernel()
@@ -82,6 +96,8 @@ def replay(history: str, step: int | None = None, image: int = KILLED, then: str
             life.model.acknowledge(letter)
             expected = [life.model.at_least]
             recorder.take("the end", always=True)
+        if life is not None:
+            life.end()
         moment = recorder.moments[at]
         found = moment.present if place == KILLED else [*moment.images()][place]
         assert found is not None, "only a letter has images of a killed process"

@@ -1,18 +1,18 @@
 """The blocking face with the methods of the async face: each call is made in a thread.
 
 ``InThreads`` makes each in a stepped thread of its own, and those that are made at once wait for
-each other as threads do; ``OnMainThread`` makes them in the main thread, which moves the others
-while it waits. ``ThreadedMachine`` is a kernel in memory whose threads are real, move in lockstep, and stand still for a moment at every
+each other as threads do; ``Direct`` makes them in the thread that asks, the main thread or a
+stepped one. ``ThreadedMachine`` is a kernel in memory whose threads are real, move in lockstep, and stand still for a moment at every
 sync, so that others come while one leads. For the proofs. It must not know the engine.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from hqlwal_raft import Entry, Vote
 from hqlwal_raft._environment import Environment, Lock
@@ -22,37 +22,56 @@ from .answers import DIRECTORY, SEGMENT_SIZE
 from .machine import Kernel
 from .turns import Deadlock, SteppedThread, Turns, here
 
-__all__ = ["InThreads", "Locks", "OnMainThread", "ThreadedMachine", "opened"]
+__all__ = ["Direct", "InThreads", "Locks", "SteppedLock", "ThreadedMachine", "opened", "run_here"]
 
+T = TypeVar("T")
 _SYNC_SECONDS = 0.001
 #: virtual: so long the main thread waits for a lock. What an interrupt has had forgotten is found
 #: within two seconds
 _PATIENCE_SECONDS = 5.0
 
 
-class _Lock:
-    """A lock whose takers are stepped threads, or the one that steps them."""
+class SteppedLock:
+    """A lock whose takers are stepped threads, or the one that steps them. Where ``lock`` is among
+    the stops, a thread stops before it takes one; with ``unlock`` also where it gave one back.
+    """
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
-        self._is_held = False
+        self._was_taken = False
+        #: who took it: a thread, None for the one that steps them
+        self.owner: SteppedThread | None = None
         #: who waits for something may go on while it has any: the one place behind the lock
         self.items: deque[None] = deque([None])
+
+    @property
+    def is_held(self) -> bool:
+        return not self.items
 
     def acquire(self, blocking: bool = True) -> bool:  # noqa: FBT002
         thread = here()
         patience = self._turns.now + _PATIENCE_SECONDS
+        is_first, self._was_taken = not self._was_taken, True  # there a thread makes it to wait on
+        if thread is not None and not is_first and "lock" in self._turns.stops:
+            if thread.is_bound:
+                thread.is_bound = False
+            else:
+                self._stop(thread)
         while not self.items:
             if not blocking:
                 return False
             if thread is None:
                 self._move_others(patience)
             else:
-                thread.waits_for = self
-                thread.stop_at("lock")
-                thread.waits_for = None
+                self._stop(thread)
         self.items.pop()
+        self.owner = thread
         return True
+
+    def _stop(self, thread: SteppedThread) -> None:
+        thread.waits_for = self
+        thread.stop_at("lock")
+        thread.waits_for = None
 
     def _move_others(self, patience: float) -> None:
         runnable = self._turns.runnable()
@@ -64,8 +83,12 @@ class _Lock:
     def release(self) -> None:
         if self.items:
             raise RuntimeError("release unlocked lock")
+        self.owner = None
         self.items.append(None)
         self._turns.moved()
+        thread = here()
+        if thread is not None and "unlock" in self._turns.stops:
+            thread.stop_at("unlock")
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -82,7 +105,7 @@ class Locks(Turns):
     """Threads that move only when they are told, and their locks."""
 
     def lock(self) -> Lock:
-        return _Lock(self)
+        return SteppedLock(self)
 
 
 class ThreadedMachine(Locks, Kernel):  # type: ignore[misc]  # both have a chance of their own
@@ -149,11 +172,15 @@ class InThreads:
         return partial(self._run, method)
 
 
-class OnMainThread(InThreads):
-    """See the module."""
+class Direct(InThreads):
+    """See the module. Its coroutines never wait for an event loop: see :func:`run_here`."""
 
     async def _make(self, call: Callable[[], Any]) -> Any:
         return call()
+
+    async def entries_stream(self, start: int, stop: int | None = None) -> AsyncIterator[Entry]:
+        for entry in self._store.entries_stream(start, stop):
+            yield entry
 
     @classmethod
     @asynccontextmanager
@@ -165,6 +192,16 @@ class OnMainThread(InThreads):
             yield cls(environment, store)
         finally:
             store.close()
+
+
+def run_here(call: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that makes its calls by ``Direct``."""
+    try:
+        call.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    raise RuntimeError("it waits for an event loop")
 
 
 def opened(

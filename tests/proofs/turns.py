@@ -31,6 +31,7 @@ __all__ = [
     "Deadlock",
     "OrderedLoop",
     "Spins",
+    "SteppedQueue",
     "SteppedThread",
     "Thing",
     "Turns",
@@ -99,6 +100,8 @@ class SteppedThread:
         self.at = "start"
         #: something with ``items``: it may go on when there are any
         self.waits_for: Any = None
+        #: the next lock is taken in the same step as what was done before
+        self.is_bound = False
         #: when it will have waited long enough
         self.deadline: float | None = None
         self.is_over = False
@@ -156,7 +159,7 @@ def here() -> SteppedThread | None:
     return thread
 
 
-class _SteppedQueue:
+class SteppedQueue:
     """A queue whose taker is a stepped thread."""
 
     def __init__(self, turns: Turns) -> None:
@@ -253,7 +256,7 @@ class Turns(Environment):
         """Time jumps: each jump would be a disk that does not answer."""
 
     def queue(self) -> Queue[Any]:
-        return _SteppedQueue(self)
+        return SteppedQueue(self)
 
     def run_in_thread(self, job: Callable[[], T]) -> Awaitable[T]:
         return self._run(job)
