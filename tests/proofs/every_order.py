@@ -180,6 +180,20 @@ _OF_THREADS = (
         ((Op("append", 1, 64),), (Op("close"),), (Op("abandon"),)),
     ),
     History(
+        "a disk that hangs, and abandoning",
+        ((Op("append", 1, 64), Op("vote", 2)), (Op("append", 1, 64),), (Op("abandon"),)),
+        hanging_sync=1,
+    ),
+    History(
+        "a disk that hangs under a cut, and abandoning",
+        (
+            (Op("truncate", 3),),
+            (Op("callback", 1), Op("vote", 2)),
+            (Op("read", 1, 4), Op("abandon")),
+        ),
+        hanging_sync=2,
+    ),
+    History(
         "one append larger than the bound",
         ((Op("append", 1, 9000),), (Op("append", 1, 64),), (Op("callback", 1), Op("flush"))),
         policy="immediate_async",
