@@ -2,7 +2,7 @@
 
 For both faces, in any thread. Each function raises TypeError or ValueError, which say what was
 given, which argument it is and what is wanted, but never a payload. Entries are judged where
-they are encoded (``_records.refusal``). It must not know what a call does.
+they are encoded (``_entry_rules.refusal``). It must not know what a call does.
 """
 
 from __future__ import annotations

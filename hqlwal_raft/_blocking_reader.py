@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
+from ._answers import Answer
 from ._arguments import (
     check_budget,
     check_index,
@@ -17,7 +18,6 @@ from ._arguments import (
     check_vote,
     index_of,
 )
-from ._commit import Answer
 from ._following import Follower
 from ._format import U64_MAX
 from ._lane import Lane

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ._files import Directory, File, IrregularFileError
+from ._directory import Directory
+from ._files import File, IrregularFileError
 from ._findings import Judgement, SegmentReport
 from ._format import BROKEN_SUFFIX, DATA_START, SegmentHeader, broken_name
 from ._plans import Copy, SetAside, Step, Sync, SyncDirectory, Write

@@ -31,7 +31,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ._commit import Answer
+from ._answers import Answer
 from ._environment import Environment, Lock, Loop
 from ._threads import Done, Outcomes, Worker
 

@@ -23,7 +23,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-from ._files import Directory
+from ._directory import Directory
+from ._entry_rules import NotPlainError, record_sizes
 from ._format import DATA_START, U64_MAX, SegmentHeader
 from ._meta import Meta
 from ._plans import (
@@ -38,7 +39,7 @@ from ._plans import (
 from ._raft_rules import check_committed
 from ._reads import Options, Reads
 from ._recent import Recent
-from ._records import NotPlainError, encode, encode_one, record_sizes
+from ._records import encode, encode_one
 from ._segment import Known, Segment
 from ._types import Entry, LogId, LogState
 

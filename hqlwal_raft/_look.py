@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 
 from crc32c import crc32c
 
-from ._files import Directory, File, IrregularFileError
+from ._directory import Directory
+from ._files import File, IrregularFileError
+from ._find import candidates
 from ._findings import MetaReport, SegmentReport, version_finding
 from ._format import (
     COMMITTED_OFFSETS,
@@ -36,7 +38,7 @@ from ._format import (
     unpack_committed,
     unpack_slot,
 )
-from ._records import candidates, scan
+from ._records import scan
 from ._types import Finding, FindingKind, LogId
 
 __all__ = ["Look", "Progress", "find_valid", "look", "scan_segment"]

@@ -20,7 +20,8 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from ._files import Directory, File, TornWriteError
+from ._directory import Directory
+from ._files import File, TornWriteError
 from ._format import DATA_START, LENGTH_MASK, RECORD_HEAD, RECORD_HEAD_BYTES
 from ._records import locate
 

@@ -2,7 +2,7 @@
 
 Called where a store checks Raft's rules (``check_raft``), by the owner of the log, before
 anything is changed. That the terms of entries never fall is judged where entries are encoded
-(``_records.refusal``). It must not know a log.
+(``_entry_rules.refusal``). It must not know a log.
 """
 
 from __future__ import annotations

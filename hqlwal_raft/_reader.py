@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import anyio.lowlevel
 
+from ._answers import Answer
 from ._arguments import (
     check_budget,
     check_index,
@@ -21,7 +22,6 @@ from ._arguments import (
     check_vote,
     index_of,
 )
-from ._commit import Answer
 from ._following import Follower
 from ._format import U64_MAX
 from ._reading import (

@@ -14,7 +14,8 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from ._commit import Answer, Committer, Phase
+from ._answers import Answer
+from ._commit import Committer, Phase
 from ._environment import Environment, Loop
 from ._format import DATA_START, RECORD_OVERHEAD_BYTES
 from ._log import Log

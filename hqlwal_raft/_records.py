@@ -1,4 +1,4 @@
-"""Entries ⇄ record bytes, one room for both ways: encode, decode, scan, locate, find.
+"""Entries ⇄ record bytes, one room for both ways: encode, decode, scan, locate.
 
 Pure functions of bytes: no file, no state, any thread. One decoder serves reading, recovery,
 verification and dump, so they cannot disagree on what a record is. Nothing here raises on bad
@@ -11,15 +11,15 @@ one proves that the bad one was durable, and is damage, not a torn tail.
 
 from __future__ import annotations
 
-import re
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from crc32c import crc32c
 
+from ._entry_rules import refusal
 from ._format import (
     COVERED,
     ENTRY_HEAD,
@@ -30,139 +30,20 @@ from ._format import (
     RECORD_HEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
     SETTLED,
-    U64_MAX,
-    record_bytes,
 )
 from ._types import Entry, LogId
-from .errors import EntryTooLargeError, LogGapError, LogRangeError, RaftRuleError, given
 
 __all__ = [
-    "Found",
-    "NotPlainError",
     "Scan",
-    "candidates",
     "decode",
     "encode",
     "encode_one",
-    "find_records",
-    "find_settled",
-    "is_zero",
     "locate",
-    "plain",
-    "record_sizes",
-    "refusal",
     "scan",
 ]
 
 
-class NotPlainError(TypeError):
-    """Something is no plain Entry, or its payload not bytes; ``plain`` makes it so if it can be."""
-
-
 # --- entries to bytes ----------------------------------------------------------------------
-
-
-def plain(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries with ints and bytes that nobody can change any more; what is of a subclass is
-    made anew. Raises TypeError where something is nothing of the kind.
-    """
-    return [_plain(entry, place) for place, entry in enumerate(entries)]
-
-
-def _plain(entry: Entry, place: int) -> Entry:
-    if type(entry) is not Entry and not isinstance(entry, Entry):
-        raise TypeError(f"entries[{place}] is {given(entry)}: give a hqlwal_raft.Entry")
-    term, index, payload, node_id = entry
-    if type(payload) is not bytes:
-        payload = _copied(payload, place)
-    return Entry(
-        _plain_number("term", term, place),
-        _plain_number("index", index, place),
-        payload,
-        _plain_number("node_id", node_id, place),
-    )
-
-
-def _plain_number(name: str, value: object, place: int) -> int:
-    if type(value) is not int:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"entries[{place}].{name} is {given(value)}: give an int")
-        value = int(value)
-    if not 0 <= value <= U64_MAX:
-        raise ValueError(f"entries[{place}].{name} is {given(value)}: give 0 to 2**64 - 1")
-    return value
-
-
-def _copied(payload: object, place: int) -> bytes:
-    """The bytes of whatever has any, in the order of its elements."""
-    try:
-        view = memoryview(payload)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(
-            f"entries[{place}].payload is {given(payload)}: give bytes, or something bytes-like"
-        ) from None
-    except (ValueError, BufferError) as error:
-        raise ValueError(f"entries[{place}].payload cannot be read: {error}") from None
-    with view:
-        return view.tobytes()
-
-
-def refusal(
-    entry: Entry, index: int, max_payload_bytes: int, least_term: int | None = None
-) -> Exception | None:
-    """Why the entry cannot be appended as number ``index``; None where it can.
-
-    ``least_term``: the one of the entry before it; None where terms may fall.
-    """
-    if type(entry) is not Entry or type(entry.payload) is not bytes:
-        return NotPlainError()
-    term, found, payload, node_id = entry
-    for number in (term, found, node_id):
-        if type(number) is not int or not 0 <= number <= U64_MAX:
-            return NotPlainError()  # which says what is wrong with it, and which one it is
-    if index > U64_MAX:
-        return LogRangeError(
-            "the log is full: its last entry has the highest index that there is, 2**64 - 1",
-            index=index,
-        )
-    if found != index:
-        return LogGapError(
-            f"entry {found} cannot follow entry {index - 1}: the next index must be {index}",
-            index=found,
-            expected=index,
-        )
-    if len(payload) > max_payload_bytes:
-        return EntryTooLargeError(
-            f"entry {index} has a payload of {len(payload)} bytes, the store takes at most "
-            f"{max_payload_bytes}: open it with a larger max_entry_size or split the entry",
-            index=index,
-            size=len(payload),
-            max_entry_size=max_payload_bytes,
-        )
-    if least_term is not None and term < least_term:
-        return RaftRuleError(
-            f"entry {index} is of term {term}, behind an entry of term {least_term}: the terms of "
-            "entries never fall. Truncate what the leader of the later term does not have, or "
-            "find out who appends with an old term (check_raft=False takes any)",
-            rule="term",
-            given=term,
-            held=least_term,
-        )
-    return None
-
-
-def record_sizes(
-    entries: Sequence[Entry], index: int, max_payload_bytes: int, least_term: int | None = None
-) -> list[int]:
-    """The bytes that each record takes; raises what :func:`refusal` says of the first bad one."""
-    sizes = []
-    for expected, entry in enumerate(entries, index):
-        if (error := refusal(entry, expected, max_payload_bytes, least_term)) is not None:
-            raise error
-        if least_term is not None:
-            least_term = entry.term
-        sizes.append(record_bytes(len(entry.payload)))
-    return sizes
 
 
 def encode(
@@ -357,81 +238,6 @@ def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
     return Scan(offsets, base + place, id_, last, why, wanted, first_term, fall_id)
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A valid record somewhere in a buffer."""
-
-    offset: int
-    index: int
-    is_settled: bool
-
-
-def candidates(data: bytes, first_id: int, last_id: int) -> Iterator[tuple[int, int, int, int]]:
-    """Where a record with an id in the range may begin: place, id, checksum, length with its bit.
-
-    Nothing is checked yet. Heads that the buffer cuts off are not given. An id is looked for at
-    C's pace, so that megabytes of payload cost little.
-    """
-    limit = len(data) - RECORD_OVERHEAD_BYTES
-    for match in re.finditer(_ids(first_id, last_id), data, re.DOTALL):
-        place = match.start()
-        if place > limit:
-            return
-        index, checksum, marked = RECORD_HEAD.unpack_from(data, place)
-        if marked & LENGTH_MASK >= ENTRY_HEAD_BYTES:
-            yield place, index, checksum, marked
-
-
-def find_records(data: bytes, base: int, salt: int, first_id: int, last_id: int) -> list[Found]:
-    """Every valid record in ``data`` with an id in the range, wherever it begins.
-
-    ``data`` lies at the offset ``base`` of its file. Records that the buffer cuts off are not
-    found.
-    """
-    found = []
-    for place, index, checksum, marked in candidates(data, first_id, last_id):
-        end = place + RECORD_HEAD_BYTES + (marked & LENGTH_MASK)
-        if (
-            end <= len(data)
-            and crc32c(data[place + 12 : end], crc32c(data[place : place + 8], salt)) == checksum
-        ):
-            found.append(Found(base + place, index, bool(marked & SETTLED)))
-    return found
-
-
-def find_settled(data: bytes, base: int, salt: int, first_id: int, last_id: int) -> Found | None:
-    """The first settled one of :func:`find_records`."""
-    records = find_records(data, base, salt, first_id, last_id)
-    return next((record for record in records if record.is_settled), None)
-
-
-def _ids(first: int, last: int) -> bytes:
-    """A pattern for the eight bytes of any id from ``first`` to ``last``, also overlapping."""
-
-    def between(low: bytes, high: bytes) -> bytes:
-        # as with decimal digits: 37…52 is 3[7-9] | 4[0-9] | 5[0-2]
-        if not low:
-            return b""
-        if low[0] == high[0]:
-            return _byte(low[0], low[0]) + between(low[1:], high[1:])
-        rest = len(low) - 1
-        zeros, ones = bytes(rest), b"\xff" * rest
-        ways = [_byte(low[0], low[0]) + between(low[1:], ones)]
-        if low[0] + 1 < high[0]:
-            ways.append(_byte(low[0] + 1, high[0] - 1) + b".{%d}" % rest)
-        ways.append(_byte(high[0], high[0]) + between(zeros, high[1:]))
-        return b"(?:" + b"|".join(ways) + b")"
-
-    last = min(last, U64_MAX)
-    if first > last:
-        return b"(?!)"
-    return b"(?=" + between(first.to_bytes(8, "big"), last.to_bytes(8, "big")) + b")"
-
-
-def _byte(low: int, high: int) -> bytes:
-    return b"[\\x%02x-\\x%02x]" % (low, high)
-
-
 def locate(data: bytes, start: int, stop: int, base: int = 0) -> array[int]:
     """Where the records of a healthy segment begin, by their lengths alone.
 
@@ -474,10 +280,6 @@ def _has_lengths(data: bytes, offset: int, stride: int, length: int) -> bool:
         data[place + further : stop : stride] == bytes((byte,)) * _BLOCK
         for further, byte in enumerate(rest, 1)
     )
-
-
-def is_zero(data: bytes) -> bool:
-    return data == bytes(len(data))
 
 
 assert RECORD.size == RECORD_OVERHEAD_BYTES

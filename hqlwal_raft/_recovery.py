@@ -16,8 +16,9 @@ from array import array
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ._directory import Directory
 from ._environment import Environment
-from ._files import Directory, File, Identity, IrregularFileError, LockedError
+from ._files import File, Identity, IrregularFileError
 from ._findings import SegmentReport
 from ._format import (
     DATA_START,
@@ -30,6 +31,7 @@ from ._format import (
     segment_number,
 )
 from ._healing import Target, heal_steps
+from ._lock import LockedError
 from ._meta import Meta
 from ._plans import (
     Allocate,
@@ -93,7 +95,7 @@ def recover(
         _lock(directory)
         opening = _Opening(directory)
         try:
-            directory.say_held()
+            directory.lock.say_held()
             directory.measure()
             _reload(directory)
             report = examine(path, deep=is_checking_everything, directory=directory)
@@ -103,7 +105,7 @@ def recover(
             return recovered
         except BaseException:
             if not opening.has_changed:
-                directory.say_as_before()
+                directory.lock.say_as_before()
             raise
     except BaseException:
         directory.close()
@@ -113,7 +115,7 @@ def recover(
 def _lock(directory: Directory) -> None:
     for tries_left in range(_LOCK_TRIES - 1, -1, -1):
         try:
-            directory.lock()
+            directory.lock.take()
             return
         except LockedError as error:
             if tries_left:

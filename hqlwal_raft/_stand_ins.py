@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ._commit import call_back
+from ._answers import call_back
 from ._environment import Environment, Lock, Queue
 from ._lane import Lane
 from ._threads import start_thread

@@ -18,6 +18,7 @@ from typing import Any
 import anyio
 
 from . import _operations, _said
+from ._answers import Answer, call_back
 from ._arguments import (
     check_callable,
     check_callback,
@@ -31,14 +32,15 @@ from ._arguments import (
     listed,
     parse_truth,
 )
-from ._commit import SYNC_BOUNDS_SECONDS, Answer, Committer, Phase, call_back
+from ._commit import Committer, Phase
+from ._entry_rules import NotPlainError, plain
 from ._environment import Environment, Loop
 from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX
 from ._log import Log, Work, drive
+from ._measures import SYNC_BOUNDS_SECONDS
 from ._reader import RaftLogReader
 from ._reading import Core, begin_waiting, open_cores
 from ._reads import Options
-from ._records import NotPlainError, plain
 from ._recovery import recover
 from ._threads import Worker
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
@@ -173,7 +175,7 @@ class Opening:
             )
             _said.opened(
                 path,
-                recovered.directory.lock_before,
+                recovered.directory.lock.before,
                 recovered.findings,
                 entries=log.count,
                 segments=len(log.segments),
@@ -520,23 +522,24 @@ class RaftLogStorage(RaftLogReader):
 def statistics_of(core: Core) -> StorageStatistics:
     """What the store of a log has done, and how it stands; for the owner."""
     log, committer = core.log, core.committer
-    committer.measure()
-    latencies = sorted(committer.sync_seconds)
+    committer.look_for_space()
+    measures = committer.measures
+    latencies = sorted(measures.sync_seconds)
     cached_entries, cached_bytes = len(log.recent), log.recent.bytes
     return StorageStatistics(
         segments=len(log.segments),
         segment_bytes=log.segment_bytes,
         entries=log.count,
-        appends=committer.appends,
+        appends=measures.appends,
         appended_entries=log.appended_entries,
         appended_bytes=log.appended_bytes,
-        syncs=committer.syncs,
-        entries_per_sync=log.durable_entries / committer.syncs if committer.syncs else 0.0,
-        sync_last_seconds=committer.sync_seconds[-1] if latencies else 0.0,
+        syncs=measures.syncs,
+        entries_per_sync=log.durable_entries / measures.syncs if measures.syncs else 0.0,
+        sync_last_seconds=measures.sync_seconds[-1] if latencies else 0.0,
         sync_p50_seconds=_quantile(latencies, 0.50),
         sync_p99_seconds=_quantile(latencies, 0.99),
-        sync_max_seconds=committer.sync_max_seconds,
-        sync_histogram=tuple(zip(SYNC_BOUNDS_SECONDS, committer.sync_counts, strict=True)),
+        sync_max_seconds=measures.sync_max_seconds,
+        sync_histogram=tuple(zip(SYNC_BOUNDS_SECONDS, measures.sync_counts, strict=True)),
         under_way_seconds=committer.watch.oldest_seconds,
         stalls=committer.watch.stalls,
         stall_max_seconds=committer.watch.longest_seconds,
@@ -548,7 +551,7 @@ def statistics_of(core: Core) -> StorageStatistics:
         cached_entries=cached_entries,
         cached_bytes=cached_bytes,
         rollovers=log.rollovers,
-        segment_waits=committer.segment_waits,
+        segment_waits=measures.segment_waits,
         free_bytes=log.directory.free_bytes_seen,
         is_poisoned=committer.poison is not None,
     )

@@ -15,8 +15,9 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from ._directory import Directory
 from ._environment import Environment
-from ._files import Directory, File, IrregularFileError
+from ._files import File, IrregularFileError
 from ._findings import Judgement, MetaReport, SegmentReport
 from ._format import (
     DATA_START,
@@ -299,7 +300,7 @@ def _probe_lock(directory: Directory) -> LockReport:
 
     Other probes are not disturbed by that; a store that is being opened tries again.
     """
-    is_held = not directory.is_lockable()
+    is_held = not directory.lock.is_free()
     said: int | bool | None = None
     with contextlib.suppress(FileNotFoundError, IrregularFileError):
         file = directory.open_file(LOCK_NAME)

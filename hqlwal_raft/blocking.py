@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from . import _operations
+from ._answers import Answer, call_back
 from ._arguments import (
     check_callback,
     check_log_id,
@@ -27,12 +28,11 @@ from ._arguments import (
     listed,
 )
 from ._blocking_reader import BlockingRaftLogReader
-from ._commit import Answer, call_back
+from ._entry_rules import NotPlainError, plain
 from ._environment import Empty, Environment, Queue
 from ._lane import Lane
 from ._log import Log, Work, drive
 from ._reading import Core, Reading, begin_waiting
-from ._records import NotPlainError, plain
 from ._stand_ins import Callbacks, StandIns
 from ._store import PATIENCE_SECONDS, Opening, statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import anyio
 
 from hqlwal_raft import Entry, LogId, LogState, Vote
-from hqlwal_raft._commit import call_back
+from hqlwal_raft._answers import call_back
 from hqlwal_raft._environment import Environment
 from hqlwal_raft.blocking import BlockingRaftLogReader, BlockingRaftLogStorage
 from hqlwal_raft.protocols import AppendCallback

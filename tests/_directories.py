@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hqlwal_raft._files import Directory
+from hqlwal_raft._directory import Directory
 from hqlwal_raft._format import (
     DATA_START,
     META_BYTES,

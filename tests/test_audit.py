@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._files import Directory
 from hqlwal_raft._format import (
     DATA_START,
     LOCK_NAME,
@@ -588,8 +588,8 @@ def test_the_lock_is_asked_not_the_pid() -> None:
     kernel = log_of_three().kernel()
     assert examine(PATH, environment=kernel).lock.is_clean
     holder = Directory(kernel, PATH)
-    holder.lock()
-    holder.say_held()
+    holder.lock.take()
+    holder.lock.say_held()
     report = examine(PATH, environment=kernel)
     assert report.lock.is_held
     assert report.lock.pid == kernel.getpid()
@@ -599,7 +599,7 @@ def test_the_lock_is_asked_not_the_pid() -> None:
     assert not report.lock.is_clean
     assert str(report.lock) == "not closed cleanly"
     again = Directory(kernel, PATH)
-    again.lock()  # whoever asked left nothing behind
+    again.lock.take()  # whoever asked left nothing behind
     again.say_clean()
     again.close()
     assert str(examine(PATH, environment=kernel).lock) == "closed"
@@ -621,7 +621,7 @@ def test_what_looks_damaged_twice_the_same_is_damage_in_a_store_in_use_too() -> 
     store.flip(3, 100)
     kernel = meddled(store)
     holder = Directory(kernel, PATH)
-    holder.lock()
+    holder.lock.take()
     report = examine(PATH, environment=kernel)
     assert obstacle(report).kind is DAMAGE
     assert kernel.sleeps == 1
@@ -633,7 +633,7 @@ def test_a_segment_is_known_by_its_salt_when_two_looks_are_compared() -> None:
     store.flip(3, 100)
     kernel = meddled(store)
     holder = Directory(kernel, PATH)
-    holder.lock()
+    holder.lock.take()
 
     def replace(count: int) -> None:
         header = SegmentHeader(count, LENGTH, 9, 10, DATA_START, DATA_START + 144, 0)
@@ -652,7 +652,7 @@ def test_a_torn_tail_of_a_store_in_use_is_in_the_making() -> None:
     store.flip(1, file.offset(1) + 20)
     kernel = store.kernel()
     holder = Directory(kernel, PATH)
-    holder.lock()
+    holder.lock.take()
     assert kinds(examine(PATH, environment=kernel)) == {FindingKind.IN_USE}
 
 

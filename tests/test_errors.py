@@ -25,7 +25,7 @@ from hqlwal_raft import (
     WalPoisonedError,
     errors,
 )
-from hqlwal_raft._commit import _own
+from hqlwal_raft._answers import own
 from hqlwal_raft.testing import FailingEnvironment
 from tests._support import on_both_backends
 
@@ -81,7 +81,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
     **{f"pickle {n}": lambda e, n=n: sent(e, n) for n in range(pickle.HIGHEST_PROTOCOL + 1)},  # type: ignore[misc]
-    "answer": _own,
+    "answer": own,
 }
 
 

@@ -33,6 +33,12 @@ ALLOWED = {
     # doubles that are environments: their locks guard their own memory
     "testing._faults": {"threading"},
     "testing._kernel*": {"random", "threading", "os", "open"},  # chance, and copies for people
+    # chance from one seed; the words for an empty queue and for waiting for a child
+    "testing.simulation._clock": {"random"},
+    "testing.simulation._faults": {"random"},
+    "testing.simulation._network": {"random"},
+    "testing.simulation._threads": {"queue"},
+    "testing.simulation._upstream": {"os"},
     # the conformance suite judges any storage, and asks in which thread it is called
     "testing._case": {"threading"},
     "testing._cases_callback": {"threading"},

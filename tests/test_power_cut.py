@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from hqlwal_raft import Entry, Vote
+from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._files import Directory, File
+from hqlwal_raft._files import File
 from hqlwal_raft.testing import FailingEnvironment, MemoryKernel
 from tests.torture.concurrent import ConcurrentHistory
 from tests.torture.core import Core

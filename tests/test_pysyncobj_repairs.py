@@ -446,7 +446,12 @@ def failing(fed: Fed) -> None:
 
 def test_a_failed_node_answers_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
-    fed = Fed(tmp_path, monkeypatch, options={"on_failure": called.append})
+
+    def note(journal: Any) -> None:
+        called.append(journal)
+        raise RuntimeError("a mistake of the application's")
+
+    fed = Fed(tmp_path, monkeypatch, options={"on_failure": note})
     fed.become_leader()
     fed.receive(ANSWER, fed.other)
     fed.tick()
@@ -566,21 +571,27 @@ def test_what_is_never_true_over_this_journal_is_not_logged(
 # --- votes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_installed", [True, False])
+@pytest.mark.parametrize("way", ["a subclass", "installed", "installed, then uninstalled"])
 def test_no_node_votes_twice_in_one_term_though_it_is_restarted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_installed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     def votes(sender: Any) -> list[str]:
         vote = {"type": "request_vote", "term": 7, "last_log_index": 9, "last_log_term": 6}
         return [to for to, m in fed.receive(vote, sender) if m["type"] == "response_vote"]
 
-    try:
-        if is_installed:
+    def begin() -> None:
+        if way != "a subclass":
             install(environment=StandingClock(), step_down_seconds=None)
-        base = StockCounter if is_installed else Counter
+
+    try:
+        begin()
+        base = Counter if way == "a subclass" else StockCounter
         fed = Fed(tmp_path, monkeypatch, base=base)
+        if way == "installed, then uninstalled":
+            uninstall()  # the node lives on
         fed.tick()
         assert votes(fed.other) == ["F"]
+        begin()
         fed.restart()
         assert fed.node.raftCurrentTerm == 7
         assert votes(fed.leader) == []

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import pytest
+from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hqlwal_raft import Entry, EntryTooLargeError, LogGapError
+from hqlwal_raft._entry_rules import NotPlainError
+from hqlwal_raft._find import candidates
 from hqlwal_raft._findings import MetaReport
 from hqlwal_raft._format import (
     DATA_START,
     ENTRY_HEAD_BYTES,
+    LENGTH_MASK,
     META_BYTES,
+    RECORD_HEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
+    SETTLED,
     SLOT_BYTES,
     MetaState,
     SegmentHeader,
@@ -24,17 +31,7 @@ from hqlwal_raft._format import (
     unpack_slot,
 )
 from hqlwal_raft._look import _judge_slots
-from hqlwal_raft._records import (
-    NotPlainError,
-    candidates,
-    decode,
-    encode,
-    encode_one,
-    find_records,
-    find_settled,
-    locate,
-    scan,
-)
+from hqlwal_raft._records import decode, encode, encode_one, locate, scan
 
 SALT = 0x5EED
 
@@ -58,6 +55,26 @@ def _damaged(data: bytes, damages: list[tuple[int, bytes]]) -> bytes:
         at = place % (len(data) + 1)
         data = data[:at] + junk + data[at + len(junk) :]
     return data
+
+
+@dataclass(frozen=True)
+class Found:
+    """A valid record somewhere in a buffer."""
+
+    offset: int
+    index: int
+    is_settled: bool
+
+
+def find_records(data: bytes, first_id: int, last_id: int) -> list[Found]:
+    """Every valid record with an id in the range, wherever it begins: ``_look`` as one function."""
+    found = []
+    for place, index, checksum, marked in candidates(data, first_id, last_id):
+        end = place + RECORD_HEAD_BYTES + (marked & LENGTH_MASK)
+        covered = crc32c(data[place : place + 8], SALT)
+        if end <= len(data) and crc32c(data[place + 12 : end], covered) == checksum:
+            found.append(Found(place, index, bool(marked & SETTLED)))
+    return found
 
 
 def _check_scan(data: bytes, first_id: int, start: int, stop: int) -> None:
@@ -206,10 +223,7 @@ def test_finding_gives_every_whole_record_in_the_range_and_no_other(
     bad = _damaged(good, damages)
     ids = st.integers(max(first_id - 1, 0), first_id + len(payloads))
     low, high = drawn.draw(ids), drawn.draw(ids)
-    found = {each.index: each for each in find_records(bad, 0, SALT, low, high)}
-    assert find_settled(bad, 0, SALT, low, high) == next(
-        (each for each in found.values() if each.is_settled), None
-    )
+    found = {each.index: each for each in find_records(bad, low, high)}
     end = len(before)
     for index, payload in enumerate(payloads, first_id):
         start, end = end, end + RECORD_OVERHEAD_BYTES + len(payload)
@@ -273,7 +287,7 @@ def test_of_a_commit_the_first_record_alone_is_settled(
     payloads: list[bytes], first_id: int, is_settled: bool
 ) -> None:
     data = _records(payloads, first_id, is_settled=is_settled)
-    found = find_records(data, 0, SALT, first_id, first_id + len(payloads))
+    found = find_records(data, first_id, first_id + len(payloads))
     assert [each.is_settled for each in found[:1]] == [is_settled]
     assert not any(each.is_settled for each in found[1:])
     assert [each.index for each in found] == list(range(first_id, first_id + len(payloads)))
@@ -289,17 +303,16 @@ def test_a_settled_record_is_found_wherever_it_begins_if_its_id_is_in_the_range(
     junk: bytes, payloads: list[bytes], first_id: int, lowest: int
 ) -> None:
     data = junk + _records(payloads, first_id) + bytes(40)
-    found = find_settled(data, 1000, SALT, lowest, 70_000)
+    found = [each for each in find_records(data, lowest, 70_000) if each.is_settled]
     if lowest <= first_id:
-        assert found is not None
-        assert (found.offset, found.index) == (1000 + len(junk), first_id)
+        assert found[0] == Found(len(junk), first_id, is_settled=True)
     else:
-        assert found is None
+        assert found == []
 
 
 @given(st.binary(max_size=400), numbers, numbers)
 def test_looking_for_records_in_any_bytes_ends(data: bytes, first: int, last: int) -> None:
-    for found in find_records(data, 0, SALT, first, last):
+    for found in find_records(data, first, last):
         assert first <= found.index <= last
         assert 0 <= found.offset <= len(data) - RECORD_OVERHEAD_BYTES
 

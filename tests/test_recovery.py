@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._files import Directory
 from hqlwal_raft._format import (
     COMMITTED_OFFSETS,
     DATA_START,
@@ -630,7 +630,8 @@ def test_damage_is_refused_and_nothing_is_changed(name: str) -> None:
         assert kernel.contents() == contents
         assert kernel.fingerprint() == before
         assert raised.value.path.startswith(PATH)
-        Directory(kernel, PATH).lock()
+        directory = Directory(kernel, PATH)
+        directory.lock.take()
 
 
 def test_what_is_refused_says_where_which_entries_and_what_to_do() -> None:

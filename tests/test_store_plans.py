@@ -28,7 +28,8 @@ from hqlwal_raft import _reads as reads_module
 from hqlwal_raft import _recent as recent_module
 from hqlwal_raft import _segment as segment_module
 from hqlwal_raft._commit import Committer
-from hqlwal_raft._files import Directory, File
+from hqlwal_raft._directory import Directory
+from hqlwal_raft._files import File
 from hqlwal_raft._plans import Plan
 from hqlwal_raft.testing import MemoryKernel
 from tests._catching import CatchingEnvironment
@@ -160,7 +161,10 @@ CARRY_OUT = """
     package = types.ModuleType("hqlwal_raft")  # without its __init__, which imports everything
     package.__path__ = [sys.argv[1]]
     sys.modules["hqlwal_raft"] = package
-    free = {"_environment", "_files", "_format", "_plans", "_records", "_types", "errors"}
+    free = {
+        *("_environment", "_files", "_paths", "_lock", "_directory"),
+        *("_format", "_entry_rules", "_records", "_plans", "_types", "errors"),
+    }
 
     class Guard(importlib.abc.MetaPathFinder):
         def find_spec(self, name, path=None, target=None):
@@ -170,7 +174,8 @@ CARRY_OUT = """
     sys.meta_path.insert(0, Guard())
     from hqlwal_raft import _plans
     from hqlwal_raft._environment import Environment
-    from hqlwal_raft._files import Directory, File
+    from hqlwal_raft._directory import Directory
+    from hqlwal_raft._files import File
 
     directory = Directory(Environment(), sys.argv[2])
     files = {}
@@ -245,6 +250,9 @@ async def test_plans_alone_make_the_same_directory_where_no_log_can_be_imported(
 ANYWHERE: dict[str, set[str] | None] = {
     "_plans": None,
     "_files": None,
+    "_paths": None,
+    "_lock": None,
+    "_directory": None,
     "_format": None,
     "_records": None,
     "_environment": None,

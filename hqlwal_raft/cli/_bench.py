@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import anyio
 
+from .._directory import Directory
 from .._environment import Environment
-from .._files import Directory
 from .._store import RaftLogStorage
 from .._types import Entry, LogSync
 

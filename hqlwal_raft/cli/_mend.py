@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from .._directory import Directory
 from .._environment import Environment
-from .._files import Directory, LockedError
 from .._format import DATA_START, SegmentHeader
+from .._lock import LockedError
 from .._records import encode_one, scan
 from .._types import Entry, FindingKind
 from ..audit import DirectoryReport
@@ -27,7 +28,7 @@ def mend(report: DirectoryReport, copies: Copies) -> list[int]:
     """Gives the indexes of the records that were mended, durably. Raises WalLockedError, OSError."""
     directory = Directory(Environment(), report.path)
     try:
-        directory.lock()
+        directory.lock.take()
         mended: list[int] = []
         for segment in report.segments:
             damage = [f for f in segment.findings if f.kind is FindingKind.DAMAGE]

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
+from .._directory import Directory
 from .._environment import Environment
-from .._files import Directory, File, IrregularFileError
+from .._files import File, IrregularFileError
 from .._format import META_NAME, broken_name, record_bytes, segment_number
 from .._look import find_valid, scan_segment
 from .._records import decode

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import WalClosedError, WalError, WalPoisonedError
 
-__all__ = ["Health"]
+__all__ = ["Health", "call_user"]
 
 logger = logging.getLogger("hqlwal_raft.pysyncobj")
 
@@ -72,3 +72,11 @@ class Health:
         """Raises where nothing may be changed any more."""
         if self.failure is not None or self.is_closed:
             self.raise_failure()
+
+
+def call_user(call: Callable[[Any], object], argument: Any) -> None:
+    """Calls a callable of the application's; what it raises is logged and stops nothing."""
+    try:
+        call(argument)
+    except Exception:
+        logger.exception("%r raised", call)

@@ -82,9 +82,10 @@ class _SerializerSlot:
                 restore(node)
 
 
-_SLOTS: dict[str, Any] = {RAFT_LOG: _JournalSlot(), SERIALIZER: _SerializerSlot()}
-if not SAVES_VOTES:
-    _SLOTS[VOTE] = VoteSlot()
+#: what a node needs while it is made, and what for as long as it lives
+_MAKING_SLOTS: dict[str, Any] = {RAFT_LOG: _JournalSlot(), SERIALIZER: _SerializerSlot()}
+_LIVING_SLOTS: dict[str, Any] = {} if SAVES_VOTES else {VOTE: VoteSlot()}
+_SLOTS = _MAKING_SLOTS | _LIVING_SLOTS
 
 
 def _attach(node: Any, journal: WalJournal) -> None:
@@ -219,9 +220,14 @@ def uninstall() -> None:
     """
     for module in _CREATE_JOURNAL_MODULES:
         module.createJournal = _create_journal
-    for name in _SLOTS:
-        if name in SyncObj.__dict__:
-            delattr(SyncObj, name)
+    _remove(_MAKING_SLOTS)
     if all(journal.is_closed for journal in _installed_journals):
+        _remove(_LIVING_SLOTS)
         for name, original in _originals.items():
             setattr(SyncObj, name, original)
+
+
+def _remove(slots: dict[str, Any]) -> None:
+    for name in slots:
+        if name in SyncObj.__dict__:
+            delattr(SyncObj, name)

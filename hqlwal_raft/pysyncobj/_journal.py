@@ -25,7 +25,7 @@ from ._answers import Answer, HeldAnswers
 from ._beside import AwaitedReader
 from ._dump import DumpFile, check_dump, wait_for_orphaned_dump
 from ._entries import PlainEntry
-from ._health import Health
+from ._health import Health, call_user
 from ._opening import Opened, open_store
 from ._owner import Owner
 from ._saved import SavedState
@@ -50,11 +50,9 @@ class WalJournal(Journal):
     - ``sync``: when an entry counts as durable, as ``RaftLogStorage.open`` has it.
     - ``allow_no_dump``: accept a node that has a journal but no dump file.
     - ``cache_bytes``: how much of the newest entries is kept in memory, in bytes.
-    - ``on_failure``: called once, with the journal, after the log failed: in the node's thread,
-      bare in the thread that met the failure.
+    - ``on_failure``: called once, with the journal, after the log failed; in the node's thread.
     - ``on_step_down``: called with the journal each time a leader gave up its post because its disk
-      had not answered for ``step_down_seconds`` (None: it never does). In a thread of the journal's,
-      while the node's own waits.
+      had not answered for ``step_down_seconds`` (None: never); while the node's thread waits.
     - all other options go to ``RaftLogStorage.open``.
 
     Raises what ``RaftLogStorage.open`` raises, and StockJournalError where ``path`` is a file of
@@ -85,17 +83,13 @@ class WalJournal(Journal):
         # The storage is only asked for what is not in memory here. Raft's rules are pysyncobj's
         # to keep: it goes on where they are broken, so a log of its may hold anything, and an
         # error in the midst of its tick would cost the cluster a node.
-        options = {
-            "max_entry_size": max_entry_size,
-            "cache_bytes": 0,
-            "check_raft": False,
-            **store_options,
-        }
-        self._opening = Opening(sync=sync, **options)
+        options = {"cache_bytes": 0, "check_raft": False} | store_options
+        self._opening = Opening(sync=sync, max_entry_size=max_entry_size, **options)
         self.environment = self._opening.ground
         self.owner = Owner()
-        #: whether the node has drawn the consequences of a failure, and when it last said so
+        #: whether the node has drawn the consequences of a failure
         self.has_stepped_out = False
+        #: when its application was last told of it
         self.reminded_at = 0.0
         #: ends the watch for stalls, once there is one
         self.stalls: Queue[None] | None = None
@@ -126,7 +120,7 @@ class WalJournal(Journal):
         return opened
 
     def rest(self) -> None:
-        """Closes the log until :meth:`wake`: the process may fork, to daemonize say."""
+        """Closes the log until :meth:`wake`: the process may fork."""
         self._writer.hand_over()
         self._finalizer.detach()
         self._background.close()
@@ -156,7 +150,6 @@ class WalJournal(Journal):
 
     @property
     def dump(self) -> DumpFile | None:
-        """The dump that replaces what is purged."""
         return self._background.dump
 
     def _set_dump_file(self, path: str | None) -> None:
@@ -187,7 +180,7 @@ class WalJournal(Journal):
         return self._store.get_log_reader()
 
     def get_async_log_reader(self) -> AwaitedReader:
-        """The same for tasks of an event loop: each call is made in a thread."""
+        """The same for tasks: each call is made in a thread."""
         return AwaitedReader(self._store.get_log_reader(), self.environment)
 
     # --- attaching ------------------------------------------------------------------------
@@ -212,8 +205,9 @@ class WalJournal(Journal):
     @property
     def misses_its_dump(self) -> bool:
         """Whether the dump file is missing or empty that holds what the log does not."""
-        lacks = _repairs.lacks_its_dump(0, self._log.frontier)
-        return lacks and self.dump is not None and self.dump.is_missing()
+        if self.dump is None or not _repairs.lacks_its_dump(0, self._log.frontier):
+            return False
+        return self.dump.is_missing()
 
     def check_dump_was_loaded(self, applied: int) -> None:
         """Fails a log that does not go on from ``applied``, with which its node begins."""
@@ -230,13 +224,12 @@ class WalJournal(Journal):
         """Calls ``on_failure``; for a node that draws the consequences."""
         call, self.on_failure = self.on_failure, None
         if call is not None:
-            call(self)
+            call_user(call, self)
 
     @property
     def waiting_seconds(self) -> float:
         """For how long the node's thread has been waiting for the disk; 0 where it does not."""
-        since = self._writer.waiting_since
-        return 0.0 if since is None else self.environment.monotonic() - since
+        return self._writer.waiting_seconds
 
     # --- the list -------------------------------------------------------------------------
 
@@ -249,8 +242,7 @@ class WalJournal(Journal):
     @overload
     def __getitem__(self, item: slice) -> Sequence[PlainEntry]: ...
     def __getitem__(self, item: int | slice) -> Any:
-        # This runs some twenty times per command, so the short ways come first. A failure takes
-        # the ends away, and ends in one of the long ways.
+        # Some twenty times per command: the short ways come first. A failure takes the ends away.
         log = self._log
         if item.__class__ is slice:
             return log.part(item)
@@ -379,7 +371,6 @@ class WalJournal(Journal):
         if self.is_closed:
             return
         try:
-            # a failure is reported once, where it is found
             with contextlib.suppress(WalPoisonedError):
                 if self.failure is None and not self._background.is_closing:
                     self._log.settle_clearing()
@@ -402,6 +393,6 @@ class WalJournal(Journal):
         try:
             self._background.close()
         except WalError:
-            # A poisoned log may say so again when it is closed: it was reported already.
+            # a poisoned log may say so again: it was reported where it was found
             if self.failure is None:
                 raise

@@ -18,6 +18,7 @@ from pysyncobj import FAIL_REASON
 
 from .._environment import Empty, Queue
 from ..errors import WalPoisonedError
+from ._health import call_user
 from ._journal import WalJournal
 
 __all__ = ["UNKNOWN_OUTCOME", "sit_out", "step_down", "watch_for_stalls"]
@@ -136,5 +137,5 @@ def step_down(node: Any, journal: WalJournal) -> None:
         )
         _leave_post(node)
         if journal.on_step_down is not None:
-            journal.on_step_down(journal)
+            call_user(journal.on_step_down, journal)
     _refuse_queued(node, FAIL_REASON.MISSING_LEADER)

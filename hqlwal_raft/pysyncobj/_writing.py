@@ -72,6 +72,12 @@ class LogWriter:
             self.waiting_since = None
             self.on_waited(self._monotonic() - began)
 
+    @property
+    def waiting_seconds(self) -> float:
+        """For how long the thread has been waiting for the disk; from any thread."""
+        since = self.waiting_since
+        return 0.0 if since is None else self._monotonic() - since
+
     def hand_over(self, *, waits: bool = False) -> None:
         """Has written what was added; the calling thread does it itself if it waits for it."""
         view = self.view

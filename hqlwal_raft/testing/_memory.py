@@ -13,6 +13,7 @@ from typing import Self
 
 import anyio.lowlevel
 
+from hqlwal_raft._answers import call_back
 from hqlwal_raft._arguments import (
     check_budget,
     check_callback,
@@ -24,9 +25,8 @@ from hqlwal_raft._arguments import (
     index_of,
     listed,
 )
-from hqlwal_raft._commit import call_back
+from hqlwal_raft._entry_rules import plain, refusal
 from hqlwal_raft._format import U64_MAX
-from hqlwal_raft._records import plain, refusal
 from hqlwal_raft._types import Entry, LogId, LogState, Vote
 from hqlwal_raft.errors import (
     LeaderChangedError,

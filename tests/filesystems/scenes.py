@@ -52,7 +52,7 @@ def _may_poison(disk: Disk, path: str) -> bool:
     """Whether overwriting needs new blocks here: nobody can keep a full disk from failing it."""
     if isinstance(disk.environment, MemoryKernel):
         return False
-    from hqlwal_raft._files import Directory
+    from hqlwal_raft._directory import Directory
 
     directory = Directory(disk.environment, path)
     try:

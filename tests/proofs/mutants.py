@@ -26,12 +26,14 @@ from hqlwal_raft import (
     _records,
     _recovery,
 )
+from hqlwal_raft._answers import Answer
 from hqlwal_raft._blocking_reader import BlockingRaftLogReader
-from hqlwal_raft._commit import Answer, Committer, Phase
+from hqlwal_raft._commit import Committer, Phase
+from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment, Loop
-from hqlwal_raft._files import Directory
 from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
 from hqlwal_raft._lane import Lane, _Event, _Waiter
+from hqlwal_raft._leaving import let_go
 from hqlwal_raft._log import Log, Work
 from hqlwal_raft._plans import Outcome, Plan, Step, SyncDirectory, Unlink, Write, Zero, carry_out
 from hqlwal_raft._reading import CHUNK_BYTES
@@ -236,7 +238,7 @@ CALLS = (
     Mutant("a refused commit is taken back by half", ((Log, "retreat", _retreat_by_half),)),
     Mutant("callbacks are not told of errors", ((Answer, "give", _give_to_waiters_only),)),
     Mutant("any failed write is a refused one", ((_plans, "_is_refused", _refuse_all_writes),)),
-    Mutant("the lock stays where closing fails", ((_commit, "_let_go", _let_go_if_all_is_well),)),
+    Mutant("the lock stays where closing fails", ((_commit, "let_go", _let_go_if_all_is_well),)),
     Mutant("of many threads one is answered", ((_lane._Event, "set", _wake_one),)),
 )
 
@@ -272,8 +274,8 @@ def _call_and_let_lie(self: Lane, begin: Callable[[], Any]) -> Any:
 def _let_go_at_once(self: Committer) -> None:
     """The lock goes when the disk thread is done, whatever the other one does."""
     if self.phase is not Phase.CLOSED:
-        let_go = partial(_commit._let_go, self.log.directory, is_clean=False)
-        self._disk.submit(let_go, _commit._ignore)
+        ending = partial(let_go, self.log.directory, is_clean=False)
+        self._disk.submit(ending, lambda _value, _error: None)
     _abandon(self)
 
 
@@ -329,10 +331,11 @@ def _commit_and_answer(self: Committer) -> None:
 
 def _start_at_once(self: Committer, operation: Any) -> bool:
     """An operation does not wait for the chore that is under way."""
-    chore, self._chore = self._chore, None
+    chores = self._chores
+    work, chores._work = chores._work, None
     is_started = _start_operation(self, operation)
-    if chore is not None:
-        self._chore = chore
+    if work is not None:
+        chores._work = work
     return is_started
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from hqlwal_raft._commit import Answer, Committer
+from hqlwal_raft._answers import Answer
+from hqlwal_raft._commit import Committer
 from hqlwal_raft._log import Log
 from hqlwal_raft._meta import Meta
 from hqlwal_raft._reads import Reads

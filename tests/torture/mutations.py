@@ -15,8 +15,8 @@ from typing import Any
 from unittest import mock
 
 from hqlwal_raft import _log, _look, _operations, _records, _recovery
+from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._files import Directory
 from hqlwal_raft._format import (
     META_NAME,
     SLOT_BYTES,
