@@ -356,7 +356,7 @@ COMMITS = (
     Mutant("a vote is answered before its sync", ((Committer, "_send", _vote_and_answer),)),
     Mutant(
         "chores run beside a truncation",
-        ((Committer, "_waits_for_quiet", False), (Committer, "_start_operation", _start_at_once)),
+        ((Committer, "waits_for_quiet", False), (Committer, "_start_operation", _start_at_once)),
     ),
 )
 
