@@ -54,7 +54,6 @@ __all__ = [
     "RaftLogReader",
     "RaftLogStorage",
     "statistics_of",
-    "undo_opening",
 ]
 
 logger = logging.getLogger("hqlwal_raft")
@@ -623,7 +622,7 @@ async def _open_on(disk: Worker, loop: Loop, opening: Opening, path: str, watch:
     def undo() -> None:
         try:
             for log in opened:
-                undo_opening(log)
+                _undo_opening(log)
         finally:
             watch.end()
 
@@ -686,7 +685,7 @@ async def _wait_through(
             return
 
 
-def undo_opening(log: Log) -> None:
+def _undo_opening(log: Log) -> None:
     """Closes a log that nobody has used yet; blocks."""
     try:
         drive(_operations.close(log), log)

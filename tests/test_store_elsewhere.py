@@ -43,7 +43,7 @@ ARGUMENTS: dict[str, Any] = {
 #: these end a store, or open one
 ENDS = {"open", "open_with", "aclose", "close", "abandon"}
 #: what is not for users, or no method
-OTHERS = {"answer_in_forked_child", "poison", "is_closed"}
+OTHERS = {"answer_in_forked_child", "close_at_exit", "poison", "is_closed"}
 
 
 def names_of(kind: type) -> list[str]:

@@ -25,6 +25,7 @@ from hqlwal_raft import (
     LogGapError,
     LogRangeError,
     RaftLogStorage,
+    RaftRuleError,
     WalClosedError,
     WalError,
     WalPoisonedError,
@@ -152,7 +153,7 @@ class Player:
                 self._waiting.append(answer)
             else:
                 self.problem("hang", operation, "was never answered")
-        elif isinstance(error, LogGapError):
+        elif isinstance(error, LogGapError | RaftRuleError):
             before = self.called[: self.called.index(answer)]
             is_any = any(each.error is not None or each.is_taken_back for each in before)
             if not is_any and not self.has_unknown:
