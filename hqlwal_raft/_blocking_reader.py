@@ -18,10 +18,11 @@ from ._arguments import (
     check_vote,
     index_of,
 )
+from ._core import Core
 from ._following import Follower
 from ._format import U64_MAX
 from ._lane import Lane
-from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Core, Reading, check_overtaken, find_leaders, read
+from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Reading, check_overtaken, find_leaders, read
 from ._stand_ins import StandIns
 from ._types import Entry, LogId, LogState, Vote
 

@@ -5,7 +5,8 @@ For both faces, as ``_reading``: each batch is a read, a generator that runs on 
 
 from __future__ import annotations
 
-from ._reading import CHUNK_BYTES, Core, Reading, check_overtaken, read
+from ._core import Core
+from ._reading import CHUNK_BYTES, Reading, check_overtaken, read
 from ._types import Entry, LogId
 from .errors import LogTruncatedError
 

@@ -1,4 +1,4 @@
-"""The operations of a log, besides appending and committing: generators of plans.
+"""The operations of a log, besides appending, committing and truncating: generators of plans.
 
 Each reads the log's memory, yields a plan (or two), is sent its outcome, and then changes memory
 in one step. It is the owner of the log who runs them, never two at a time on the lane; of those
@@ -16,8 +16,8 @@ from collections import deque
 from dataclasses import replace
 
 from . import _said
-from ._format import DATA_START, SegmentHeader, segment_name
-from ._log import Cut, Log, Need, Work
+from ._format import SegmentHeader, segment_name
+from ._log import Log, Need, Work
 from ._plans import (
     Allocate,
     CheckIdentity,
@@ -28,15 +28,12 @@ from ._plans import (
     Sync,
     SyncDirectory,
     Unlink,
-    Write,
-    Zero,
 )
 from ._raft_rules import check_committed as judge_committed
 from ._raft_rules import check_purge, check_vote_change
 from ._records import decode
-from ._segment import Segment, damage
+from ._segment import Segment
 from ._types import LogId, Vote
-from .errors import LogRangeError
 
 __all__ = [
     "check_committed",
@@ -49,8 +46,6 @@ __all__ = [
     "save_state",
     "save_vote",
     "seal",
-    "truncate",
-    "truncate_all",
     "unlink",
 ]
 
@@ -189,150 +184,6 @@ def _mark(log: Log, tail: Segment, now: float) -> Work[None]:
         tail.header = header
     tail.mark_seconds = now
     log.is_changing = False
-
-
-# --- truncating ------------------------------------------------------------------------
-
-
-def truncate(log: Log, index: int) -> Work[None]:
-    """Removes ``[index, ∞)``, durably. The log is clean, and no housekeeping is under way."""
-    frontier = log.last_purged_log_id
-    if frontier is not None and index <= frontier.index:
-        raise LogRangeError(
-            f"cannot truncate from {index} on: the log was purged up to {frontier.index}",
-            index=index,
-            first_index=log.first_index,
-            last_log_id=log.last_log_id,
-        )
-    if log.next_index is None or index >= log.next_index:
-        return
-    index = max(index, log.first_index)
-    position = bisect_right(log.first_ids, index) - 1
-    if log.segments[position].first_id == index:
-        position -= 1  # that one goes as a whole
-    if position < 0:
-        yield from _remove_all(log)
-        return
-    kept = log.segments[position]
-    file, offsets = kept.file, kept.offsets
-    if file is None or offsets is None or kept.is_sealed:
-        outcome = yield Plan("load", (kept.load_step(is_writable=True),))
-        file, offsets = outcome.values[0]
-        if len(offsets) != kept.count:
-            why = "not all of its records can be found"
-            raise damage(kept.path, DATA_START, kept.first_id, kept.next_id - 1, why)
-    place = index - kept.first_id
-    end = offsets[place] if place < len(offsets) else kept.end
-    last = None
-    if index > log.first_index:
-        start = offsets[place - 1]
-        outcome = yield Plan("read", (Read(file, start, end - start),))
-        found = decode(outcome.values[0], kept.salt, index - 1, 1)
-        if not found:
-            raise damage(kept.path, start, index - 1, index - 1, "the checksum is wrong")
-        last = found[0].log_id
-
-    removed = log.segments[position + 1 :]
-    # Numbers must have no gap, so what is prepared goes with the segments before it.
-    gone = [segment.number for segment in (*removed, *log.prepared)] + log.stale
-    # The order matters: no crash may leave a truncated record that a later scan takes for
-    # a valid one, or make an honest truncation look like damage.
-    steps: list[Step] = []
-    header = kept.header
-    if kept.is_sealed:  # a sealed segment must have a follower: open it before those go
-        header = replace(header, flags=0)
-        steps += Write(file, 0, (header.pack(),)), Sync(file)
-    point = len(steps)
-    if removed:
-        steps += [Unlink(segment_name(number)) for number in sorted(set(gone), reverse=True)]
-        steps.append(SyncDirectory())
-    if end < kept.end:  # lower the mark and note the cut before the bytes behind it go
-        header = kept.marked(index, end, is_sealed=False, cut=end)
-        steps += Write(file, 0, (header.pack(),)), Sync(file)
-        steps += Zero(file, end, kept.end), Sync(file)
-    cut = Cut(index, end, last or log.last_purged_log_id)
-    committed = yield from _cut(log, cut, steps, point)
-
-    log.is_changing = True
-    log.epoch += 1
-    log.note_cut(index)
-    if removed:
-        del log.segments[position + 1 :], log.first_ids[position + 1 :]
-        log.prepared = []
-        log.stale.clear()
-    log.reads.forget([*removed, kept])
-    kept.file, kept.header, kept.is_sealed = file, header, False
-    kept.offsets = offsets[:place]  # a reader may have the old one
-    kept.end = kept.durable_end = end
-    kept.next_id = kept.durable_next_id = index
-    if log.options.is_buffered and log.directory.allows_maps:
-        file.map()
-    log.to_seal = deque(s for s in log.to_seal if s.number < kept.number)
-    log.left = None
-    log.recent.cut(index)
-    log.set_ends(last)
-    if committed is not None:
-        log.meta.committed_saved(committed[0])
-    log.view = log.durable_view()
-    log.cut = None  # not before the view is without what was cut
-    log.is_changing = False
-    _said.truncated(log.directory.path, index, log.last_log_id)
-
-
-def truncate_all(log: Log) -> Work[None]:
-    """Removes every entry that is not purged."""
-    if log.count:
-        yield from truncate(log, log.first_index)
-
-
-def _remove_all(log: Log) -> Work[None]:
-    """A truncation that keeps nothing: no segment is needed, durably, before the first goes."""
-    state = replace(log.meta.state, first_segment=0)
-    gone = [segment.number for segment in (*log.segments, *log.prepared)] + log.stale
-    steps: list[Step] = [*log.meta.steps(state)]
-    steps += [Unlink(segment_name(number)) for number in sorted(set(gone), reverse=True)]
-    steps.append(SyncDirectory())
-    cut = Cut(log.first_index, DATA_START, log.last_purged_log_id)
-    committed = yield from _cut(log, cut, steps, 0)
-
-    log.is_changing = True
-    log.epoch += 1
-    log.note_cut(log.first_index)
-    log.meta.saved(state)
-    log.reads.forget(log.segments)
-    log.segments.clear()
-    log.first_ids.clear()
-    log.prepared = []
-    log.stale.clear()
-    log.to_seal.clear()
-    log.left = None
-    log.recent.clear()
-    log.set_ends(None)
-    if committed is not None:
-        log.meta.committed_saved(committed[0])
-    log.view = log.durable_view()
-    log.cut = None
-    log.is_changing = False
-    _said.truncated(log.directory.path, cut.first, log.last_log_id)
-
-
-def _cut(log: Log, cut: Cut, steps: list[Step], point: int) -> Work[tuple[LogId | None] | None]:
-    """Readers are warned while bytes of entries that they may be shown are zeroed.
-
-    Returns the committed log id, as a tuple of one, if that is cut with the entries.
-    """
-    saved = log.meta.committed
-    committed = None
-    if saved is not None and saved.index >= cut.first:
-        committed = (cut.last_log_id,)
-        steps.append(log.meta.committed_step(committed[0]))
-    log.cut = cut
-    try:
-        yield Plan("truncate", tuple(steps), point)
-    except GeneratorExit:  # refused: nothing was zeroed
-        log.cut = None
-        raise
-    return committed
 
 
 # --- purging, the vote, the end ---------------------------------------------------------

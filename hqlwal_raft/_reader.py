@@ -22,17 +22,10 @@ from ._arguments import (
     check_vote,
     index_of,
 )
+from ._core import Core
 from ._following import Follower
 from ._format import U64_MAX
-from ._reading import (
-    CHUNK_BYTES,
-    CHUNK_ENTRIES,
-    Core,
-    Reading,
-    check_overtaken,
-    find_leaders,
-    read,
-)
+from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Reading, check_overtaken, find_leaders, read
 from ._types import Entry, LogId, LogState, Vote
 
 __all__ = ["RaftLogReader"]

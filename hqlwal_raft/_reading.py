@@ -8,39 +8,19 @@ or a number, the work that was done, so that a face can let others run. Its resu
 from __future__ import annotations
 
 import contextlib
-import warnings
-import weakref
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from ._answers import Answer
-from ._commit import Committer, Phase
-from ._environment import Environment, Loop
+from ._core import Core
 from ._format import DATA_START, RECORD_OVERHEAD_BYTES
-from ._log import Log
 from ._plans import load
 from ._segment import Extent, Segment
-from ._types import Entry, LogId, Vote
-from .errors import (
-    LeaderChangedError,
-    LogRangeError,
-    LogTruncatedError,
-    WalClosedError,
-    WrongLoopError,
-)
+from ._types import Entry, LogId
+from .errors import LogRangeError
 
-__all__ = [
-    "CHUNK_BYTES",
-    "CHUNK_ENTRIES",
-    "Core",
-    "Reading",
-    "begin_waiting",
-    "check_overtaken",
-    "find_leaders",
-    "open_cores",
-    "read",
-]
+__all__ = ["CHUNK_BYTES", "CHUNK_ENTRIES", "Reading", "check_overtaken", "find_leaders", "read"]
 
 T = TypeVar("T")
 #: see the module
@@ -49,137 +29,6 @@ Reading = Generator[Callable[[], Any] | Answer | int, Any, T]
 # How much one step of a long read takes before others get their turn.
 CHUNK_ENTRIES = 1024
 CHUNK_BYTES = 256 << 10
-
-
-class Core:
-    """What a store and its readers share."""
-
-    __slots__ = (
-        "__weakref__",
-        "abandon",
-        "committer",
-        "is_abandoned",
-        "is_closed",
-        "log",
-        "loop",
-        "origin",
-        "path",
-        "pid",
-        "thread",
-        "why_closed",
-    )
-
-    def __init__(self, path: str, log: Log, committer: Committer, loop: Loop) -> None:
-        self.path = path
-        self.log = log
-        self.committer = committer
-        self.loop = loop
-        #: what is called where it is dropped unclosed, in whatever thread; must not hold it
-        self.abandon: Callable[[], None] = committer.drop
-        self.is_closed = False
-        self.is_abandoned = False
-        self.why_closed = ""
-        self.pid = log.directory.environment.getpid()
-        #: tracemalloc knows where it was made
-        self.origin = object()
-        #: the one that opened it
-        self.thread = log.directory.environment.get_ident()
-
-    def check_open(self) -> None:
-        """Raises where the store is closed, or not this event loop's."""
-        if self.is_closed:
-            raise WalClosedError(self.why_closed, path=self.path)
-        is_here = self.loop.is_here
-        if is_here is not None and not is_here():
-            raise self.wrong_loop()
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the caller may call: on the loop that opened it, in the same process."""
-        is_here = self.loop.is_here
-        return not self.is_forked and (is_here is None or is_here())
-
-    @property
-    def is_forked(self) -> bool:
-        """Whether it is the parent process's: this one has neither the threads nor the lock."""
-        return self.pid != self.log.directory.environment.getpid()
-
-    def wrong_loop(self) -> WrongLoopError:
-        environment = self.log.directory.environment
-        if self.is_forked:
-            why = "is open in the parent process: a forked child cannot use it"
-        elif self._has_loop_ended():
-            why = "was opened by an event loop that has ended: abandon() it, and open it again"
-        elif environment.get_ident() != self.thread:
-            why = (
-                f"was opened by an event loop in thread {self.thread} and is called in thread "
-                f"{environment.get_ident()}: make the call on that loop"
-            )
-        else:
-            why = "is called outside of the event loop that opened it: make the call on that one"
-        return WrongLoopError(f"{self.path} {why}", path=self.path)
-
-    def _has_loop_ended(self) -> bool:
-        if self.loop.is_here is None:  # a lane: never, and posting to it takes its lock
-            return False
-        try:
-            self.loop.post(_nothing)
-        except RuntimeError:
-            return True
-        return False
-
-    def close(self, why: str) -> None:
-        self.is_closed = True
-        self.why_closed = why
-        open_cores.discard(self)
-
-    def end(self, begin: Callable[[], Any]) -> None:
-        """Ends it without waiting for the disk: by ``begin``, once."""
-        if self.is_forked or self.is_abandoned or self.committer.phase is Phase.CLOSED:
-            return
-        self.close(f"{self.path} was abandoned")
-        begin()
-        self.is_abandoned = True
-
-    def check_leader(self, vote: Vote) -> None:
-        saved = self.log.meta.state.vote
-        if saved != vote or not vote.committed:
-            raise LeaderChangedError(
-                f"the read was bound to {vote}, the saved vote is {saved}: ask the present leader",
-                vote=vote,
-                saved=saved,
-            )
-
-    def __del__(self) -> None:
-        if not hasattr(self, "thread") or self.committer.phase is Phase.CLOSED:
-            return
-        if self.is_forked or self.is_abandoned:
-            return
-        if self.committer.is_closing:
-            if not self._has_loop_ended():
-                return  # it goes on
-        else:
-            message = f"{self.path} was never closed"
-            # Not `source=self`: who collects warnings would hold what is to go.
-            warnings.warn(message, ResourceWarning, stacklevel=1, source=self.origin)
-        with contextlib.suppress(Exception):
-            self.abandon()
-
-
-def _nothing() -> None:
-    pass
-
-
-open_cores: weakref.WeakSet[Core] = weakref.WeakSet()
-
-
-def _close_in_forked_child() -> None:
-    # The child shares the maps but has neither the threads nor the lock.
-    for core in list(open_cores):
-        core.close(f"{core.path} is open in the parent process: a forked child cannot use it")
-
-
-Environment().call_in_forked_child(_close_in_forked_child)
 
 
 def read(core: Core, start: int, stop: int | None, max_bytes: int | None) -> Reading[list[Entry]]:
@@ -357,70 +206,3 @@ def _leaders_between(core: Core, first: int, last: int) -> Reading[list[LogId] |
 
 def _has_same_leader(one: LogId, other: LogId) -> bool:
     return (one.term, one.node_id) == (other.term, other.node_id)
-
-
-# --- waiting for an entry ----------------------------------------------------------------
-
-
-def begin_waiting(core: Core, log_id: LogId) -> Answer | Reading[None] | None:
-    """What to wait for until that very entry is durable; None where it is. As the owner."""
-    log, committer, index = core.log, core.committer, log_id.index
-    if log.next_index is None or index >= log.next_index:
-        committer.check_taken_back(index)
-        committer.check_writable()  # poison took it
-        if log.was_cut(index):
-            raise _truncated(core, log_id, None)
-        raise _never_appended(core, index)
-    frontier = log.last_purged_log_id
-    if index < log.first_index:
-        if frontier is None or index > frontier.index:
-            if log.was_cut(index):
-                raise _truncated(core, log_id, None)
-            raise _never_appended(core, index)
-        if index == frontier.index and frontier.term != log_id.term:
-            raise _truncated(core, log_id, frontier)
-        return None  # purged: durable before it was
-    known = log.known_log_id(index)
-    if known is None:
-        return _wait_for_cold(core, log_id)
-    if known != log_id:
-        raise _truncated(core, log_id, known)
-    return committer.durable_answer(index)
-
-
-def _wait_for_cold(core: Core, log_id: LogId) -> Reading[None]:
-    """As ``begin_waiting``, where it must be read which entry the log has there."""
-    entries = yield from read(core, log_id.index, log_id.index + 1, None)
-    if entries:
-        if entries[0].log_id != log_id:
-            raise _truncated(core, log_id, entries[0].log_id)
-        answer = core.committer.durable_answer(log_id.index)
-        if answer is not None:
-            yield answer
-        return
-    waiting = begin_waiting(core, log_id)  # it went meanwhile
-    if isinstance(waiting, Answer):
-        yield waiting
-    elif waiting is not None:
-        yield from waiting
-
-
-def _truncated(core: Core, log_id: LogId, found: LogId | None) -> LogTruncatedError:
-    there = f"the log has {found} there" if found is not None else "the log has none there"
-    return LogTruncatedError(
-        f"{log_id} is not in {core.path} any more: {there}. Whoever waits for it must be told that "
-        "it was not committed by this leader",
-        log_id=log_id,
-        found=found,
-    )
-
-
-def _never_appended(core: Core, index: int) -> LogRangeError:
-    state = core.log.state
-    return LogRangeError(
-        f"no entry {index} was appended to {core.path} since it was opened: it begins with "
-        f"{core.log.first_index} and ends with {state.last_log_id}. Append it first",
-        index=index,
-        first_index=core.log.first_index,
-        last_log_id=state.last_log_id,
-    )

@@ -20,10 +20,10 @@ from ._answers import call_back
 from ._environment import Environment, Lock, Queue
 from ._lane import Lane
 from ._threads import start_thread
-from .errors import WalClosedError
+from .errors import WalClosedError, WalError
 from .protocols import AppendCallback
 
-__all__ = ["Callbacks", "StandIns"]
+__all__ = ["Callbacks", "StandIns", "end_store"]
 
 logger = logging.getLogger("hqlwal_raft")
 
@@ -274,3 +274,27 @@ class Callbacks:
             except MemoryError:
                 continue  # the call was not begun: what a callback raises does not come here
             return
+
+
+def end_store(
+    lane: Lane,
+    begin: Callable[[], Any],
+    again: Callable[[], Any],
+    callbacks: Callbacks,
+    stand_ins: StandIns,
+    *,
+    is_waiting: bool,
+) -> None:
+    """Ends a store. Must not hold it: also called for one that was dropped unclosed."""
+    try:
+        lane.call(begin)
+    except (WalError, OSError):
+        raise
+    except BaseException:  # an interrupt: nobody comes again
+        lane.call(again)
+        raise
+    finally:
+        try:
+            callbacks.stop(is_waiting=is_waiting)
+        finally:
+            stand_ins.stop()

@@ -5,192 +5,36 @@ Turns the committer's answers into awaits. Nothing here waits for a device.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any
 
-import anyio
-
-from . import _operations, _said
+from . import _operations, _truncating
 from ._answers import Answer, call_back
 from ._arguments import (
-    check_callable,
     check_callback,
     check_log_id,
-    check_number,
     check_path,
-    check_seconds,
-    check_truth,
     check_vote,
     copied_state,
     listed,
-    parse_truth,
 )
-from ._commit import Committer, Phase
+from ._block import Block
+from ._commit import Phase
+from ._core import Core
 from ._entry_rules import NotPlainError, plain
 from ._environment import Environment, Loop
-from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX
-from ._log import Log, Work, drive
-from ._measures import SYNC_BOUNDS_SECONDS
+from ._log import Work
+from ._options import Opening
 from ._reader import RaftLogReader
-from ._reading import Core, begin_waiting, open_cores
-from ._reads import Options
-from ._recovery import recover
-from ._threads import Worker
+from ._statistics import statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from ._watchdog import Watch
-from .errors import given
+from ._waiting import begin_waiting
 from .protocols import AppendCallback
 
-__all__ = [
-    "PATIENCE_SECONDS",
-    "Opening",
-    "RaftLogReader",
-    "RaftLogStorage",
-    "statistics_of",
-]
-
-logger = logging.getLogger("hqlwal_raft")
-
-_SEGMENT_SIZE_MINIMUM = 8192
-_SIZE_MAXIMUM = (1 << 32) - 1
-_MAX_ENTRY_SIZE_MAXIMUM = LENGTH_MASK - DATA_START - RECORD_OVERHEAD_BYTES
-_CHECK_VARIABLE = "HQL_CHECK_WAL_INTEGRITY"
-
-_REAL = Environment()
-
-#: how long who was cancelled waits for a disk: longer, and it is taken for one that never answers
-PATIENCE_SECONDS = 5.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opening:
-    """How a log is opened; :meth:`RaftLogStorage.open` says what each option means.
-
-    Raises ValueError where an option makes no sense.
-    """
-
-    sync: LogSync | str = LogSync.IMMEDIATE
-    segment_size: int = 8 << 20
-    max_entry_size: int = 64 << 20
-    auto_heal: bool = False
-    check_integrity: bool | None = None
-    check_raft: bool = True
-    max_unsynced_bytes: int = 64 << 20
-    cache_bytes: int = 4 << 20
-    fill_segments: bool = True
-    stall_seconds: float = 1.0
-    on_stall: Callable[[float], object] | None = None
-    environment: Environment | None = None
-
-    def __post_init__(self) -> None:
-        _REAL.check_system()
-        LogSync.parse(self.sync)
-        check_number(
-            "segment_size", self.segment_size, _SEGMENT_SIZE_MINIMUM, _SIZE_MAXIMUM, " bytes"
-        )
-        check_number("max_entry_size", self.max_entry_size, 0, _MAX_ENTRY_SIZE_MAXIMUM, " bytes")
-        check_number("max_unsynced_bytes", self.max_unsynced_bytes, 1, U64_MAX, " bytes")
-        check_number("cache_bytes", self.cache_bytes, 0, U64_MAX, " bytes")
-        check_truth("auto_heal", self.auto_heal)
-        check_truth("fill_segments", self.fill_segments)
-        if self.check_integrity is not None:
-            check_truth("check_integrity", self.check_integrity)
-        check_seconds("stall_seconds", self.stall_seconds)
-        check_callable("on_stall", self.on_stall)
-        check_truth("check_raft", self.check_raft)
-        if self.environment is not None and not isinstance(self.environment, Environment):
-            raise TypeError(
-                f"environment is {given(self.environment)}: give a hqlwal_raft.testing environment"
-            )
-
-    @property
-    def policy(self) -> LogSync:
-        return LogSync.parse(self.sync)
-
-    @property
-    def ground(self) -> Environment:
-        """The environment, the real one where none was given."""
-        return self.environment or _REAL
-
-    def watch(self, path: str, report: Callable[[Callable[[], Any]], Any]) -> Watch:
-        """Begins to look for stalls; ``report`` has a callable called where users' code runs."""
-        on_stall = self.on_stall
-
-        def stalled(seconds: float) -> None:
-            if on_stall is not None:
-                with contextlib.suppress(RuntimeError):  # the loop has ended
-                    report(partial(_call_on_stall, on_stall, seconds))
-
-        environment = self.ground
-        watch = Watch(path, self.stall_seconds, environment.monotonic, stalled)
-        environment.look_after(watch)
-        return watch
-
-    def open_log(self, path: str, watch: Watch | None = None) -> Log:
-        """Opens the log, and takes the directory's lock; blocks."""
-        if watch is None:
-            return self._open_log(path)
-        watch.lane = watch.now("open")
-        try:
-            return self._open_log(path)
-        finally:
-            watch.lane = None
-
-    def _open_log(self, path: str) -> Log:
-        options = Options(
-            self.segment_size,
-            self.max_entry_size,
-            self.cache_bytes,
-            is_buffered=self.policy != LogSync.IMMEDIATE,
-            checks_raft=self.check_raft,
-            fills_ahead=self.fill_segments,
-        )
-        environment = self.ground
-        is_checking = self.check_integrity
-        if is_checking is None:
-            text = environment.getenv(_CHECK_VARIABLE)
-            is_checking = text is not None and parse_truth(_CHECK_VARIABLE, text)
-        recovered = recover(
-            environment,
-            path,
-            is_healing=self.auto_heal,
-            is_checking_everything=is_checking,
-        )
-        try:
-            log = Log(
-                recovered.directory,
-                options,
-                recovered.meta,
-                list(recovered.segments),
-                list(recovered.prepared),
-                recovered.last_log_id,
-            )
-            _said.opened(
-                path,
-                recovered.directory.lock.before,
-                recovered.findings,
-                entries=log.count,
-                segments=len(log.segments),
-                last_log_id=log.last_log_id,
-            )
-        except BaseException:
-            recovered.directory.close()
-            raise
-        return log
-
-    def start(self, path: str, log: Log, disk: Worker, loop: Loop, watch: Watch) -> Core:
-        """Starts the committer of an open log."""
-        committer = Committer(log, self.policy, self.max_unsynced_bytes, loop, disk, watch)
-        core = Core(path, log, committer, loop)
-        open_cores.add(core)
-        return core
+__all__ = ["RaftLogReader", "RaftLogStorage"]
 
 
 class RaftLogStorage(RaftLogReader):
@@ -299,7 +143,7 @@ class RaftLogStorage(RaftLogReader):
             on_stall=on_stall,
             environment=environment,
         )
-        return _Block(cls, opening, check_path(path))
+        return Block(cls, opening, check_path(path))
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -366,7 +210,7 @@ class RaftLogStorage(RaftLogReader):
         """
         self._core.check_open()
         check_log_id(log_id)
-        await self._run(partial(_operations.truncate, self._core.log, log_id.index), is_quiet=True)
+        await self._run(partial(_truncating.truncate, self._core.log, log_id.index), is_quiet=True)
 
     async def truncate_after(self, log_id: LogId | None) -> None:
         """Keeps the entries up to and including ``log_id``, None of them for None.
@@ -377,10 +221,10 @@ class RaftLogStorage(RaftLogReader):
         check_log_id(log_id, is_none_allowed=True)
         if log_id is not None:
             await self._run(
-                partial(_operations.truncate, self._core.log, log_id.index + 1), is_quiet=True
+                partial(_truncating.truncate, self._core.log, log_id.index + 1), is_quiet=True
             )
         else:
-            await self._run(partial(_operations.truncate_all, self._core.log), is_quiet=True)
+            await self._run(partial(_truncating.truncate_all, self._core.log), is_quiet=True)
 
     async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free.
@@ -513,183 +357,3 @@ class RaftLogStorage(RaftLogReader):
         if self._interruptions:
             raise self._interruptions.popleft()
         await self._turns.did(1)
-
-
-# --- helpers -----------------------------------------------------------------------------
-
-
-def statistics_of(core: Core) -> StorageStatistics:
-    """What the store of a log has done, and how it stands; for the owner."""
-    log, committer = core.log, core.committer
-    committer.look_for_space()
-    measures = committer.measures
-    latencies = sorted(measures.sync_seconds)
-    cached_entries, cached_bytes = len(log.recent), log.recent.bytes
-    return StorageStatistics(
-        segments=len(log.segments),
-        segment_bytes=log.segment_bytes,
-        entries=log.count,
-        appends=measures.appends,
-        appended_entries=log.appended_entries,
-        appended_bytes=log.appended_bytes,
-        syncs=measures.syncs,
-        entries_per_sync=log.durable_entries / measures.syncs if measures.syncs else 0.0,
-        sync_last_seconds=measures.sync_seconds[-1] if latencies else 0.0,
-        sync_p50_seconds=_quantile(latencies, 0.50),
-        sync_p99_seconds=_quantile(latencies, 0.99),
-        sync_max_seconds=measures.sync_max_seconds,
-        sync_histogram=tuple(zip(SYNC_BOUNDS_SECONDS, measures.sync_counts, strict=True)),
-        under_way_seconds=committer.watch.oldest_seconds,
-        stalls=committer.watch.stalls,
-        stall_max_seconds=committer.watch.longest_seconds,
-        queue_depth=committer.queue_depth,
-        unsynced_bytes=log.unsynced_bytes,
-        last_log_id=log.last_log_id,
-        last_durable_log_id=log.last_durable_log_id,
-        last_purged_log_id=log.last_purged_log_id,
-        cached_entries=cached_entries,
-        cached_bytes=cached_bytes,
-        rollovers=log.rollovers,
-        segment_waits=measures.segment_waits,
-        free_bytes=log.directory.free_bytes_seen,
-        is_poisoned=committer.poison is not None,
-    )
-
-
-def _call_on_stall(on_stall: Callable[[float], object], seconds: float) -> None:
-    try:
-        on_stall(seconds)
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:
-        logger.exception("on_stall raised")
-
-
-def _quantile(ascending: list[float], part: float) -> float:
-    return ascending[min(int(len(ascending) * part), len(ascending) - 1)] if ascending else 0.0
-
-
-class _Block(AbstractAsyncContextManager[RaftLogStorage]):
-    """``async with`` a store. No generator: an event loop closes one that is dropped, and so a
-    store that nobody holds would be closed in silence.
-    """
-
-    def __init__(self, kind: type[RaftLogStorage], opening: Opening, path: str) -> None:
-        self._kind = kind
-        self._opening = opening
-        self._path = path
-        self._store: RaftLogStorage | None = None
-
-    async def __aenter__(self) -> RaftLogStorage:
-        if self._store is not None:
-            raise RuntimeError(f"{self._path} is open in this block: call open() once more")
-        environment = self._opening.environment or _REAL
-        loop = environment.running_loop()
-        watch = self._opening.watch(self._path, loop.post)
-        try:
-            disk = environment.start_worker("hqlwal-disk", loop)
-        except BaseException:
-            watch.end()
-            raise
-        core = await _open_on(disk, loop, self._opening, self._path, watch)
-        self._store = self._kind(core, self._opening.policy, loop)
-        return self._store
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        store, self._store = self._store, None
-        if store is None:
-            return
-        try:
-            if not await _patiently(store.aclose):
-                await store.aclose()  # the disk does not answer: who is cancelled waits no longer
-        except GeneratorExit:  # nobody runs this any more
-            store.abandon()
-            raise
-
-
-async def _open_on(disk: Worker, loop: Loop, opening: Opening, path: str, watch: Watch) -> Core:
-    """Opens the log on its thread. If that fails or is cancelled, nothing stays open.
-
-    Cancelled, it waits for the thread, so that the next try finds the lock free.
-    """
-    opened: list[Log] = []
-
-    def undo() -> None:
-        try:
-            for log in opened:
-                _undo_opening(log)
-        finally:
-            watch.end()
-
-    answer = Answer(loop.event())
-    disk.submit(lambda: opened.append(opening.open_log(path, watch)), partial(answer.give, loop))
-    try:
-        await answer.wait()
-        return opening.start(path, opened[0], disk, loop, watch)
-    except BaseException:
-        undone = Answer(loop.event())
-        disk.submit(undo, partial(undone.give, loop))
-        disk.stop()
-        with contextlib.suppress(OSError):
-            await _patiently(undone.wait)
-        raise
-
-
-async def _patiently(wait: Callable[[], Awaitable[object]]) -> bool:
-    """Waits through cancellations, which are raised afterwards; False: the patience was over.
-
-    A ``with`` can be interrupted between its two first instructions: the scope would stay
-    entered, and anyio would end the task with an error that hides the interrupt. Hence the two
-    ways out of it, of which an interrupt can spoil only one.
-    """
-    scope = anyio.move_on_after(PATIENCE_SECONDS, shield=True)
-    cancellations: list[BaseException] = []
-    is_over = True
-    try:
-        try:
-            scope.__enter__()
-            await _wait_through(wait, scope, cancellations)
-            is_over = False
-        except BaseException as error:
-            if not scope.__exit__(type(error), error, error.__traceback__):
-                raise
-        else:
-            scope.__exit__(None, None, None)
-    finally:
-        with contextlib.suppress(RuntimeError):  # it was left, or never entered
-            scope.__exit__(None, None, None)
-    if cancellations:
-        raise cancellations.pop()
-    return not is_over
-
-
-async def _wait_through(
-    wait: Callable[[], Awaitable[object]],
-    scope: anyio.CancelScope,
-    cancellations: list[BaseException],
-) -> None:
-    """Waits, though the task itself is cancelled: a task's own ``cancel()`` goes through shields."""
-    while True:
-        try:
-            await wait()
-        except anyio.get_cancelled_exc_class() as error:
-            if scope.cancel_called:
-                raise
-            cancellations[:] = [error]
-        else:
-            return
-
-
-def _undo_opening(log: Log) -> None:
-    """Closes a log that nobody has used yet; blocks."""
-    try:
-        drive(_operations.close(log), log)
-        log.directory.say_clean()
-    finally:
-        log.release()
-        log.directory.close()

@@ -16,7 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from . import _operations
+from . import _operations, _truncating
 from ._answers import Answer, call_back
 from ._arguments import (
     check_callback,
@@ -28,15 +28,18 @@ from ._arguments import (
     listed,
 )
 from ._blocking_reader import BlockingRaftLogReader
+from ._core import Core
 from ._entry_rules import NotPlainError, plain
 from ._environment import Empty, Environment, Queue
 from ._lane import Lane
-from ._log import Log, Work, drive
-from ._reading import Core, Reading, begin_waiting
-from ._stand_ins import Callbacks, StandIns
-from ._store import PATIENCE_SECONDS, Opening, statistics_of
+from ._log import Work
+from ._options import PATIENCE_SECONDS, Opening, close_unused
+from ._reading import Reading
+from ._stand_ins import Callbacks, StandIns, end_store
+from ._statistics import statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
-from .errors import WalClosedError, WalError
+from ._waiting import begin_waiting
+from .errors import WalClosedError
 from .protocols import AppendCallback
 
 __all__ = ["BlockingRaftLogReader", "BlockingRaftLogStorage"]
@@ -57,7 +60,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         self._entries_wait = entries_wait
         self._callbacks = Callbacks(core.log.directory.environment)
         end = core.committer.abandon
-        abandon = partial(_let_go, lane, end, end, self._callbacks, stand_ins)
+        abandon = partial(end_store, lane, end, end, self._callbacks, stand_ins)
         # in a garbage collection, which may happen in a thread that holds the lock
         core.abandon = partial(stand_ins.submit, partial(abandon, is_waiting=False))
         _open_stores.add(self)
@@ -138,7 +141,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
             try:
                 core = lane.call(partial(opening.start, path, log, lane, lane.loop, watch))
             except BaseException:
-                _close_as_it_was(log)
+                with contextlib.suppress(Exception):
+                    close_unused(log)
                 raise
         except BaseException:
             watch.end()
@@ -208,17 +212,17 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """Removes ``[log_id.index, ∞)``; durable on return. Past the end nothing happens."""
         self._core.check_open()
         check_log_id(log_id)
-        self._run(partial(_operations.truncate, self._core.log, log_id.index), is_quiet=True)
+        self._run(partial(_truncating.truncate, self._core.log, log_id.index), is_quiet=True)
 
     def truncate_after(self, log_id: LogId | None) -> None:
         """Keeps the entries up to and including ``log_id``, None of them for None."""
         self._core.check_open()
         check_log_id(log_id, is_none_allowed=True)
         if log_id is not None:
-            begin = partial(_operations.truncate, self._core.log, log_id.index + 1)
+            begin = partial(_truncating.truncate, self._core.log, log_id.index + 1)
             self._run(begin, is_quiet=True)
         else:
-            self._run(partial(_operations.truncate_all, self._core.log), is_quiet=True)
+            self._run(partial(_truncating.truncate_all, self._core.log), is_quiet=True)
 
     def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free."""
@@ -359,45 +363,10 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
             begin = self._stand_ins.in_order(begin)
             with contextlib.suppress(WalClosedError):  # it is closed already
                 self._stand_ins.run(
-                    partial(_let_go, self._lane, begin, *rest, is_waiting=is_waiting)
+                    partial(end_store, self._lane, begin, *rest, is_waiting=is_waiting)
                 )
         else:
-            _let_go(self._lane, begin, *rest, is_waiting=is_waiting)
-
-
-def _close_as_it_was(log: Log) -> None:
-    """Closes a log that nobody got."""
-    try:
-        with contextlib.suppress(Exception):
-            drive(_operations.close(log), log)
-            log.directory.say_clean()
-    finally:
-        log.release()
-        log.directory.close()
-
-
-def _let_go(
-    lane: Lane,
-    begin: Callable[[], Any],
-    again: Callable[[], Any],
-    callbacks: Callbacks,
-    stand_ins: StandIns,
-    *,
-    is_waiting: bool,
-) -> None:
-    """Ends a store. Must not hold it: also called for one that was dropped unclosed."""
-    try:
-        lane.call(begin)
-    except (WalError, OSError):
-        raise
-    except BaseException:  # an interrupt: nobody comes again
-        lane.call(again)
-        raise
-    finally:
-        try:
-            callbacks.stop(is_waiting=is_waiting)
-        finally:
-            stand_ins.stop()
+            end_store(self._lane, begin, *rest, is_waiting=is_waiting)
 
 
 # --- the end of the process, and forked children ------------------------------------------

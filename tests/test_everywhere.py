@@ -94,12 +94,12 @@ EXIT = """
     import asyncio, sys, time, anyio
     from hqlwal_raft import Entry, RaftLogStorage
     from hqlwal_raft.blocking import BlockingRaftLogStorage
-    from hqlwal_raft import _store, blocking
+    from hqlwal_raft import _block, blocking
     from tests._loops import LOOPS
     from tests._support import Gate, HookedEnvironment
 
     path, face, is_hung = sys.argv[1], sys.argv[2], sys.argv[3] == "hung"
-    _store.PATIENCE_SECONDS = blocking.PATIENCE_SECONDS = 0.2
+    _block.PATIENCE_SECONDS = blocking.PATIENCE_SECONDS = 0.2
     gate = Gate()
     environment = HookedEnvironment(gate)
     kept = []

@@ -162,7 +162,7 @@ def test_an_open_that_cannot_start_its_threads_leaves_nothing(tmp_path: Path, lo
 def test_an_open_given_up_while_the_disk_does_not_answer_leaves_nothing_when_it_does(
     tmp_path: Path, loop: str, leaves_nothing: Holdings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hqlwal_raft._store.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("hqlwal_raft._block.PATIENCE_SECONDS", 0.01)
     gate = Gate("listdir", "log")
 
     async def main() -> None:
@@ -431,7 +431,7 @@ def test_a_block_can_be_left_though_the_disk_never_answers(
     *,
     is_abandoned: bool,
 ) -> None:
-    monkeypatch.setattr("hqlwal_raft._store.PATIENCE_SECONDS", 0.01 if not is_abandoned else 1e9)
+    monkeypatch.setattr("hqlwal_raft._block.PATIENCE_SECONDS", 0.01 if not is_abandoned else 1e9)
     gate = Gate(*SYNC)
 
     async def main() -> None:

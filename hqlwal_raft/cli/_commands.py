@@ -14,7 +14,7 @@ import click
 
 from .. import _operations
 from .._log import drive
-from .._store import Opening
+from .._options import Opening
 from .._types import Entry, FindingKind, LogSync
 from ..audit import DirectoryReport, Verdict
 from ..errors import WalError

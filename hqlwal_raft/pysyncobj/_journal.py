@@ -16,7 +16,7 @@ from typing import Any, overload
 from pysyncobj.journal import Journal
 
 from .._environment import Queue
-from .._store import Opening
+from .._options import Opening
 from .._types import LogSync, StorageStatistics
 from ..blocking import BlockingRaftLogReader
 from ..errors import WalClosedError, WalError, WalPoisonedError

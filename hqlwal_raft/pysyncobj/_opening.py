@@ -11,7 +11,7 @@ import weakref
 from typing import NamedTuple, Protocol
 
 from .._environment import Environment
-from .._store import Opening
+from .._options import Opening
 from .._types import Vote
 from ..blocking import BlockingRaftLogStorage
 from ..errors import WalError, WalLockedError

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hqlwal_raft import Entry, LogId, Vote, _operations
+from hqlwal_raft import Entry, LogId, Vote, _operations, _truncating
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._format import DATA_START, LOCK_NAME, META_NAME, RECORD_OVERHEAD_BYTES
 from hqlwal_raft._log import MARK_SECONDS, Log, Need, Options, Work, drive
@@ -187,7 +187,7 @@ class Core:
 
     def truncate(self, index: int) -> None:
         self.sync()
-        self._run(_operations.truncate(self._log, index))
+        self._run(_truncating.truncate(self._log, index))
 
     def purge(self, log_id: LogId) -> None:
         self.sync()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 from unittest import mock
 
-from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, _store
+from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, _options
 from hqlwal_raft._environment import Queue
 from hqlwal_raft.blocking import BlockingRaftLogStorage
 from hqlwal_raft.testing import MemoryKernel
@@ -100,7 +100,7 @@ class _StoreCore:
             "cache_bytes": 0,
             "environment": self._machine,
         }
-        with mock.patch.object(_store, "_SEGMENT_SIZE_MINIMUM", 1):
+        with mock.patch.object(_options, "_SEGMENT_SIZE_MINIMUM", 1):
             self._store: Any = self._open(options)
 
     def _open(self, options: dict[str, Any]) -> Any:

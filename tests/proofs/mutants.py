@@ -25,6 +25,7 @@ from hqlwal_raft import (
     _plans,
     _records,
     _recovery,
+    _truncating,
 )
 from hqlwal_raft._answers import Answer
 from hqlwal_raft._blocking_reader import BlockingRaftLogReader
@@ -51,7 +52,7 @@ _call = Lane.call
 _begin_commit, _send = Committer._commit, Committer._send
 _start_operation = Committer._start_operation
 _abandon, _commit_ended = Committer.abandon, Committer._commit_ended
-_purge, _truncate = _operations.purge, _operations.truncate
+_purge, _truncate = _operations.purge, _truncating.truncate
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ CRASHES = (
     ),
     Mutant(
         "the outcome of a truncation is applied by half",
-        ((_operations, "truncate", _truncate_by_half),),
+        ((_truncating, "truncate", _truncate_by_half),),
     ),
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hqlwal_raft import Entry, LogId, Vote, _log, _operations
+from hqlwal_raft import Entry, LogId, Vote, _log, _operations, _truncating
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._log import SEALS_WAITING, Log, Need, Options, Work, drive
 from hqlwal_raft._recovery import recover
@@ -136,7 +136,7 @@ class Core:
 
     def truncate(self, index: int) -> None:
         self.sync()
-        drive(_operations.truncate(self.log, index), self.log)
+        drive(_truncating.truncate(self.log, index), self.log)
 
     def purge(self, log_id: LogId) -> None:
         self.sync()
