@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := python -m pip --disable-pip-version-check --no-input
 ARGS ?=
 
-.PHONY: help demo test test-all test-filesystems test-pysyncobj-versions test-patroni lint format bench torture clean
+.PHONY: help demo test test-all test-filesystems test-pysyncobj-versions test-patroni lint format bench torture simulate clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -74,6 +74,10 @@ bench: $(VENV)/.bench  ## measures the store against its peers; ARGS=--quick for
 
 torture: $(VENV)/.test  ## every loop of the proofs whole, then random histories; ARGS="--seconds 600"
 	$(BIN)/python -m tests.proofs $(ARGS)
+	$(BIN)/python -m hqlwal_raft.testing.simulation --seed 1000 --seconds 300
+
+simulate: $(VENV)/.test  ## simulated clusters from seeds, until one breaks a promise; ARGS="--seconds 600 --seed 1"
+	$(BIN)/python -m hqlwal_raft.testing.simulation $(ARGS)
 
 clean:  ## removes the virtual environments and what the tools leave behind
 	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build

@@ -91,7 +91,7 @@ def test_no_crash_of_a_store_breaks_a_promise(scope: Scope) -> None:
 @pytest.mark.parametrize("face", ["blocking", "async"])
 @pytest.mark.parametrize("mutant", COMMITS, ids=lambda mutant: mutant.name)
 def test_every_fault_that_is_planted_in_the_committer_is_found(mutant: Mutant, face: str) -> None:
-    scope = Scope(("A2 a1", "A2 A2"), ("A1", "T", "V", "F+1"), 2, face=face)
+    scope = Scope(("A2", "A2 A2"), ("A1", "a2", "T", "V", "F+1"), 2, face=face)
     with mutant.applied():
         assert run(scope, stops_at_first=True).violations
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import pysyncobj.syncobj
+
 from ..errors import CorruptionError
 from ._entries import PlainEntry
 
@@ -21,9 +23,11 @@ __all__ = [
     "keep_commit_index",
     "lacks_its_dump",
     "push_election_deadline",
+    "wait_for_another_leader",
 ]
 
 _MEMBERSHIP = b"\x02"
+_LEADER = 2
 
 
 def is_newer_dump(end: int, than: int) -> bool:
@@ -61,11 +65,26 @@ def apply_membership_again(node: Any, entries: Iterable[PlainEntry]) -> None:
 def push_election_deadline(node: Any, seconds: float) -> None:
     """The time in which this node waited for its own disk is not its leader's silence.
 
-    Nobody could be heard meanwhile. An immediate election, deadline 0, stays immediate.
+    Nobody could be heard meanwhile. An immediate election, deadline 0, stays immediate. A leader's
+    deadline is of before it led, and counts again once the first message it reads deposes it.
     """
+    if node.__dict__.get("_SyncObj__raftState") == _LEADER:
+        wait_for_another_leader(node)
+        return
     deadline = node.__dict__.get("_SyncObj__raftElectionDeadline")
     if deadline:
         node.__dict__["_SyncObj__raftElectionDeadline"] = deadline + seconds
+
+
+def wait_for_another_leader(node: Any) -> None:
+    """A leader that gave up its post begins to listen for the next one.
+
+    Its election deadline is of before it led, long past: it would stand for election at once
+    against whoever was elected meanwhile.
+    """
+    now = pysyncobj.syncobj.monotonicTime()
+    timeout = node._SyncObj__generateRaftTimeout()
+    node.__dict__["_SyncObj__raftElectionDeadline"] = now + timeout
 
 
 def is_damage(error: Exception) -> bool:

@@ -101,7 +101,7 @@ class WalSerializer(Serializer):
                 return False
             end = self.wal_state[1][1]
             self.wal_dump.expect(temporary, end)
-            self.wal_dump.replace(temporary)
+            self._replace(temporary)
             if self.wal_dump.end != end:  # it stayed as it was
                 self.wal_state = None
         except OSError as error:
@@ -109,6 +109,17 @@ class WalSerializer(Serializer):
             self.wal_state = None
             return False
         return True
+
+    def _replace(self, temporary: str) -> None:
+        """Waits for the disk, which is not the leader's silence."""
+        assert self.wal_dump is not None
+        monotonic = self.wal_dump.environment.monotonic
+        began = monotonic()
+        try:
+            self.wal_dump.replace(temporary)
+        finally:
+            if (node := self.wal_node()) is not None:
+                _repairs.push_election_deadline(node, monotonic() - began)
 
     def _is_wanted(self, path: str | None) -> bool:
         """Reads a dump that came whole. What was read is what ``deserialize`` gives next."""

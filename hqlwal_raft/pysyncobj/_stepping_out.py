@@ -18,6 +18,7 @@ from pysyncobj import FAIL_REASON
 
 from .._environment import Empty, Queue
 from ..errors import WalPoisonedError
+from . import _repairs
 from ._health import call_user
 from ._journal import WalJournal
 
@@ -136,6 +137,7 @@ def step_down(node: Any, journal: WalJournal) -> None:
             journal.waiting_seconds,
         )
         _leave_post(node)
+        _repairs.wait_for_another_leader(node)
         if journal.on_step_down is not None:
             call_user(journal.on_step_down, journal)
     _refuse_queued(node, FAIL_REASON.MISSING_LEADER)

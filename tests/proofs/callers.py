@@ -24,7 +24,7 @@ from . import loops
 from .orders import Chooser
 from .owner import guarded
 from .threaded import Locks
-from .turns import CALLS, OrderedLoop, Thing, Turns, here
+from .turns import CALLS, OrderedLoop, SteppedThread, Thing, Turns, here
 
 __all__ = ["History", "Op", "Run"]
 
@@ -56,6 +56,8 @@ class History:
     cancelled: tuple[int, ...] = ()
     #: the sync of the history that fails
     failing_sync: int = 0
+    #: the sync of the history that does not come back before all others have what they can have
+    hanging_sync: int = 0
     #: threads stop at each call of the system, else only where they wait for a job
     is_fine: bool = True
     #: the fault of today's engine that it shows
@@ -74,9 +76,16 @@ _CHANGES = ("pwrite", "pwritev", "ftruncate", "posix_fallocate", "rename", "link
 
 
 class _System(Locks):
-    """A sync of it fails where the history says so. It complains of who writes without the lock."""
+    """A sync of it fails, or hangs, where the history says so. It complains of who writes without
+    the lock.
+    """
 
     syncs_left = 0
+    hangs_left = 0
+    #: who waits for a disk that hangs
+    hung: SteppedThread | None = None
+    #: to wait for something with ``items``
+    items: tuple[None, ...] = ()
 
     def __init__(self, complain: Callable[[str], object]) -> None:
         super().__init__()
@@ -90,7 +99,18 @@ class _System(Locks):
             self._complain(f"{name} when the lock was given up")
         return super()._call(name, call, *args, **options)
 
+    def answer(self) -> None:
+        """The disk answers."""
+        thread, self.hung = self.hung, None
+        if thread is not None:
+            thread.waits_for = None
+
     def _failing(self, descriptor: int) -> None:
+        self.hangs_left -= 1
+        thread = here()
+        if self.hangs_left == 0 and thread is not None:
+            self.hung, thread.waits_for = thread, self
+            thread.stop_at("fdatasync, hung")
         self.syncs_left -= 1
         if self.syncs_left == 0:
             raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -22,6 +22,8 @@ __all__ = ["ThreadRun"]
 
 #: so often nothing but time moves before it is taken for a history that hangs
 _MOST_JUMPS = 1000
+#: so often time moves while a disk hangs before it answers
+_PATIENT_JUMPS = 10
 #: their place in the order is where they take the lock first: there the ledger notes them
 _WRITES = ("append", "callback", "truncate", "purge", "vote")
 
@@ -57,7 +59,7 @@ class ThreadRun(Run):
     def _make_calls(self, store: Direct) -> None:
         history, system = self.history, self.system
         system.stops = frozenset([*CALLS, "lock", "unlock"] if history.is_fine else ["lock"])
-        system.syncs_left = history.failing_sync
+        system.syncs_left, system.hangs_left = history.failing_sync, history.hanging_sync
         system.chooser = self.chooser
         callers = [
             SteppedThread(f"task {number}", partial(self._call, store, ops))
@@ -73,13 +75,25 @@ class ThreadRun(Run):
                         thread = cast("SteppedThread", self.chooser(list(things)))
                         self.steps.append(f"{thread.name} ({thread.at})")
                         thread.go()
-                    elif jumps == _MOST_JUMPS or not system.pass_time():
+                        continue
+                    jumps += 1
+                    most = _PATIENT_JUMPS if system.hung else _MOST_JUMPS
+                    if jumps < most and system.pass_time():
+                        continue
+                    if system.hung is None:
                         raise Deadlock
-                    else:
-                        jumps += 1
+                    self._judge_hung(callers)
+                    system.answer()
         finally:
+            system.answer()
             system.chooser = None
             system.stops = frozenset()
+
+    def _judge_hung(self, callers: list[SteppedThread]) -> None:
+        """Who abandons a store lets all others have an answer, but who is in the disk's hands."""
+        for caller in callers:
+            if not caller.is_over and caller is not self.system.hung:
+                self.problem("answer", f"{caller.name} waits for a disk that hangs")
 
     def _call(self, store: Any, ops: tuple[Op, ...]) -> None:
         run_here(self._task(store, ops))

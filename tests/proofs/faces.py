@@ -134,13 +134,15 @@ class _StoreCore:
 
     def memory(self) -> object:
         committer = self._store._core.committer
+        chores = committer._chores
         return (
             memory(committer.log, self._machine.now),
             tuple(self.due()),
             committer.phase,
             committer.measures.appends - committer._appends_before,
-            committer._may_seal,
-            committer._may_prepare_ahead,
+            chores.may_seal,
+            chores.may_unlink,
+            chores._may_prepare_ahead,
         )
 
     def append(self, entries: Sequence[Entry], *, sync: bool) -> None:

@@ -108,6 +108,7 @@ def replay(
         recorder = Recorder(life.kernel)
         with recorder, contextlib.suppress(WalError):
             life.perform(letter)
+        life.end()
         return "\n".join(
             f"{at}: {moment.call}: {moment.snapshot.count_images()} images"
             for at, moment in enumerate(recorder.moments)

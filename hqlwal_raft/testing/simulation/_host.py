@@ -63,7 +63,7 @@ class Host:
         self.starts = 0
         #: those that ended are only memory, which a child of theirs still has
         self.processes: list[Process] = []
-        #: told of a node that raised, or could not be made
+        #: told of a node that raised, or could not be made; without it, the error is raised
         self.on_error: Callable[[Host, BaseException], None] | None = None
         #: told of the end of a process, before the next begins
         self.on_end: Callable[[Host], None] | None = None
@@ -162,7 +162,7 @@ class Host:
         process = self.process
         if process is None or self.is_paused:
             return
-        when = max(self._wakes_at, process.now) if self._wakes_at < math.inf else math.inf
+        when = math.inf if self.node is None else max(self._wakes_at, process.now)
         background = process.next_background
         if background is not None:
             when = min(when, background)
@@ -214,7 +214,9 @@ class Host:
             if self.process is process:
                 self._bury()
             return False
-        if error is not None and self.on_error is not None:
+        if error is not None:
+            if self.on_error is None:
+                raise error
             self.on_error(self, error)
         if self.on_run is not None and self.process is process:
             self.on_run(self)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ..._watchdog import Watch
 from .._faults import FailingEnvironment
 from .._kernel import MemoryKernel
 from .._kernel_tree import Description
@@ -262,6 +263,9 @@ class Process(Threads, FailingEnvironment):
 
     def call_in_forked_child(self, call: Callable[[], None]) -> None:
         pass
+
+    def look_after(self, watch: Watch) -> None:
+        """A watchdog only says what it sees, in a thread that would not be simulated."""
 
     def call_at_exit(self, call: Callable[[], None]) -> None:
         pass

@@ -113,7 +113,7 @@ class PySyncObjNode:
             nodeClass=_Address,
             environment=process,
             segment_size=8192,
-            stall_seconds=1.0,
+            step_down_seconds=1.0,
         )
 
     # --- a node of a host's --------------------------------------------------------------

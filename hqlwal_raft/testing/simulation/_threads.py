@@ -215,7 +215,8 @@ class _Queue:
     def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
         if self._items:
             return self._items.popleft()
-        if not block or self._is_timed_out:
+        is_over = self._threads.is_dead and timeout is not None
+        if not block or self._is_timed_out or is_over:
             self._is_timed_out = False
             raise queue.Empty
         raise Blocked(self, timeout)
@@ -278,9 +279,9 @@ class _Worker(Worker):
         self._begin()
 
     def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
-        self._threads.later(self._threads.now + seconds, partial(self._ring_alarm, ring))
+        self._threads.later(self._threads.now + seconds, partial(self._sound, ring))
 
-    def _ring_alarm(self, ring: Callable[[], None]) -> None:
+    def _sound(self, ring: Callable[[], None]) -> None:
         if not self._is_stopped:
             self._report_to(ring)
 
