@@ -144,6 +144,9 @@ class _Walk:
             if self._is_purged_gap(segment):
                 self.want = None
             elif before is not None and not before.is_sealed and segment.first_id > self.want:
+                # Before one sync the kernel writes pages in any order: those of the follower can
+                # be on disk and the end of the one before it not. Then none of it was durable,
+                # unless something in it proves the contrary.
                 self.torn = position - 1
                 self._judge_behind(segment)
                 return
@@ -212,7 +215,7 @@ class _Walk:
         index, offset = segment.settled_behind
         lost = segment.next_id if segment.is_used else self.want or 0
         if index <= lost:
-            return
+            return  # it proves those before it, and of them none is missing
         self._damage(
             segment,
             f"offset {segment.end}: {segment.why or 'the header says that nothing was written'}; "

@@ -72,12 +72,15 @@ def prepare(log: Log, need: Need | None = None) -> Work[None]:
         segment = Segment(number, name, log.directory.path_of(name), header)
         segment.is_filled = log.is_filling and length == log.options.segment_size
         segments.append(segment)
+    # What an attempt that failed may have left goes first, durably: a name is given again only
+    # where no crash can bring its old file back. The newest first: numbers have no gap.
     steps: list[Step] = [Unlink(segment_name(n)) for n in sorted(set(log.stale))[::-1]]
     if steps:
         steps.append(SyncDirectory())
     before = len(steps)
     steps += [Create(s.name, s.length, s.header.pack(), is_filled=s.is_filled) for s in segments]
     steps.append(SyncDirectory())
+    # Until the outcome says otherwise: of a plan that failed nobody knows which names it made.
     log.stale += [segment.number for segment in segments]
     log.last_number = max(log.last_number, segments[-1].number)
     log.is_changing = False
@@ -209,7 +212,8 @@ def purge(log: Log, log_id: LogId, data: bytes | None = None) -> Work[None]:
         check_purge(log_id, (yield from _held(log, log_id.index)))
     last = log.last_log_id
     first = log.segments[count].number if count < len(log.segments) else 0
-    # The frontier is durable before the first unlink.
+    # The frontier is durable before the first unlink: else the first segment would be missing,
+    # which is what damage looks like.
     state = replace(log.meta.state, last_purged=log_id, first_segment=first)
     if data is not None:
         state = replace(state, state=data)

@@ -90,9 +90,12 @@ def _read_chunk(core: Core, first: int, end: int, max_bytes: int | None) -> Read
         limit = min(limit, max(max_bytes, 0) + CHUNK_ENTRIES * RECORD_OVERHEAD_BYTES)
     while isinstance(found := log.reads.extents(first, end, CHUNK_ENTRIES, limit), Segment):
         yield from _load(core, found)
+        # While it was loaded the log may have lost it: `read`, which knows the epoch it began in,
+        # takes this error for that and begins again.
         if not log.clip(first, end)[0] == first < log.clip(first, end)[1]:
             raise LogRangeError(f"entry {first} was removed while it was read", index=first)
     entries: list[Entry] | None = None
+    # Only what is short: a copy of a large entry out of the page cache holds the owner up as well.
     if found[0].end - found[0].start <= CHUNK_BYTES:
         entries = _read_cached(found)
     if entries is None:
@@ -110,6 +113,8 @@ def _load(core: Core, segment: Segment) -> Reading[None]:
     step = segment.load_step()
     file, offsets = yield partial(load, log.directory, step)
     core.check_open()
+    # What was read is a file of before: offsets of it in a segment that was cut meanwhile, or in
+    # another that begins with the same entry, would be read as entries' places.
     if log.epoch != epoch or log.reads.segment_of(first) is not segment:
         return
     if len(offsets) != stop - first:

@@ -172,12 +172,15 @@ class _Opening:
         aside: list[str] = []
         self._mend_slots(report, meta)
         if judgement.is_emptied:
+            # Before the first of them goes: while it says 0, what is there counts for nothing.
             self._name_no_segment(meta)
         self._remove(report)
         if is_healed:
             steps, aside = heal_steps(self.directory, judgement, kept, prepared)
             self.steps += steps
             if not kept and not prepared and meta.state.first_segment:
+                # Last: a crash before it must leave damage that heals again, and not a log that
+                # is empty and says nothing of what it lost.
                 self._name_no_segment(meta)
         self._put_in_order(kept, prepared)
         self._restore_committed(report, meta)
@@ -306,6 +309,8 @@ class _Opening:
     # --- carrying out ----------------------------------------------------------------------
 
     def _carry_out(self) -> tuple[Any, ...]:
+        # They add what nobody uses yet, or make durable what is there: where one of them fails,
+        # nothing that was there is changed or gone.
         harmless = (SyncDirectory, Sync, Create, Copy, Allocate)
         point = next((i for i, s in enumerate(self.steps) if not isinstance(s, harmless)), None)
         outcome = carry_out(self.directory, Plan("recover", tuple(self.steps), point))
