@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from anyio.from_thread import start_blocking_portal
 
-from hqlwal_raft import Entry, LogId, RaftLogStorage
+from hqlwal_raft import Entry, LogId, RaftLogStorage, StorageStatistics
 
 __all__ = [
     "RECORD_OVERHEAD_BYTES",
@@ -190,6 +190,9 @@ class OursBlocking(Peer):
         policy = "immediate" if durable else "immediate_async"
         opening = RaftLogStorage.open(path, sync=policy, **options)
         self.store = self._stack.enter_context(self._portal.wrap_async_context_manager(opening))
+
+    def statistics(self) -> StorageStatistics:
+        return self._portal.call(self.store.statistics)
 
     def append(self, entries: list[Entry]) -> None:
         self._portal.call(self.store.append, entries)

@@ -41,7 +41,7 @@ def _timed_open(contestant: type[Peer], path: str) -> tuple[Peer, float, int]:
 
 
 def _segments(peer: Peer) -> int:
-    return peer.store.statistics().segments if isinstance(peer, OursBlocking) else 0
+    return peer.statistics().segments if isinstance(peer, OursBlocking) else 0
 
 
 def _warm_imports(contestant: type[Peer], path: str) -> None:

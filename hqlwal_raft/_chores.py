@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import weakref
 from functools import partial
 from typing import Protocol
 
@@ -68,7 +69,8 @@ class Chores:
         self._worker = worker
         self._watch = watch
         self._measures = measures
-        self._committer = committer
+        # Weakly: a cycle would keep the threads' descriptors open until the next collection.
+        self._committer: _Committer = weakref.proxy(committer)
         # The chore under way.
         self._work: Work[None] | None = None
         self._name = ""

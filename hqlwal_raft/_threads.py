@@ -13,6 +13,7 @@ for MemoryError may come wherever memory is taken, and nobody would start the th
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 from collections import deque
@@ -129,13 +130,21 @@ class _Mailbox:
                 self._bell.ring()
             raise
 
-    def end(self) -> None:
-        """On the loop, as the last outcome of all."""
+    def send_end(self) -> None:
+        """From the thread, as the last thing of all."""
+        # Not among the outcomes: where nobody takes those any more, it would hold itself.
+        if self._bell is not None:
+            with contextlib.suppress(RuntimeError):
+                self._post(self._end)
+
+    def _end(self) -> None:
+        """On the loop. What was sent before may not have been delivered yet."""
         # The bell is not closed but let go of: the thread may be about to ring it, and by then
         # its descriptor could be another file's.
         bell, self._bell = self._bell, None
         if bell is not None and self._end_watch is not None:
             self._end_watch()
+        self.outcomes.deliver()
 
 
 def start_thread(environment: Environment, run: Callable[[], Any], name: str) -> None:
@@ -186,8 +195,10 @@ class Worker:
             try:
                 while self._take():
                     self._do()
-                self._mailbox.outcomes.add(self._mailbox.end)
-                self._deliver()
+                self._mailbox.send_end()
+                # Both hold whoever holds this worker, and so would its descriptors be held.
+                self.orphaned = None
+                self._alarms.clear()
                 return
             except MemoryError:
                 pass
@@ -195,10 +206,14 @@ class Worker:
     def _take(self) -> bool:
         """Takes a job in hand; False at the end."""
         while self._item is None:
+            timeout, is_for_alarm = self._waiting()
             try:
-                self._item = self._jobs.get(timeout=self._timeout())
+                self._item = self._jobs.get(timeout=timeout)
             except Empty:
-                self._ring()
+                if is_for_alarm:  # whatever the clock says now: it need not be the queue's
+                    self._mailbox.outcomes.add(self._alarms[0][2])
+                    heapq.heappop(self._alarms)
+                self._deliver()
         return self._item is not _STOP
 
     def _do(self) -> None:
@@ -220,20 +235,16 @@ class Worker:
         del job, done
         self._deliver()
 
-    def _ring(self) -> None:
-        """The time is over: an alarm rings, or what was not applied is delivered again."""
-        if self._alarms and self._alarms[0][0] <= self._monotonic() + 0.001:
-            self._mailbox.outcomes.add(self._alarms[0][2])
-            heapq.heappop(self._alarms)
-        self._deliver()
-
-    def _timeout(self) -> float | None:
-        """How long to wait for a job."""
-        timeout = _AGAIN_SECONDS if self._mailbox.outcomes else None
+    def _waiting(self) -> tuple[float | None, bool]:
+        """How long to wait for a job, and whether an alarm rings then; else what was not applied
+        is delivered again.
+        """
+        again = _AGAIN_SECONDS if self._mailbox.outcomes else None
         if self._alarms:
             until = max(0.0, self._alarms[0][0] - self._monotonic())
-            timeout = until if timeout is None else min(timeout, until)
-        return timeout
+            if again is None or until <= again:
+                return until, True
+        return again, False
 
     def _deliver(self) -> None:
         if not self._mailbox.outcomes:

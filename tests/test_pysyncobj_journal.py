@@ -49,6 +49,9 @@ class FakeNode:
         self._SyncObj__needLoadDumpFile = is_starting
         self._SyncObj__raftState = LEADER if is_leader else FOLLOWER
 
+    def _SyncObj__generateRaftTimeout(self) -> float:  # noqa: N802 - as pysyncobj has it
+        return 1.0
+
 
 def entry(index: int, term: int = 1) -> tuple[bytes, int, int]:
     return b"command %d" % index, index, term

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pysyncobj
 import pytest
 from pysyncobj import FAIL_REASON
 from pysyncobj.node import Node
 
 from hqlwal_raft import WalClosedError, WalError, WalLockedError, WalPoisonedError
 from hqlwal_raft.pysyncobj import _node, _repairs, install, uninstall
-from hqlwal_raft.pysyncobj._stepping_out import UNKNOWN_OUTCOME
+from hqlwal_raft.pysyncobj._stepping_out import UNKNOWN_OUTCOME, step_down
 from hqlwal_raft.pysyncobj._unsaved_votes import SAVES_VOTES
 from tests.pysyncobj_nodes.cluster import wait_until
 from tests.pysyncobj_nodes.fed import Counter, Fed, StandingClock, StockCounter
@@ -279,6 +280,18 @@ def _pickle(value: Any) -> bytes:
     return pickle.dumps(value)
 
 
+def a_leader_that_gave_up_its_post_lets_another_be_elected(make: Callable[..., Fed]) -> None:
+    fed = make()
+    fed.become_leader()
+    # a leader looks at no election deadline: its own is of before it was elected
+    fed.node.__dict__["_SyncObj__raftElectionDeadline"] = pysyncobj.syncobj.monotonicTime() - 10
+    term = fed.node.__dict__["_SyncObj__raftCurrentTerm"]
+    step_down(fed.node, fed.journal)
+    fed.tick()
+    assert not fed.node._isLeader()
+    assert fed.node.__dict__["_SyncObj__raftCurrentTerm"] == term
+
+
 #: the scenario, the repair that it needs, and what stands for its absence
 SCENARIOS: list[tuple[Callable[..., None], str, Callable[..., Any]]] = [
     (
@@ -308,6 +321,11 @@ SCENARIOS: list[tuple[Callable[..., None], str, Callable[..., Any]]] = [
         waiting_for_the_own_disk_is_not_the_leaders_silence,
         "push_election_deadline",
         lambda _node, _seconds: None,
+    ),
+    (
+        a_leader_that_gave_up_its_post_lets_another_be_elected,
+        "wait_for_another_leader",
+        lambda _node: None,
     ),
 ]
 NAMES = [scenario.__name__ for scenario, _, _ in SCENARIOS]

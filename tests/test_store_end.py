@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -190,3 +191,24 @@ def test_a_store_whose_loop_is_gone_is_told_of_and_lets_go(
         assert not thread.is_alive()
     assert (tmp_path / "lock.hql").read_bytes().startswith(b"pid")  # nobody closed it
     assert anyio.run(held_by_the_next, tmp_path)[:19] == entries(1, 20, size=900)
+
+
+def test_a_closed_store_leaves_no_descriptor_even_where_nothing_is_collected(
+    tmp_path: Path,
+) -> None:
+    async def use_and_close(number: int) -> None:
+        async with RaftLogStorage.open(tmp_path / str(number)) as store:
+            await store.append(entries(1, 3))
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(use_and_close(0))
+        before, started = len(os.listdir("/proc/self/fd")), threads()
+        for number in range(1, 6):
+            asyncio.run(use_and_close(number))
+            for thread in threads() - started:
+                thread.join(PATIENCE_SECONDS)
+        assert len(os.listdir("/proc/self/fd")) <= before
+    finally:
+        gc.enable()
