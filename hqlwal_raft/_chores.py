@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import weakref
 from functools import partial
 from typing import Protocol
 
@@ -69,8 +68,8 @@ class Chores:
         self._worker = worker
         self._watch = watch
         self._measures = measures
-        # Weakly: a cycle would keep the threads' descriptors open until the next collection.
-        self._committer: _Committer = weakref.proxy(committer)
+        #: None at the end: a cycle would keep the threads' descriptors until the next collection
+        self._committer: _Committer | None = committer
         # The chore under way.
         self._work: Work[None] | None = None
         self._name = ""
@@ -83,11 +82,15 @@ class Chores:
     def is_under_way(self) -> bool:
         return self._work is not None
 
+    def end(self) -> None:
+        """The store is closed, or abandoned: nothing is begun any more."""
+        self._committer = None
+
     def go_on(self) -> None:
         """Starts the next chore, if there is one and nothing stands in its way."""
-        if self._work is not None:
-            return
         committer = self._committer
+        if self._work is not None or committer is None:
+            return
         if not committer.is_open or committer.waits_for_quiet:
             return
         log = self._log
@@ -108,7 +111,8 @@ class Chores:
 
     def prepare(self, need: Need | None) -> None:
         """Prepares what an append needs, or, with None, the next segment ahead."""
-        if self._work is None and self._committer.is_open:
+        committer = self._committer
+        if self._work is None and committer is not None and committer.is_open:
             self._begin(_operations.prepare(self._log, need))
 
     def _begin(self, work: Work[None]) -> None:
@@ -125,15 +129,20 @@ class Chores:
     def _carried(self, work: Work[None], outcome: Outcome, error: BaseException | None) -> None:
         if work is not self._work:
             return  # it was applied already
+        committer = self._committer
+        if committer is None:
+            self._work = None
+            work.close()
+            return
         try:
-            self._ended(work, outcome if error is None else Outcome(error=error))
+            self._ended(work, outcome if error is None else Outcome(error=error), committer)
         except BaseException as failure:
-            self._committer.fall(failure)
+            committer.fall(failure)
             raise
 
-    def _ended(self, work: Work[None], outcome: Outcome) -> None:
+    def _ended(self, work: Work[None], outcome: Outcome, committer: _Committer) -> None:
         self._work = None
-        committer, name = self._committer, self._name
+        name = self._name
         if self._log.is_changing:
             committer.fall(torn())
         if not committer.is_living:
@@ -147,15 +156,15 @@ class Chores:
         elif outcome.is_refused:
             work.close()
             clear(outcome.error)
-            self._refused(outcome.error, name)
+            self._refused(outcome.error, name, committer)
         else:
             committer.fall(outcome.error)
         self.go_on()
         committer.advance()
 
-    def _refused(self, error: BaseException, name: str) -> None:
+    def _refused(self, error: BaseException, name: str, committer: _Committer) -> None:
         """A full disk, say: nothing was written, and it may pass."""
-        log, committer = self._log, self._committer
+        log = self._log
         if name == _PREPARE:
             self._measures.lacks_space(_PREPARE, error)
             if self.may_unlink and (work := _operations.unlink(log)) is not None:

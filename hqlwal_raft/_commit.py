@@ -259,6 +259,7 @@ class Committer:
             return
         self.phase = Phase.CLOSED
         log = self.log
+        self._chores.end()
         self._leave()
         _said.abandoned(log.directory.path)
         log.release()
@@ -748,6 +749,7 @@ class Committer:
             raise
 
     def _stop(self) -> None:
+        self._chores.end()
         self.watch.end()
         self._disk.stop()
         self._housekeeping.stop()
