@@ -189,9 +189,10 @@ class Killer:
     ) -> None:
         """Reads what the victim tells until the time is over, its end, or ``is_enough``."""
         end = time.monotonic() + seconds
+        poll = select.poll()  # select() takes no descriptor beyond 1,023
+        poll.register(descriptor, select.POLLIN)
         while not is_enough() and (left := end - time.monotonic()) > 0:
-            ready, _, _ = select.select([descriptor], [], [], left)
-            if ready:
+            if poll.poll(left * 1000):
                 chunk = os.read(descriptor, 1 << 16)
                 if not chunk:
                     return
