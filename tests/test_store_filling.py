@@ -144,10 +144,22 @@ async def test_a_filling_that_fails_changes_nothing_for_who_appends(code: int) -
 @on_both_backends
 async def test_a_filled_segment_has_all_its_blocks_written(tmp_path: Path) -> None:
     async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
-        await append_one_by_one(store, SYNCS + 1)
-        descriptor = os.open(tmp_path / segment_name(2), os.O_RDONLY)
-        try:
-            assert os.fstat(descriptor).st_size == SEGMENT_SIZE
-            assert os.pread(descriptor, SEGMENT_SIZE, 4096).strip(b"\0") == b""
-        finally:
-            os.close(descriptor)
+        if not store._core.log.directory.allows_filling:
+            pytest.skip(f"{tmp_path} is on neither ext4 nor XFS: nothing is filled there")
+        await append_one_by_one(store, SYNCS - 1)
+        assert not is_written(tmp_path / segment_name(2), SEGMENT_SIZE // 2)
+        await append_one_by_one(store, 2)
+        assert is_written(tmp_path / segment_name(2), SEGMENT_SIZE // 2)
+
+
+def is_written(path: Path, offset: int) -> bool:
+    """Whether the block at the offset was ever written; an allocated one alone is a hole."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # what was read ahead is no hole
+        return os.lseek(descriptor, offset, os.SEEK_DATA) == offset
+    except OSError as error:
+        assert error.errno == errno.ENXIO, error  # nothing but a hole from there on
+        return False
+    finally:
+        os.close(descriptor)
