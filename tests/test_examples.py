@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,8 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
         [sys.executable, "-u", DEMO, "--commands", "100000", "--folder", folder],
         stdout=subprocess.PIPE,
         text=True,
+        # whoever runs the tests in the background has it ignored, for all that they start
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert demo.stdout is not None
     with demo.stdout:
