@@ -33,8 +33,8 @@ def test_no_seed_breaks_a_promise(first: int) -> None:
 
 def test_a_simulated_cluster_leaves_no_descriptor_open() -> None:
     before = len(os.listdir("/proc/self/fd"))
-    unbatched = next(each for each in range(1, 50) if not make_plan(each).options.uses_batches)
-    play(make_plan(unbatched))
+    for seed in (4, 5):  # clusters that do not batch
+        play(make_plan(seed))
     assert len(os.listdir("/proc/self/fd")) == before
 
 
