@@ -9,13 +9,21 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DEMO = EXAMPLES / "demo_cluster.py"
+
+
+# Whoever runs the tests in the background has SIGINT ignored, for all that they start.
+INTERRUPTIBLE = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def processes_that_name(text: str) -> list[str]:
@@ -71,11 +79,19 @@ def test_the_demo_finds_nothing_missing_and_leaves_no_process(tmp_path: Path) ->
 def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     demo = subprocess.Popen(
-        [sys.executable, "-u", DEMO, "--commands", "100000", "--folder", folder],
+        [
+            sys.executable,
+            "-u",
+            "-c",
+            INTERRUPTIBLE,
+            DEMO,
+            "--commands",
+            "100000",
+            "--folder",
+            folder,
+        ],
         stdout=subprocess.PIPE,
         text=True,
-        # whoever runs the tests in the background has it ignored, for all that they start
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert demo.stdout is not None
     with demo.stdout:
