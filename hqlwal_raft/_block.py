@@ -62,6 +62,7 @@ class Block(AbstractAsyncContextManager[S]):
         except BaseException:
             watch.end()
             raise
+        watch.when_stalled = disk.make_way
         core = await _open_on(disk, loop, self._opening, self._path, watch)
         self._store = self._make(core, self._opening.policy, loop)
         return self._store

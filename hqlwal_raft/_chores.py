@@ -100,6 +100,8 @@ class Chores:
         self._worker.submit(
             partial(_carry_out, self._watch, self._log.directory, plan),
             partial(self._carried, work),
+            # unlinking takes milliseconds a file, and nobody waits for it
+            can_wait=plan.name == "unlink",
         )
         self._work, self._name = work, plan.name
         self._log.is_changing = False

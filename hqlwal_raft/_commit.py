@@ -74,6 +74,7 @@ class Committer:
         self.measures = Measures(log.directory)
         #: what is on the lane, and the chore, since when; cleared where they are carried out
         self.watch = watch
+        watch.when_stalled = partial(_make_way, disk, self._housekeeping)
         self._lane = OnLane(log, loop, disk, self._housekeeping, watch, self.measures, self)
         self.commits = GroupCommit(
             log, policy.interval_seconds, loop, disk, watch, self.measures, self._lane, self
@@ -464,3 +465,9 @@ class Committer:
         self._chores.end()
         self.commits.end()
         self._lane.end()
+
+
+def _make_way(disk: Worker, housekeeping: Worker) -> None:
+    """One of them hangs, perhaps both; a place too many is given back by whoever is not."""
+    disk.make_way()
+    housekeeping.make_way()

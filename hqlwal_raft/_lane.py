@@ -92,12 +92,15 @@ class Lane(Worker):
 
     # --- for the owner (a committer) -------------------------------------------------------
 
-    def submit(self, job: Callable[[], Any], done: Done) -> None:
+    def submit(self, job: Callable[[], Any], done: Done, *, can_wait: bool = False) -> None:
         """Has a job carried out, once the lock is given back."""
         self._left.append((job, done))
 
     def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
         self._worker.set_alarm(seconds, ring)
+
+    def make_way(self) -> None:
+        self._worker.make_way()
 
     def stop(self) -> None:
         """Ends the disk thread when the jobs before are done."""

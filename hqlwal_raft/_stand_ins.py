@@ -19,7 +19,7 @@ from typing import Any
 from ._answers import call_back
 from ._environment import Environment, Lock, Queue
 from ._lane import Lane
-from ._threads import start_thread
+from ._pool import start_thread
 from .errors import WalClosedError, WalError
 from .protocols import AppendCallback
 

@@ -1,14 +1,15 @@
-"""Threads that carry out jobs in order, and how the owner of the log hears of it.
+"""Workers, which carry out jobs in order, and how the owner of the log hears of it.
 
-A worker's thread holds its worker and nothing else: never the store, so that one that is dropped
-unclosed goes. Knows the event loop, but nothing of logs.
+A worker is no thread: those of all stores share a few (``_pool``), and each is run by one at a
+time. Neither holds the store, so that one that is dropped unclosed goes. Knows the event loop, but
+nothing of logs.
 
 *An outcome is kept until it was applied.* An interrupt (KeyboardInterrupt, MemoryError) can come
 at the first instruction of the very call that would apply it; then it is delivered once more. So
 it may be applied twice, and whoever takes outcomes knows them by what they are the outcome of.
 
-*A thread goes on where it was*: what it has in hand stands in an attribute until it is done with,
-for MemoryError may come wherever memory is taken, and nobody would start the thread again.
+*A thread goes on where it was*: a job stays the first of its worker's until it is done with, for
+MemoryError may come wherever memory is taken, and nobody would start the thread again.
 """
 
 from __future__ import annotations
@@ -16,44 +17,31 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ._environment import Bell, Empty, Environment, Loop, Queue
+from ._environment import Bell, Environment, Loop
+from ._pool import Pool, Strand, pool_of
 
-__all__ = ["Done", "Outcomes", "Worker", "start_thread"]
+__all__ = ["Done", "Mailbox", "Outcomes", "Worker"]
 
 #: called on the loop with how a job ended: its result, or the error that it raised
 Done = Callable[[Any, "BaseException | None"], None]
 
-_Item = tuple[Callable[[], Any] | None, Done | None]
-#: ends a worker's thread
-_STOP: _Item = (None, None)
-
-#: what was not applied by then is delivered again
-_AGAIN_SECONDS = 0.1
+_Item = tuple[Callable[[], Any] | None, Done | None, bool]
 
 
-class _Jobs:
-    """A queue of one thread's jobs, with a bell."""
+def _nothing() -> None:
+    pass
 
-    def __init__(self, environment: Environment) -> None:
-        self._items: deque[Any] = deque()
-        self._bell = environment.bell()
 
-    def put(self, item: Any, /) -> None:
-        self._items.append(item)
-        self._bell.ring()
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
-        items = self._items
-        while not items:
-            if not self._bell.wait(timeout):
-                raise Empty
-            # else it may have been rung for an item that was taken already
-        return items.popleft()
+#: ends a worker
+_STOP: _Item = (None, None, False)
+#: has a worker look at its alarms; told from the other by being another tuple
+_LOOK: _Item = (_nothing, None, False)
 
 
 class Outcomes:
@@ -88,13 +76,16 @@ class Outcomes:
             self._begun = None
 
 
-class _Mailbox:
-    """The way of the outcomes to the loop. The loop may hold it, so it holds no store."""
+class Mailbox:
+    """The way of the outcomes to the loop, of all workers whose loop it is. The loop may hold it, so
+    it holds no store.
+    """
 
     def __init__(self, environment: Environment, loop: Loop) -> None:
         self.outcomes = Outcomes()
         self._post = loop.post
         self._has_ended = loop.has_ended
+        self._users = 0
         self._bell: Bell | None = None
         self._end_watch: Callable[[], Any] | None = None
         if loop.watch is not None:
@@ -106,12 +97,24 @@ class _Mailbox:
             else:
                 self._bell = bell
 
+    @classmethod
+    def of(cls, environment: Environment, loop: Loop) -> Mailbox:
+        """The loop's; called on it. One that has no bell is its worker's alone."""
+        key = (id(environment), id(loop.identity))
+        found = _mailboxes.get(key) if loop.watch is not None else None
+        if found is None or not found.has_bell:
+            found = cls(environment, loop)
+            if found.has_bell:
+                _mailboxes[key] = found
+        found._users += 1
+        return found
+
     @property
     def has_bell(self) -> bool:
         return self._bell is not None
 
     def send(self) -> None:
-        """From the thread: has what was added delivered. Raises RuntimeError without a loop."""
+        """From a thread: has what was added delivered. Raises RuntimeError without a loop."""
         bell = self._bell
         if bell is not None and not self._has_ended():
             bell.ring()
@@ -131,128 +134,152 @@ class _Mailbox:
             raise
 
     def send_end(self) -> None:
-        """From the thread, as the last thing of all."""
+        """From a thread, as the last thing of a worker's."""
         # Not among the outcomes: where nobody takes those any more, it would hold itself.
         if self._bell is not None:
             with contextlib.suppress(RuntimeError):
-                self._post(self._end)
+                self._post(self.end)
 
-    def _end(self) -> None:
-        """On the loop. What was sent before may not have been delivered yet."""
-        # The bell is not closed but let go of: the thread may be about to ring it, and by then
-        # its descriptor could be another file's.
-        bell, self._bell = self._bell, None
-        if bell is not None and self._end_watch is not None:
-            self._end_watch()
+    def end(self) -> None:
+        """On the loop, for one worker. What was sent before may not have been delivered yet."""
+        self._users -= 1
+        if not self._users:
+            # The bell is not closed but let go of: a thread may be about to ring it, and by then
+            # its descriptor could be another file's.
+            bell, self._bell = self._bell, None
+            if bell is not None and self._end_watch is not None:
+                self._end_watch()
         self.outcomes.deliver()
 
 
-def start_thread(environment: Environment, run: Callable[[], Any], name: str) -> None:
-    """Runs ``run`` in a daemon thread. Raises RuntimeError, with advice, where there is none."""
-    try:
-        environment.start_thread(run, name)
-    except RuntimeError as error:
-        error.add_note(
-            f"while starting the thread {name} of a log: this process may have no more threads, or "
-            "no memory for one: raise its limits (ulimit -u, pids.max of its cgroup)"
-        )
-        raise
+# By the environment and the loop, both of which the mailbox keeps.
+_mailboxes: weakref.WeakValueDictionary[tuple[int, int], Mailbox] = weakref.WeakValueDictionary()
 
 
-class Worker:
-    """A long-lived thread. A fresh or pooled one per sync would cost more than the sync."""
+class Worker(Strand):
+    """Carries out jobs in order, in a thread of its pool."""
 
     #: called once, in the thread, where it finds that the loop has ended
     orphaned: Callable[[], None] | None = None
+    #: None where it has no thread: a double's
+    _pool: Pool | None = None
 
     def __init__(self, name: str, loop: Loop, environment: Environment) -> None:
-        self._mailbox = mailbox = _Mailbox(environment, loop)
+        self.mailbox = Mailbox.of(environment, loop)
         self._monotonic = environment.monotonic
-        self._jobs: Queue[Any] = _Jobs(environment) if mailbox.has_bell else environment.queue()
-        # The thread's own: the job in hand, how it ended, and the alarms, each as when to ring,
-        # the order of equal times, whom.
-        self._item: _Item | None = None
-        self._ended: Callable[[], Any] | None = None
+        self._jobs: deque[_Item] = deque()
+        # For the thread that runs it: how the first job ended, with that job, and the alarms, each
+        # as when to ring, the order of equal times, whom.
+        self._ended: tuple[_Item, Callable[[], Any]] | None = None
         self._alarms: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
-        start_thread(environment, self._run, name)
+        self._is_over = False
+        try:
+            self._pool = pool_of(environment, name, self, has_bells=self.mailbox.has_bell)
+        except BaseException:
+            self.mailbox.end()
+            raise
 
-    def submit(self, job: Callable[[], Any], done: Done) -> None:
-        """Runs the job in the thread, and then ``done`` on the loop. From any thread."""
-        self._jobs.put((job, done))
+    def submit(self, job: Callable[[], Any], done: Done, *, can_wait: bool = False) -> None:
+        """Runs the job in a thread, and then ``done`` on the loop. From any thread.
+
+        ``can_wait``: while many do the like, jobs of other workers go first.
+        """
+        self._jobs.append((job, done, can_wait))
+        self._wake()
 
     def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
         """Rings on the event loop once ``seconds`` are over and the jobs before are done."""
         alarm = (self._monotonic() + seconds, next(self._numbers), ring)
-        self._jobs.put((partial(heapq.heappush, self._alarms, alarm), None))
+        self._jobs.append((partial(self._set, alarm), None, False))
+        self._wake()
 
     def stop(self) -> None:
-        """Ends the thread when the jobs before are done."""
-        self._jobs.put(_STOP)
+        """Ends it when the jobs before are done."""
+        self._jobs.append(_STOP)
+        self._wake()
 
-    def _run(self) -> None:
-        while True:
-            try:
-                while self._take():
-                    self._do()
-                self._mailbox.send_end()
-                # Both hold whoever holds this worker, and so would its descriptors be held.
-                self.orphaned = None
-                self._alarms.clear()
-                return
-            except MemoryError:
-                pass
+    def _wake(self) -> None:
+        assert self._pool is not None
+        self._pool.wake(self)
 
-    def _take(self) -> bool:
-        """Takes a job in hand; False at the end."""
-        while self._item is None:
-            timeout, is_for_alarm = self._waiting()
-            try:
-                self._item = self._jobs.get(timeout=timeout)
-            except Empty:
-                if is_for_alarm:  # whatever the clock says now: it need not be the queue's
-                    self._mailbox.outcomes.add(self._alarms[0][2])
-                    heapq.heappop(self._alarms)
-                self._deliver()
-        return self._item is not _STOP
+    def make_way(self) -> None:
+        """Its job does not come back from the disk: the others get another thread meanwhile."""
+        if self._pool is not None:
+            self._pool.replace(self)
 
-    def _do(self) -> None:
-        """Does the job in hand. It is not begun twice: an interrupt in it is how it ended."""
-        assert self._item is not None
-        job, done = self._item
-        assert job is not None
-        if done is None:
-            job()
-        else:
-            if self._ended is None:
-                try:
-                    self._ended = partial(done, job(), None)
-                except BaseException as error:
-                    self._ended = partial(done, None, error)
-            self._mailbox.outcomes.add(self._ended)
-        # nothing of a finished job, such as a purged segment, is kept alive until the next
-        self._item = self._ended = None
-        del job, done
-        self._deliver()
+    # --- for the thread that runs it -----------------------------------------------------------
 
-    def _waiting(self) -> tuple[float | None, bool]:
-        """How long to wait for a job, and whether an alarm rings then; else what was not applied
-        is delivered again.
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self._jobs)
+
+    @property
+    def can_wait(self) -> bool:
+        return bool(self._jobs) and self._jobs[0][2]
+
+    def run(self) -> None:
+        """Does the first job. It is not begun twice: an interrupt in it is how it ended. ``deliver``
+        says so.
         """
-        again = _AGAIN_SECONDS if self._mailbox.outcomes else None
-        if self._alarms:
-            until = max(0.0, self._alarms[0][0] - self._monotonic())
-            if again is None or until <= again:
-                return until, True
-        return again, False
+        jobs = self._jobs
+        item = jobs[0]
+        job, done, _ = item
+        if item is _STOP:
+            self._end()
+        elif item is _LOOK:
+            self._ring()
+        elif done is None:
+            job()  # type: ignore[misc]
+        else:
+            ended = self._ended
+            if ended is None or ended[0] is not item:
+                try:
+                    outcome = partial(done, job(), None)  # type: ignore[misc]
+                except BaseException as error:
+                    outcome = partial(done, None, error)
+                ended = self._ended = (item, outcome)
+            self.mailbox.outcomes.add(ended[1])
+        # nothing of a finished job, such as a purged segment, is kept alive until the next
+        jobs.popleft()
+        self._ended = None
 
-    def _deliver(self) -> None:
-        if not self._mailbox.outcomes:
+    def _set(self, alarm: tuple[float, int, Callable[[], None]]) -> None:
+        heapq.heappush(self._alarms, alarm)
+        assert self._pool is not None
+        self._pool.call_at(alarm[0], self)
+
+    def look_at_alarms(self) -> None:
+        """The time of one has come: its ring goes behind the jobs before it."""
+        if not self._is_over:
+            self._jobs.append(_LOOK)
+            self._wake()
+
+    def _ring(self) -> None:
+        """Whatever the clock says now: it need not be the queue's."""
+        if self._alarms:
+            self.mailbox.outcomes.add(self._alarms[0][2])
+            heapq.heappop(self._alarms)
+
+    def deliver(self) -> None:
+        """Has sent what was not applied yet."""
+        if not self.mailbox.outcomes:
             return
         try:
-            self._mailbox.send()
+            self.mailbox.send()
         except RuntimeError:  # without an event loop there is nobody left who could be told
-            self._mailbox.outcomes.clear()
+            self.mailbox.outcomes.clear()
             orphaned, self.orphaned = self.orphaned, None
             if orphaned is not None:
                 orphaned()
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self.mailbox.send_end()
+            # Both hold whoever holds this worker, and so would its descriptors be held.
+            self.orphaned = None
+            self._alarms.clear()
+            assert self._pool is not None
+            self._pool.leave(self)

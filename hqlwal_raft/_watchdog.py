@@ -68,6 +68,7 @@ class Watch:
         "stall_seconds",
         "stalls",
         "when_over",
+        "when_stalled",
     )
 
     def __init__(
@@ -92,6 +93,8 @@ class Watch:
         self.longest_seconds = 0.0
         self.is_over = False
         self.when_over: Callable[[], object] | None = None
+        #: called in the watchdog's thread where a step has become a stall
+        self.when_stalled: Callable[[], object] | None = None
 
     def now(self, name: str) -> Step:
         """A step that begins now."""
@@ -154,6 +157,8 @@ class Watch:
             again_seconds *= 2
         if key not in self._stalls:
             self.stalls += 1
+            if self.when_stalled is not None:
+                self.when_stalled()
         self._stalls[key] = _Stall(step, again_seconds)
         self.longest_seconds = max(self.longest_seconds, age)
         logger.warning(

@@ -26,9 +26,9 @@ class CatchingWorker(Worker):
         self._catch = catch
         super().__init__(name, loop, environment)
 
-    def submit(self, job: Callable[[], Any], done: Done) -> None:
+    def submit(self, job: Callable[[], Any], done: Done, *, can_wait: bool = False) -> None:
         self._catch(job)
-        super().submit(job, done)
+        super().submit(job, done, can_wait=can_wait)
 
 
 class CatchingEnvironment(ColdEnvironment):

@@ -75,7 +75,10 @@ def test_an_interrupted_read_harms_nothing(findings: list[Finding]) -> None:
     ("scene", "place", "error"),
     [
         # a job that was taken from the queue and not carried out
-        ("others,immediate,0", "Worker._do +", "MemoryError"),
+        ("others,immediate,0", "Worker.run +", "MemoryError"),
+        ("others,immediate,0", "Thread._go_on +", "MemoryError"),
+        ("others,immediate,0", "Thread._rest +", "MemoryError"),
+        ("others,immediate,0", "Pool.", "MemoryError"),
         # a call for the main thread, and what it is waiting for
         ("others,immediate,0", "_Made.give +", "MemoryError"),
         # what a lane has under way
@@ -100,7 +103,7 @@ def test_a_thread_goes_on_where_memory_ran_out(scene: str, place: str, error: st
 #: where each planted fault shows
 PLANTED = {
     "the main thread is the owner": ("threads,immediate,0", "Lane.call +", "KeyboardInterrupt"),
-    "a worker ends where memory runs out": ("others,immediate,0", "Worker._do +", "MemoryError"),
+    "a worker ends where memory runs out": ("others,immediate,0", "Worker.run +", "MemoryError"),
 }
 
 

@@ -34,7 +34,7 @@ class InlineWorker(Worker):
         self._is_called = False
         self._is_stopped = False
 
-    def submit(self, job: Callable[[], Any], done: Done) -> None:
+    def submit(self, job: Callable[[], Any], done: Done, *, can_wait: bool = False) -> None:
         if not self._is_stopped:
             self._left.append((job, done))
             self._call()

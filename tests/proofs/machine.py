@@ -123,7 +123,11 @@ class _InlineWorker:
         self._jobs: list[Callable[[], None]] = []
 
     def submit(
-        self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], Any]
+        self,
+        job: Callable[[], Any],
+        done: Callable[[Any, BaseException | None], Any],
+        *,
+        can_wait: bool = False,
     ) -> None:
         if not self._machine.delay:
             self._do(job, done)
@@ -159,6 +163,9 @@ class _InlineWorker:
         machine.threads.append(cast("SteppedThread", alarm))
 
     def stop(self) -> None:
+        pass
+
+    def make_way(self) -> None:
         pass
 
 

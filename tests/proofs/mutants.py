@@ -52,9 +52,10 @@ from hqlwal_raft._plans import (
     Zero,
     carry_out,
 )
+from hqlwal_raft._pool import Thread
 from hqlwal_raft._reading import CHUNK_BYTES
 from hqlwal_raft._segment import Segment
-from hqlwal_raft._threads import Outcomes, Worker
+from hqlwal_raft._threads import Outcomes
 
 from . import core
 
@@ -377,13 +378,13 @@ COMMITS = (
 )
 
 
-def _run_once(self: Worker) -> None:
-    while self._take():
-        self._do()
+def _run_once(self: Thread) -> None:
+    while self._go_on():
+        pass
 
 
 #: what the loop over opcodes must find on the blocking face
 OPCODES = (
     Mutant("the main thread is the owner", ((Environment, "is_main_thread", lambda _self: False),)),
-    Mutant("a worker ends where memory runs out", ((Worker, "_run", _run_once),)),
+    Mutant("a worker ends where memory runs out", ((Thread, "run", _run_once),)),
 )

@@ -256,7 +256,7 @@ class _Worker(Worker):
         self._is_busy = False
         self._is_stopped = False
 
-    def submit(self, job: Callable[[], Any], done: Done) -> None:
+    def submit(self, job: Callable[[], Any], done: Done, *, can_wait: bool = False) -> None:
         self._left.append((job, done))
         self._begin()
 
@@ -271,9 +271,9 @@ class _Worker(Worker):
             outcome = partial(done, job(), None)
         except BaseException as error:
             outcome = partial(done, None, error)
-        self._threads.later(self._threads.now, partial(self._end, outcome))
+        self._threads.later(self._threads.now, partial(self._went, outcome))
 
-    def _end(self, outcome: Callable[[], Any]) -> None:
+    def _went(self, outcome: Callable[[], Any]) -> None:
         self._report_to(outcome)
         self._is_busy = False
         self._begin()
