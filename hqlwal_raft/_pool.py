@@ -61,10 +61,8 @@ class Strand:
     #: the way of its outcomes, with those that were not applied yet as ``outcomes``
     mailbox: Any
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether there is something to do."""
-        raise NotImplementedError
+    #: what it has to do
+    jobs: deque[Any]
 
     @property
     def can_wait(self) -> bool:
@@ -132,21 +130,24 @@ class Thread:
             strand = self.strand = pool.first_ready(self)
             if strand is None:
                 return self._rest()
-        self._tell()
-        self._is_up()
+        if self._untold is not None:
+            self._tell()
+        if self in pool.idle:
+            self._is_up()
         if strand.runner.setdefault(0, self) is not self:
             pool.took(strand)  # whoever runs it looks for more when it lets go
             self.strand = None
             return True
         pool.took(strand)
-        if strand.is_waiting:
+        jobs = strand.jobs
+        if jobs:
             strand.run()
             self._untold = strand
         if self.is_replaced:
             pool.is_back(self)
-        if not strand.is_waiting:
+        if not jobs:
             strand.runner.pop(0, None)
-            if not strand.is_waiting:
+            if not jobs:
                 self.strand = None
         return True
 
@@ -165,10 +166,13 @@ class Thread:
             return True
         # Whoever is first stays so until it is given something to do.
         timeout, is_for_alarm = None, False
-        with contextlib.suppress(IndexError):
+        try:
             if idle[0] is self:
                 timeout, is_for_alarm = pool.until_next()
-        self._tell()
+        except IndexError:
+            pass
+        if self._untold is not None:
+            self._tell()
         try:
             self.calls.get(timeout=timeout)
         except Empty:
@@ -208,7 +212,7 @@ class Pool:
         self._lock = environment.lock()
         self._threads: set[Thread] = set()
         self._strands: set[Strand] = set()
-        #: one strand of each
+        #: one strand of each; replaced, never changed
         self._mailboxes: dict[Any, Strand] = {}
         self._is_over = False
         self._alarms: list[tuple[float, int, Strand]] = []
@@ -228,7 +232,7 @@ class Pool:
                 return False
             strand.runner = {}
             self._strands.add(strand)
-            self._mailboxes.setdefault(strand.mailbox, strand)
+            self._mailboxes = {strand.mailbox: strand, **self._mailboxes}
         try:
             if not self._threads:
                 self._start()
@@ -282,21 +286,26 @@ class Pool:
 
     def first_ready(self, thread: Thread) -> Strand | None:
         """A strand that may be run; it stays among the ready ones until it was taken."""
-        with contextlib.suppress(IndexError):
+        try:
             return self._ready[0]
-        if self._later:
-            # One thread stays free for what cannot wait.
-            others = [each.strand for each in list(self._threads) if each is not thread]
-            if sum(1 for each in others if each is not None and each.can_wait) < self._limit - 1:
-                with contextlib.suppress(IndexError):
-                    return self._later[0]
+        except IndexError:
+            return self._first_later(thread) if self._later else None
+
+    def _first_later(self, thread: Thread) -> Strand | None:
+        """One thread stays free for what cannot wait."""
+        others = [each.strand for each in list(self._threads) if each is not thread]
+        if sum(1 for each in others if each is not None and each.can_wait) < self._limit - 1:
+            with contextlib.suppress(IndexError):
+                return self._later[0]
         return None
 
     def took(self, strand: Strand) -> None:
         """A thread has it in hand."""
-        for ready in (self._ready, self._later):
+        try:
+            self._ready.remove(strand)
+        except ValueError:
             with contextlib.suppress(ValueError):
-                ready.remove(strand)
+                self._later.remove(strand)
 
     def may_go(self, thread: Thread) -> bool:
         """Whether a thread that has nothing to do is not needed any more; then it is none of ours."""
@@ -319,12 +328,7 @@ class Pool:
             self._strands.discard(strand)
             self._alarms = [alarm for alarm in self._alarms if alarm[2] is not strand]
             heapq.heapify(self._alarms)
-            if self._mailboxes.get(strand.mailbox) is strand:
-                del self._mailboxes[strand.mailbox]
-                for other in self._strands:
-                    if other.mailbox is strand.mailbox:
-                        self._mailboxes[other.mailbox] = other
-                        break
+            self._mailboxes = {other.mailbox: other for other in self._strands}
             if not self._strands:
                 self._is_over = True
                 _forget(self)
@@ -346,12 +350,17 @@ class Pool:
 
     def until_next(self) -> tuple[float | None, bool]:
         """How long the thread that minds the time may wait, and whether an alarm is due then."""
-        with self._lock:
-            is_late = any(mailbox.outcomes for mailbox in self._mailboxes)
-            again = _AGAIN_SECONDS if is_late else None
-            if not self._alarms:
-                return again, False
-            until = max(0.0, self._alarms[0][0] - self.environment.monotonic())
+        again: float | None = None
+        for mailbox in self._mailboxes:
+            if mailbox.outcomes:
+                again = _AGAIN_SECONDS
+        # Without the lock: an alarm that comes meanwhile is followed by a call.
+        alarms = self._alarms
+        try:
+            when = alarms[0][0]
+        except IndexError:
+            return again, False
+        until = max(0.0, when - self.environment.monotonic())
         return (until, True) if again is None or until <= again else (again, False)
 
     def mind_the_time(self, *, is_for_alarm: bool) -> None:

@@ -167,7 +167,7 @@ class Worker(Strand):
     def __init__(self, name: str, loop: Loop, environment: Environment) -> None:
         self.mailbox = Mailbox.of(environment, loop)
         self._monotonic = environment.monotonic
-        self._jobs: deque[_Item] = deque()
+        self.jobs: deque[_Item] = deque()
         # For the thread that runs it: how the first job ended, with that job, and the alarms, each
         # as when to ring, the order of equal times, whom.
         self._ended: tuple[_Item, Callable[[], Any]] | None = None
@@ -185,18 +185,18 @@ class Worker(Strand):
 
         ``can_wait``: while many do the like, jobs of other workers go first.
         """
-        self._jobs.append((job, done, can_wait))
+        self.jobs.append((job, done, can_wait))
         self._wake()
 
     def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
         """Rings on the event loop once ``seconds`` are over and the jobs before are done."""
         alarm = (self._monotonic() + seconds, next(self._numbers), ring)
-        self._jobs.append((partial(self._set, alarm), None, False))
+        self.jobs.append((partial(self._set, alarm), None, False))
         self._wake()
 
     def stop(self) -> None:
         """Ends it when the jobs before are done."""
-        self._jobs.append(_STOP)
+        self.jobs.append(_STOP)
         self._wake()
 
     def _wake(self) -> None:
@@ -211,19 +211,14 @@ class Worker(Strand):
     # --- for the thread that runs it -----------------------------------------------------------
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether there is something to do."""
-        return bool(self._jobs)
-
-    @property
     def can_wait(self) -> bool:
-        return bool(self._jobs) and self._jobs[0][2]
+        return bool(self.jobs) and self.jobs[0][2]
 
     def run(self) -> None:
         """Does the first job. It is not begun twice: an interrupt in it is how it ended. ``deliver``
         says so.
         """
-        jobs = self._jobs
+        jobs = self.jobs
         item = jobs[0]
         job, done, _ = item
         if item is _STOP:
@@ -253,7 +248,7 @@ class Worker(Strand):
     def look_at_alarms(self) -> None:
         """The time of one has come: its ring goes behind the jobs before it."""
         if not self._is_over:
-            self._jobs.append(_LOOK)
+            self.jobs.append(_LOOK)
             self._wake()
 
     def _ring(self) -> None:
