@@ -23,7 +23,8 @@ from typing import Any
 from rich.table import Table
 
 from _contestants import Floor
-from _measure import RUNTIMES, describe_machine, is_installed, run
+from _machine import describe_machine
+from _measure import RUNTIMES, is_installed, run
 from _report import make_console, show_machine
 from hqlwal_raft import Entry, RaftLogStorage
 from hqlwal_raft._environment import Environment

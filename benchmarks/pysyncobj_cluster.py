@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
 
-from _measure import Latency, Result, describe_machine, resident_bytes, rotated
+from _machine import describe_machine, resident_bytes
+from _measure import Latency, Result, rotated
 from _nodes import COMMAND, NODES, Cluster
 from _report import (
     Panel,
