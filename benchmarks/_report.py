@@ -21,6 +21,7 @@ __all__ = [
     "Beside",
     "Panel",
     "Wanted",
+    "duration",
     "make_console",
     "plot",
     "show_beside",
@@ -79,7 +80,7 @@ def _amount(value: float, unit: str) -> str:
     if math.isnan(value):
         return "-"
     if unit == "seconds":
-        return _duration(value)
+        return duration(value)
     if unit == "bytes":
         return f"{value / 1e6:,.1f} MB"
     if unit.endswith("/s"):
@@ -87,7 +88,8 @@ def _amount(value: float, unit: str) -> str:
     return f"{value:,.0f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the unit that suits it."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:,.1f} µs"
     return f"{seconds * 1e3:,.2f} ms" if seconds < 1 else f"{seconds:,.2f} s"
@@ -133,7 +135,7 @@ def _detail(console: Console, title: str, results: list[Result]) -> None:
             cells.append(f"{result.median / best:.2f}" if best > 0 else "-")
         if has_latency and (latency := result.latency):
             cells += [
-                _duration(value)
+                duration(value)
                 for value in (latency.p50, latency.p99, latency.p999, latency.longest)
             ]
         table.add_row(*cells, style=_style(result.contestant))
@@ -169,7 +171,7 @@ def _pivot(console: Console, title: str, results: list[Result]) -> None:
 def _pivot_cell(result: Result, *, is_detailed: bool) -> str:
     shown = _amount(result.median, result.unit)
     if is_detailed and result.latency:
-        return f"{shown}\np99 {_duration(result.latency.p99)}"
+        return f"{shown}\np99 {duration(result.latency.p99)}"
     return shown
 
 
