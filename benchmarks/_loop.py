@@ -113,13 +113,15 @@ async def _write(ours: Ours, first: int, until: float, calls: list[float]) -> No
     async def work() -> None:
         nonlocal index
         before = perf_counter()
-        while before < until:
+        while True:
             mine = index
             index += 1
             await append(make(mine))
             now = perf_counter()
             calls.append(now - before)
             before = now
+            if now >= until:
+                break
 
     async with anyio.create_task_group() as group:
         for _ in range(_WRITERS):

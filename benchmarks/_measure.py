@@ -292,12 +292,14 @@ async def tasks_stint(
     async def work() -> None:
         nonlocal left
         before = perf_counter()
-        while before < end and left > 0:
+        while left > 0:
             left -= 1
             await append(take())
             now = perf_counter()
             note(now - before)
             before = now
+            if now >= end:
+                break
 
     with supply.ahead(limits):
         left_out = supply.seconds
@@ -325,13 +327,15 @@ def thread_stint(
         start.wait()
         before = perf_counter()
         try:
-            while before < end:
+            while True:
                 with lock:
                     batch = supply.take()
                 append(batch)
                 now = perf_counter()
                 mine.append(now - before)
                 before = now
+                if now >= end:
+                    break
         except BaseException as error:
             failures.append(error)
         with lock:

@@ -80,13 +80,14 @@ async def _append(
         until = begin + seconds
 
         async def work() -> None:
-            now = perf_counter()
-            while now < until and ready:
+            while ready:
                 mine = ready.pop()
                 before = perf_counter()
                 await append(mine)
                 now = perf_counter()
                 calls.append(now - before)
+                if now >= until:
+                    break
 
         if tasks == 1:
             await work()

@@ -137,8 +137,9 @@ async def _durable(path: str, calls: int) -> dict[str, list[float]]:
             await store.append(batch)
             events.append((perf_counter(), "returned"))
             traces.append(events)
+    del traces[:_WARM_UP_CALLS]
     ways = [tuple(name for _, name in sorted(events)) for events in traces]
-    usual = Counter(ways[_WARM_UP_CALLS:]).most_common(1)[0][0]
+    usual = Counter(ways).most_common(1)[0][0]
     chosen = [sorted(events) for events, way in zip(traces, ways, strict=True) if way == usual]
     parts: dict[str, list[float]] = {}
     for place, pair in enumerate(itertools.pairwise(usual)):
@@ -213,12 +214,8 @@ def _measure(directory: str, rounds: int, calls: int) -> dict[str, list[float]]:
     """Interleaved rounds: part → the median seconds of each round."""
     found: dict[str, list[float]] = {}
 
-    def note(part: str, times: list[float]) -> None:
-        found.setdefault(part, []).append(median(times[_WARM_UP_CALLS:]))
-
-    def notes(parts: dict[str, list[float]], suffix: str = "") -> None:
-        for part, times in parts.items():
-            note(part + suffix, times)
+    def note(part: str, times: list[float], warm_up: int = _WARM_UP_CALLS) -> None:
+        found.setdefault(part, []).append(median(times[warm_up:]))
 
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(dir=directory) as base:
@@ -233,18 +230,21 @@ def _measure(directory: str, rounds: int, calls: int) -> dict[str, list[float]]:
                 suffix = f" ({runtime})"
                 parts = run(runtime, partial(_durable, path(f"traced-{runtime}"), calls))
                 traced = parts.pop(_APPEND)
-                notes(parts, suffix)
+                for part, times in parts.items():
+                    note(part + suffix, times, 0)
                 ours = [found[part + suffix][-1] for part in parts if part.startswith("ours")]
                 found.setdefault(f"{_OURS}{suffix}", []).append(sum(ours))
-                note(f"the append above, traced{suffix}", traced)
+                note(f"the append above, traced{suffix}", traced, 0)
                 times = run(runtime, partial(_untraced, path(runtime), calls))
                 note(_APPEND + suffix, times)
                 bare = found.get(f"{_BARE}{suffix}")
                 if bare is not None:
                     added = found[_APPEND + suffix][-1] - bare[-1]
                     found.setdefault(f"{_ADDED}{suffix}", []).append(added)
-            notes(run("asyncio", partial(_buffered, path("d"), calls, 1)))
-            notes(run("asyncio", partial(_buffered, path("e"), calls, 64)))
+            for batch in (1, 64):
+                way = partial(_buffered, path(f"buffered-{batch}"), calls, batch)
+                for part, times in run("asyncio", way).items():
+                    note(part, times)
     return found
 
 
