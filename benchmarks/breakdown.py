@@ -242,8 +242,8 @@ def _measure(directory: str, rounds: int, calls: int) -> dict[str, list[float]]:
                     added = found[_APPEND + suffix][-1] - bare[-1]
                     found.setdefault(f"{_ADDED}{suffix}", []).append(added)
             for batch in (1, 64):
-                way = partial(_buffered, path(f"buffered-{batch}"), calls, batch)
-                for part, times in run("asyncio", way).items():
+                work = partial(_buffered, path(f"buffered-{batch}"), calls, batch)
+                for part, times in run("asyncio", work).items():
                     note(part, times)
     return found
 
