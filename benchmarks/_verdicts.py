@@ -74,7 +74,9 @@ class _Verdicts:
         ratio = found.p50_ratio(ours, _FLOOR)
         self._no_more(work, 1.35, ratio, "the floor's")
         self._no_more(f"{work}, the least that counts as met", 1.45, ratio, "the floor's")
-        self._no_more(f"{work}, ahead of hiqlite-wal's ratio elsewhere", 1.33, ratio, "the floor's")
+        if ratio is not None:
+            elsewhere = "1.33 and 1.64 x the floor's"
+            self.lines.append(Wanted("hiqlite-wal, two runs elsewhere", _COMPARED, elsewhere, None))
         bare = found.p50_ratio(("durable", _ONE, "bare hand-over"), _FLOOR)
         self._compared("a bare hand-over to a thread and back: p50", bare, "the floor's")
         ours, floor = ("durable", _MANY, "hqlwal"), ("durable", _MANY, "floor")

@@ -72,7 +72,9 @@ PANELS = [
     ),
 ]  # fmt: skip
 
-_TITLE = f"Entries per second, {SIZE} bytes each; grey: what the disk itself takes"
+_TITLE = (
+    f"Entries per second, {SIZE} bytes each; grey: the disk itself, a bare hand-over to a thread"
+)
 
 PACKAGES = (
     "hqlwal_raft", "anyio", "uvloop", "trio", "crc32c",
