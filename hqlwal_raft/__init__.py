@@ -15,7 +15,7 @@ for threads, ``hqlwal_raft.pysyncobj`` the journal adapter for pysyncobj cluster
 
 from ._reader import RaftLogReader
 from ._store import RaftLogStorage
-from ._types import Entry, LogId, LogState, LogSync, StorageStatistics, Vote
+from ._types import AppendOutcome, Entry, LogId, LogState, LogSync, StorageStatistics, Vote
 from .errors import (
     CorruptionError,
     EntryTooLargeError,
@@ -35,6 +35,7 @@ from .errors import (
 )
 
 __all__ = [
+    "AppendOutcome",
     "CorruptionError",
     "Entry",
     "EntryTooLargeError",

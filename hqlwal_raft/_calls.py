@@ -11,10 +11,11 @@ from typing import Any
 from ._answers import Answer
 from ._log import Work
 from ._plans import Plan
-from ._types import Entry
+from ._receiving import Verdict
+from ._types import AppendOutcome, Entry, LogId
 from .protocols import AppendCallback
 
-__all__ = ["Append", "Call", "Operation"]
+__all__ = ["Append", "Call", "Operation", "Received"]
 
 
 class Append:
@@ -33,6 +34,50 @@ class Append:
         self.has_waited = False
         #: its value is the Answer of the commit that makes the entries durable
         self.answer = answer
+
+    def result(self, last_log_id: LogId | None, group: Answer | None) -> Any:
+        """The answer's value, where the log ends so now."""
+        return group
+
+
+class Received(Append):
+    """What came from a leader: an append that is judged first, and may have to cut the log.
+
+    Its entries are what is left to be appended: none, as long as that is not known.
+    """
+
+    __slots__ = ("given", "prev_log_id", "step", "truncated_from", "verdict")
+
+    def __init__(self, answer: Answer, prev_log_id: LogId | None, given: Sequence[Entry]) -> None:
+        super().__init__(answer, (), None)
+        self.prev_log_id = prev_log_id
+        #: all that came
+        self.given = given
+        self.verdict: Verdict | None = None
+        #: of the operation that judges it, or cuts the log for it; its value is a verdict
+        self.step: Answer | None = None
+        self.truncated_from: int | None = None
+
+    def settle(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+        if verdict.truncated_from is not None:
+            self.truncated_from = verdict.truncated_from
+        is_settled = verdict.is_match and verdict.conflict is None
+        self.entries = self.given[verdict.held :] if is_settled else ()
+
+    def result(
+        self, last_log_id: LogId | None, group: Answer | None
+    ) -> tuple[AppendOutcome, Answer | None]:
+        """The outcome, and whose answer says that it is durable; None where it is."""
+        assert self.verdict is not None
+        outcome = AppendOutcome(
+            self.verdict.is_match,
+            last_log_id,
+            self.verdict.hint,
+            self.truncated_from,
+            len(self.entries),
+        )
+        return outcome, group
 
 
 class Operation:

@@ -33,7 +33,7 @@ from typing import Any
 
 from . import _operations, _said
 from ._answers import Answer, call_back, clear, describe, own, poisoned, torn
-from ._calls import Append, Call, Operation
+from ._calls import Append, Call, Operation, Received
 from ._chores import Chores
 from ._directory import Directory
 from ._environment import Loop
@@ -41,6 +41,7 @@ from ._leaving import Leaving, leave, let_go, nothing
 from ._log import Log, Need, PoisonError, Work
 from ._measures import Measures
 from ._plans import Outcome, Plan, carry_out
+from ._receiving import Verdict, begin_cut, check_batch, judge
 from ._threads import Worker
 from ._types import Entry, LogId, LogSync
 from ._watchdog import Step, Watch
@@ -207,6 +208,14 @@ class Committer:
         self._enqueue(append)
         return append
 
+    def append_after(self, prev_log_id: LogId | None, entries: Sequence[Entry]) -> Received:
+        """Queues what came from a leader. Its answer's value is what ``Received.result`` says."""
+        self.check_writable()
+        check_batch(self.log, prev_log_id, entries)
+        received = Received(self.new_answer(), prev_log_id, entries)
+        self._enqueue(received)
+        return received
+
     def run(self, begin: Callable[[], Work[Any] | None], *, is_quiet: bool = False) -> Answer:
         """Queues an operation that needs the log for itself."""
         return self._enqueue(Operation(self.new_answer(), begin, is_quiet=is_quiet))
@@ -328,6 +337,8 @@ class Committer:
 
     def _start(self, call: Append | Operation | Call) -> bool:
         """Takes the first call off the queue and starts it; False where it must wait."""
+        if isinstance(call, Received):
+            return self._start_received(call)
         if isinstance(call, Append):
             return self._start_append(call)
         if isinstance(call, Operation):
@@ -360,9 +371,61 @@ class Committer:
                 append.has_waited = True
                 self.measures.segment_waits += 1
             return self._meet(need)
-        append.answer.give(self._loop, self._accepted(append.callback), None)
+        group = self._accepted(append.callback)
+        append.answer.give(self._loop, append.result(log.last_log_id, group), None)
         self._leave_queue(append)
         return True
+
+    # Nothing comes between judging, cutting and appending: what came from a leader stays the first
+    # in the queue, and only what it needs itself goes before it.
+
+    def _start_received(self, received: Received) -> bool:
+        """Goes on with it by one step; False where that must be waited for."""
+        try:
+            verdict = self._verdict(received)
+        except Exception as error:
+            self._refuse(received, self._judged(error))
+            self._leave_queue(received)
+            return True
+        if verdict is None:
+            return False
+        if verdict.conflict is not None:
+            cut = Operation(self.new_answer(), partial(begin_cut, self.log, verdict), is_quiet=True)
+            received.step = cut.answer
+            self._queue.appendleft(cut)
+            return True
+        if received.entries:
+            return self._start_append(received)
+        # What is there already may not be durable yet.
+        last = received.given[-1].log_id if received.given else received.prev_log_id
+        is_acknowledged = verdict.is_match and last is not None
+        group = self.durable_answer(last.index) if is_acknowledged and last else None
+        received.answer.give(self._loop, received.result(self.log.last_log_id, group), None)
+        self._leave_queue(received)
+        return True
+
+    def _verdict(self, received: Received) -> Verdict | None:
+        """What it is to the log as it is now; None where the disk must be asked first."""
+        log, step = self.log, received.step
+        if step is not None:
+            received.step = None
+            if (found := step.result()) is not None:
+                received.settle(found)
+        if received.verdict is not None and received.verdict.epoch == log.epoch:
+            return received.verdict
+        begin = partial(judge, log, received.prev_log_id, received.given)
+        work = begin()
+        try:
+            next(work)
+        except StopIteration as end:
+            received.settle(end.value)
+            return received.verdict
+        work.close()
+        if self._committing is None:
+            operation = Operation(self.new_answer(), begin, is_quiet=False)
+            received.step = operation.answer
+            self._lay_on(operation)
+        return None
 
     def _meet(self, need: Need) -> bool:
         """Has done what the first append in the queue needs; False: it waits for it."""
@@ -773,7 +836,8 @@ class Committer:
 
     @property
     def has_append_first(self) -> bool:
-        return bool(self._queue) and isinstance(self._queue[0], Append)
+        first = self._queue[0] if self._queue else None
+        return isinstance(first, Append) and bool(first.entries)
 
     def refuse_first(self, error: BaseException) -> None:
         self._refuse(self._queue.popleft(), error)

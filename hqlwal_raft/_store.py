@@ -30,7 +30,7 @@ from ._log import Work
 from ._options import Opening
 from ._reader import RaftLogReader
 from ._statistics import statistics_of
-from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
+from ._types import AppendOutcome, Entry, LogId, LogSync, StorageStatistics, Vote
 from ._waiting import begin_waiting
 from .protocols import AppendCallback
 
@@ -202,6 +202,49 @@ class RaftLogStorage(RaftLogReader):
         turns.work -= 2 + len(batch)
         if turns.work < 0:
             await turns.yield_now()
+
+    async def append_after(
+        self, prev_log_id: LogId | None, entries: Iterable[Entry]
+    ) -> AppendOutcome:
+        """Raft's receiver rule, in one step: what a follower does with a leader's entries.
+
+        ``entries`` follow ``prev_log_id``, None meaning that they are the leader's from the very
+        start. Where the log does not hold ``prev_log_id`` nothing is changed, and the outcome has
+        a hint where the leader should go on. Otherwise what is there already is skipped (entries
+        are compared by their log ids), the first conflict truncates, and the rest is appended; no
+        other call comes in between. What was purged is committed, and so it matches. With None an
+        empty log that was never purged takes any first index; other logs match where their first
+        index, or one that was purged, is the first entry's. Without entries it only compares.
+
+        Returns as ``append`` does: under ``immediate`` once all that the outcome acknowledges is
+        durable, what was there before included. A truncation is durable under every policy. Where
+        nothing changes, and all is durable, nothing is synced. A crash meanwhile leaves the log as
+        it was, or as after a prefix of this: cut, and a part of the rest appended, never more.
+
+        Raises LogGapError (the entries do not follow ``prev_log_id``, or each other) and what
+        ``append`` raises, before anything is touched; RaftRuleError where an entry conflicts with
+        the purge frontier or, under ``check_raft``, with what is committed; CorruptionError where
+        an entry that must be compared is damaged: in each of these cases nothing is changed.
+        OSError (``ENOSPC``): the log may have been truncated, and nothing was appended.
+        Cancelled, it goes on.
+        """
+        core = self._core
+        core.check_open()
+        check_log_id(prev_log_id, is_none_allowed=True, name="prev_log_id")
+        batch = plain(listed(entries))
+        received = core.committer.append_after(prev_log_id, batch)
+        try:
+            await received.answer.event.wait()
+        except BaseException:
+            core.committer.forsake(received)
+            raise
+        outcome: AppendOutcome
+        outcome, group = received.answer.result()
+        if self._entries_wait and group is not None:
+            await self._wait(group)
+        else:
+            await self._turns.did(1 + len(batch))
+        return outcome
 
     async def truncate(self, log_id: LogId) -> None:
         """Removes ``[log_id.index, ∞)``; durable on return. Past the end nothing happens.

@@ -37,7 +37,7 @@ from ._options import PATIENCE_SECONDS, Opening, close_unused
 from ._reading import Reading
 from ._stand_ins import Callbacks, StandIns, end_store
 from ._statistics import statistics_of
-from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
+from ._types import AppendOutcome, Entry, LogId, LogSync, StorageStatistics, Vote
 from ._waiting import begin_waiting
 from .errors import WalClosedError
 from .protocols import AppendCallback
@@ -207,6 +207,25 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """The second waiting of an append that had to queue: for its commit."""
         if group is not None:
             self._lane.wait(group)
+
+    def append_after(self, prev_log_id: LogId | None, entries: Iterable[Entry]) -> AppendOutcome:
+        """Raft's receiver rule, in one step, as :meth:`hqlwal_raft.RaftLogStorage.append_after`."""
+        self._core.check_open()
+        check_log_id(prev_log_id, is_none_allowed=True, name="prev_log_id")
+        batch = plain(listed(entries))
+        outcome: AppendOutcome = self._call(
+            partial(self._append_after, prev_log_id, batch), self._wait_after
+        )
+        return outcome
+
+    def _append_after(self, prev_log_id: LogId | None, batch: list[Entry]) -> Answer:
+        return self._core.committer.append_after(prev_log_id, batch).answer
+
+    def _wait_after(self, result: tuple[AppendOutcome, Answer | None]) -> AppendOutcome:
+        outcome, group = result
+        if group is not None and self._entries_wait:
+            self._lane.wait(group)
+        return outcome
 
     def truncate(self, log_id: LogId) -> None:
         """Removes ``[log_id.index, ∞)``; durable on return. Past the end nothing happens."""
