@@ -23,6 +23,7 @@ from hqlwal_raft import (
     _look,
     _operations,
     _plans,
+    _receiving,
     _records,
     _recovery,
     _truncating,
@@ -38,12 +39,13 @@ from hqlwal_raft._leaving import let_go
 from hqlwal_raft._log import Log, Work
 from hqlwal_raft._plans import Outcome, Plan, Step, SyncDirectory, Unlink, Write, Zero, carry_out
 from hqlwal_raft._reading import CHUNK_BYTES
+from hqlwal_raft._receiving import Verdict
 from hqlwal_raft._segment import Segment
 from hqlwal_raft._threads import Outcomes, Worker
 
 from . import core
 
-__all__ = ["CALLS", "CHECKSUMS", "COMMITS", "CRASHES", "OPCODES", "ORDERS", "Mutant"]
+__all__ = ["CALLS", "CHECKSUMS", "COMMITS", "CRASHES", "OPCODES", "ORDERS", "RECEIVING", "Mutant"]
 
 _encode, _encode_one = _records.encode, _records.encode_one
 _marked = Segment.marked
@@ -71,13 +73,13 @@ class Mutant:
             yield
 
 
-def _planned(name: str, change: Callable[[Plan], Plan]) -> Mutant:
-    """A mutant of the plans."""
+def _planned(name: str, change: Callable[[Plan], Plan], *more: Any) -> Mutant:
+    """A mutant of the plans that the log carries out, and those that ``more`` modules do."""
 
     def carry_out_changed(directory: Directory, plan: Plan) -> Outcome:
         return carry_out(directory, change(plan))
 
-    places = (core, _log, _recovery)
+    places = (core, _log, _recovery, *more)
     return Mutant(name, tuple((place, "carry_out", carry_out_changed) for place in places))
 
 
@@ -177,6 +179,21 @@ CRASHES = (
         "the outcome of a truncation is applied by half",
         ((_truncating, "truncate", _truncate_by_half),),
     ),
+)
+
+
+def _cut_behind(log: Log, verdict: Verdict, conflict: LogId) -> Work[Verdict]:
+    """The entry in conflict stays, and the leader's entries follow it."""
+    yield from _truncate(log, conflict.index + 1)
+    return verdict._replace(
+        epoch=log.epoch, conflict=None, held=verdict.held + 1, truncated_from=conflict.index
+    )
+
+
+#: what the loop over crashes must find where entries come from a leader
+RECEIVING = (
+    Mutant("the log is cut behind the conflict", ((_receiving, "_cut", _cut_behind),)),
+    _planned("segments that are cut off for a leader come back", _sync_no_names, _commit),
 )
 
 #: what the loop over bits must find

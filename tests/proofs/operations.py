@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from hqlwal_raft import Entry, LogId, Vote
+from hqlwal_raft import AppendOutcome, Entry, LogId, Vote
 from tests.torture.ledger import Violation
 
 from .answers import Answer
@@ -87,6 +87,43 @@ def _append(player: Player, answer: Answer, *words: str) -> Awaitable[None]:
                 undo()
 
     return player.store.append(entries, callback)
+
+
+def _receive(player: Player, answer: Answer, word: str, *words: str) -> Awaitable[AppendOutcome]:
+    """What a leader sends: one entry that is held, then others from the last but ``word`` on."""
+    assert player.store is not None
+    ledger = player.ledger
+    index = _index(player, word)
+    held = [node.entry for node in ledger.live if node.entry.index < index][-2:]
+    prev = held.pop(0).log_id if held[1:] else ledger.frontier
+    cut = ledger.truncate(index)
+    ledger.term += bool(cut)
+    entries = _entries(player, words)
+    nodes = answer.nodes = ledger.append(entries)
+    want = AppendOutcome(
+        matched=True,
+        last_log_id=ledger.last,
+        truncated_from=index if cut else None,
+        appended=len(entries),
+    )
+
+    def acknowledge() -> None:
+        if cut:
+            ledger.cut_durable(cut)
+        (ledger.durable if player.is_immediate else ledger.readable)(nodes)
+
+    def undo() -> None:
+        ledger.withdraw_entries([node for node in nodes if node in ledger.live])
+        # where the disk refused it, the log may have been cut
+        answer.is_half = isinstance(answer.error, OSError)
+        if not answer.is_half:
+            ledger.restore(cut)
+
+    answer.acknowledge, answer.undo = acknowledge, undo
+    answer.check = lambda value: (
+        None if value == want or len(player.called) > 1 else f"{value} instead of {want}"
+    )
+    return player.store.append_after(prev, held + entries)
 
 
 def _index(player: Player, word: str) -> int:
@@ -273,6 +310,7 @@ OPERATIONS: dict[str, Callable[..., Awaitable[Any]]] = {
     "close": _close,
     "aclose": _aclose,
     "append": _append,
+    "receive": _receive,
     "truncate": _truncate,
     "after": _after,
     "purge": _purge,
