@@ -247,7 +247,8 @@ async def leaders_follow_each_other(trial: Trial) -> None:
     async with trial.open() as storage:
         for term in range(1, 25):
             kept = len(log) * 2 // 3
-            new = log[:kept] + trial.entries(kept + 1, kept + 8, term=term)
+            count = 8 if term % 3 else 2
+            new = log[:kept] + trial.entries(kept + 1, kept + 1 + count, term=term)
             first = max(kept - 3, 0)
             prev = new[first - 1].log_id if first else None
             outcome = await storage.append_after(prev, new[first:])

@@ -90,13 +90,17 @@ def _append(player: Player, answer: Answer, *words: str) -> Awaitable[None]:
 
 
 def _receive(player: Player, answer: Answer, word: str, *words: str) -> Awaitable[AppendOutcome]:
-    """What a leader sends: one entry that is held, then others from the last but ``word`` on."""
+    """What a leader sends: one entry that is held, then others in the place of the last ``word``;
+    without others, those are what it sends.
+    """
     assert player.store is not None
     ledger = player.ledger
     index = _index(player, word)
     held = [node.entry for node in ledger.live if node.entry.index < index][-2:]
     prev = held.pop(0).log_id if held[1:] else ledger.frontier
-    cut = ledger.truncate(index)
+    if not words:
+        held += [node.entry for node in ledger.live if node.entry.index >= index]
+    cut = ledger.truncate(index) if words else []
     ledger.term += bool(cut)
     entries = _entries(player, words)
     nodes = answer.nodes = ledger.append(entries)
