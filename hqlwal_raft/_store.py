@@ -219,7 +219,8 @@ class RaftLogStorage(RaftLogReader):
         Returns as ``append`` does: under ``immediate`` once all that the outcome acknowledges is
         durable, what was there before included. A truncation is durable under every policy. Where
         nothing changes, and all is durable, nothing is synced. A crash meanwhile leaves the log as
-        it was, or as after a prefix of this: cut, and a part of the rest appended, never more.
+        it was, or without some of what conflicts, or cut with the first few of the new entries:
+        the beginning of the old log or of the new one, never a mixture.
 
         Raises LogGapError (the entries do not follow ``prev_log_id``, or each other) and what
         ``append`` raises, before anything is touched; RaftRuleError where an entry conflicts with
@@ -262,12 +263,7 @@ class RaftLogStorage(RaftLogReader):
         """
         self._core.check_open()
         check_log_id(log_id, is_none_allowed=True)
-        if log_id is not None:
-            await self._run(
-                partial(_truncating.truncate, self._core.log, log_id.index + 1), is_quiet=True
-            )
-        else:
-            await self._run(partial(_truncating.truncate_all, self._core.log), is_quiet=True)
+        await self._run(partial(_truncating.truncate_after, self._core.log, log_id), is_quiet=True)
 
     async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free.

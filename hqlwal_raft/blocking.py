@@ -213,18 +213,15 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         self._core.check_open()
         check_log_id(prev_log_id, is_none_allowed=True, name="prev_log_id")
         batch = plain(listed(entries))
+        receive = self._core.committer.append_after
         outcome: AppendOutcome = self._call(
-            partial(self._append_after, prev_log_id, batch), self._wait_after
+            lambda: receive(prev_log_id, batch).answer, self._wait_after
         )
         return outcome
 
-    def _append_after(self, prev_log_id: LogId | None, batch: list[Entry]) -> Answer:
-        return self._core.committer.append_after(prev_log_id, batch).answer
-
     def _wait_after(self, result: tuple[AppendOutcome, Answer | None]) -> AppendOutcome:
         outcome, group = result
-        if group is not None and self._entries_wait:
-            self._lane.wait(group)
+        self._wait(group if self._entries_wait else None)
         return outcome
 
     def truncate(self, log_id: LogId) -> None:
@@ -237,11 +234,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """Keeps the entries up to and including ``log_id``, None of them for None."""
         self._core.check_open()
         check_log_id(log_id, is_none_allowed=True)
-        if log_id is not None:
-            begin = partial(_truncating.truncate, self._core.log, log_id.index + 1)
-            self._run(begin, is_quiet=True)
-        else:
-            self._run(partial(_truncating.truncate_all, self._core.log), is_quiet=True)
+        self._run(partial(_truncating.truncate_after, self._core.log, log_id), is_quiet=True)
 
     def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free."""

@@ -140,7 +140,8 @@ class LogStorage(LogReader, Protocol):
         - Entries that the log holds, by their log ids, are skipped; the first that it holds
           another one for truncates, once; the rest is appended. Entries behind the last one
           given that are not in conflict stay.
-        - Nothing comes in between; a crash leaves the log as before, or as after a prefix.
+        - Nothing comes in between; a crash leaves the beginning of the log as it was before or as
+          it is afterwards, with all that both hold: never a mixture.
         - Durable on return as by ``append``, what was skipped included.
         - Entries that do not follow ``prev_log_id`` and each other: ``LogGapError``; a conflict
           with what is committed, or purged: ``RaftRuleError``; what ``append`` refuses: as there.
