@@ -214,10 +214,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         check_log_id(prev_log_id, is_none_allowed=True, name="prev_log_id")
         batch = plain(listed(entries))
         receive = self._core.committer.append_after
-        outcome: AppendOutcome = self._call(
-            lambda: receive(prev_log_id, batch).answer, self._wait_after
-        )
-        return outcome
+        return self._call(lambda: receive(prev_log_id, batch).answer, self._wait_after)  # type: ignore[no-any-return]
 
     def _wait_after(self, result: tuple[AppendOutcome, Answer | None]) -> AppendOutcome:
         outcome, group = result
