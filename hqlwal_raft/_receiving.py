@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from ._entry_rules import record_sizes
 from ._format import DATA_START
-from ._log import Log, Work
-from ._plans import Plan, Read
+from ._log import Log
+from ._plans import Plan, Read, Work
 from ._raft_rules import refuse_conflict
 from ._segment import Segment, damage
 from ._truncating import truncate
