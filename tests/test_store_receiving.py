@@ -246,26 +246,30 @@ def test_threads_that_receive_and_append_at_once_all_have_their_answers(tmp_path
 async def test_a_full_disk_behind_the_cut_leaves_the_log_cut(tmp_path: Path, call: str) -> None:
     log = await fill(tmp_path)
     files = FailingEnvironment()
-    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
+    cut: list[str] = []
+
+    def note(call: str, path: str) -> None:
+        if call == "unlink" and is_segment(path):  # what is behind the border that is cut at
+            cut.append(path)
+
+    environment = HookedEnvironment(note, environment=files)
+    async with RaftLogStorage.open(
+        tmp_path, environment=environment, segment_size=SEGMENT_SIZE
+    ) as store:
         while not store._core.log.prepared:
             await anyio.lowlevel.checkpoint()
         new = entries(9, 40, size=SIZE, term=2)
-        cut = threading.Event()
         if call == "posix_fallocate":
             files.fail(call, errno.ENOSPC, times=1000)
         else:
-            truncate = store._core.log.note_cut
-
-            def note_cut(index: int) -> None:
-                truncate(index)
-                cut.set()
-                for name in ("pwrite", "pwritev"):
-                    files.fail(name, errno.ENOSPC, times=1000, where=is_segment)
-
-            store._core.log.note_cut = note_cut  # type: ignore[method-assign]
+            for name in ("pwrite", "pwritev"):
+                files.fail(
+                    name, errno.ENOSPC, times=1000, where=lambda p: is_segment(p) and bool(cut)
+                )
         with pytest.raises(OSError, match="No space") as caught:
             await store.append_after(LogId(1, 7), [log[7], *new])
         assert caught.value.errno == errno.ENOSPC
+        assert cut
         assert await store.try_get_log_entries(0) == log[:8]
         assert (await store.get_log_state()).last_log_id == LogId(1, 8)
         files.heal()
