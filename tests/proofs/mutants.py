@@ -32,6 +32,7 @@ from hqlwal_raft import (
 )
 from hqlwal_raft._answers import Answer
 from hqlwal_raft._blocking_reader import BlockingRaftLogReader
+from hqlwal_raft._calls import Received
 from hqlwal_raft._commit import Committer
 from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment, Loop
@@ -65,7 +66,7 @@ __all__ = ["CALLS", "CHECKSUMS", "COMMITS", "CRASHES", "OPCODES", "ORDERS", "REC
 _encode, _encode_one = _records.encode, _records.encode_one
 _marked = Segment.marked
 _give, _is_refused = Answer.give, _plans._is_refused
-_call = Lane.call
+_call, _start_received = Lane.call, Committer._start_received
 _begin_commit, _send = GroupCommit._begin, OnLane._send
 _start_operation = Committer._start_operation
 _abandon, _commit_ended = Committer.abandon, GroupCommit._ended
@@ -339,6 +340,15 @@ def _find_nothing_gone(self: BlockingRaftLogReader, start: int, stop: int | None
                 break
 
 
+def _let_others_in(self: Committer, received: Received) -> bool:
+    """What waits behind what a leader sent comes between the cut for it and its append."""
+    is_started = _start_received(self, received)
+    if self._queue and self._queue[0] is not received and received in self._queue:
+        self._queue.remove(received)
+        self._queue.append(received)
+    return is_started
+
+
 #: what the loop over orders must find on the blocking face
 ORDERS = (
     Mutant("memory is changed without the lock", ((Lane, "call", _call_without_the_lock),)),
@@ -347,6 +357,10 @@ ORDERS = (
     Mutant(
         "an abandoned store gives up its lock at once",
         ((Committer, "abandon", _let_go_at_once),),
+    ),
+    Mutant(
+        "others come between a cut and its append",
+        ((Committer, "_start_received", _let_others_in),),
     ),
     Mutant(
         "a stream takes the epoch late",
