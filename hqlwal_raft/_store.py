@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
-from . import _operations, _truncating
+from . import _mending, _operations, _truncating
 from ._answers import Answer, call_back
 from ._arguments import (
     check_callback,
@@ -30,7 +30,7 @@ from ._phases import Phase
 from ._plans import Work
 from ._reader import RaftLogReader
 from ._statistics import statistics_of
-from ._types import AppendOutcome, Entry, LogId, LogSync, StorageStatistics, Vote
+from ._types import AppendOutcome, Entry, LogId, LogSync, MendOutcome, StorageStatistics, Vote
 from ._waiting import begin_waiting
 from .protocols import AppendCallback
 
@@ -217,11 +217,10 @@ class RaftLogStorage(RaftLogReader):
         empty log that was never purged takes any first index; other logs match where their first
         index, or one that was purged, is the first entry's. Without entries it only compares.
 
-        Returns as ``append`` does: under ``immediate`` once all that the outcome acknowledges is
-        durable, what was there before included. A truncation is durable under every policy. Where
-        nothing changes, and all is durable, nothing is synced. A crash meanwhile leaves the log as
-        it was, or without some of what conflicts, or cut with the first few of the new entries:
-        the beginning of the old log or of the new one, never a mixture.
+        Returns as ``append`` does: under ``immediate`` once all that it acknowledges is durable,
+        what was there before included; a truncation is so under every policy. Where nothing
+        changes, and all is durable, nothing is synced. A crash meanwhile leaves the beginning of
+        the old log or of the new one, with all that both hold: never a mixture.
 
         Raises LogGapError (the entries do not follow ``prev_log_id``, or each other) and what
         ``append`` raises, before anything is touched; RaftRuleError where an entry conflicts with
@@ -340,6 +339,19 @@ class RaftLogStorage(RaftLogReader):
         else:
             await self._turns.did(1)
 
+    async def mend(self, entries: Iterable[Entry]) -> MendOutcome:
+        """Gives damaged records back from a peer's copies of the entries; durable on return.
+
+        A copy is taken only where the stored, salted checksum proves it to be the very entry (by
+        CRC-32C: with 1 - 2**-32), or, where the checksum itself was damaged, every other byte.
+        Nothing else is changed: healthy records, and entries that the log does not hold, are left
+        alone. CorruptionError says which entries to ask a peer for. Raises as :meth:`append`
+        does for what is no entry, OSError, WalPoisonedError where a write failed.
+        """
+        self._core.check_open()
+        begin = partial(_mending.mend, self._core.log, plain(listed(entries)))
+        return await self._run(begin, is_quiet=True)  # type: ignore[no-any-return]
+
     async def flush(self) -> None:
         """Everything that was accepted before is durable on return."""
         self._core.check_open()
@@ -388,12 +400,13 @@ class RaftLogStorage(RaftLogReader):
         self._core.check_open()
         return statistics_of(self._core)
 
-    async def _run(self, begin: Callable[[], Work[Any]], *, is_quiet: bool = False) -> None:
-        await self._wait(self._core.committer.run(begin, is_quiet=is_quiet))
+    async def _run(self, begin: Callable[[], Work[Any]], *, is_quiet: bool = False) -> Any:
+        return await self._wait(self._core.committer.run(begin, is_quiet=is_quiet))
 
-    async def _wait(self, answer: Answer) -> None:
+    async def _wait(self, answer: Answer) -> Any:
         """Waits for an answer. One that was there at once does not starve other tasks either."""
-        await answer.wait()
+        value = await answer.wait()
         if self._interruptions:
             raise self._interruptions.popleft()
         await self._turns.did(1)
+        return value

@@ -14,6 +14,7 @@ __all__ = [
     "LogId",
     "LogState",
     "LogSync",
+    "MendOutcome",
     "StorageStatistics",
     "Vote",
 ]
@@ -109,6 +110,17 @@ class AppendOutcome:
     truncated_from: int | None = None
     #: how many entries were new; the others, from the first on, were there already
     appended: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MendOutcome:
+    """What ``mend`` did; indexes, ascending."""
+
+    #: records that are healthy again, durably
+    mended: tuple[int, ...] = ()
+    #: damaged ones for which no copy was proven: they are as they were
+    refused: tuple[int, ...] = ()
 
 
 #: of milliseconds: longer ones are no policy but a mistake

@@ -16,7 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from . import _operations, _truncating
+from . import _mending, _operations, _truncating
 from ._answers import Answer, call_back
 from ._arguments import (
     check_callback,
@@ -37,7 +37,7 @@ from ._plans import Work
 from ._reading import Reading
 from ._stand_ins import Callbacks, StandIns, end_store
 from ._statistics import statistics_of
-from ._types import AppendOutcome, Entry, LogId, LogSync, StorageStatistics, Vote
+from ._types import AppendOutcome, Entry, LogId, LogSync, MendOutcome, StorageStatistics, Vote
 from ._waiting import begin_waiting
 from .errors import WalClosedError
 from .protocols import AppendCallback
@@ -269,6 +269,12 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """The committed log id saved last; after a crash possibly an older one."""
         committed: LogId | None = self._call(lambda: self._core.log.meta.committed)
         return committed
+
+    def mend(self, entries: Iterable[Entry]) -> MendOutcome:
+        """As :meth:`hqlwal_raft.RaftLogStorage.mend`."""
+        self._core.check_open()
+        begin = partial(_mending.mend, self._core.log, plain(listed(entries)))
+        return self._call(partial(self._core.committer.run, begin, is_quiet=True))  # type: ignore[no-any-return]
 
     def flush(self) -> None:
         """Everything that was accepted before is durable on return."""

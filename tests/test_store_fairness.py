@@ -38,6 +38,7 @@ CALLS: dict[str, list[Callable[[Any], Awaitable[Any]]]] = {
         lambda s: s.append_after(LogId(1, 4), entries(5, 9)),
         lambda s: s.append_after(LogId(7, 6), []),
     ],
+    "mend": [lambda s: s.mend([]), lambda s: s.mend(entries(3, 5))],
     "truncate": [lambda s: s.truncate(LogId(1, 99))],
     "truncate_after": [lambda s: s.truncate_after(LogId(1, 99))],
     "purge": [lambda s: s.purge(LogId(1, 1))],

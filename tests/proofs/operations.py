@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from hqlwal_raft import AppendOutcome, Entry, LogId, Vote
+from hqlwal_raft import AppendOutcome, Entry, LogId, MendOutcome, Vote
 from tests.torture.ledger import Violation
 
 from .answers import Answer
@@ -222,6 +222,13 @@ def _flush(player: Player, answer: Answer) -> Awaitable[None]:
     return player.store.flush()
 
 
+def _mend(player: Player, answer: Answer) -> Awaitable[MendOutcome]:
+    """Where nothing is damaged, nothing is changed."""
+    assert player.store is not None
+    answer.check = lambda value: None if value == MendOutcome() else f"{value}"
+    return player.store.mend([node.entry for node in player.ledger.live])
+
+
 # --- reading
 
 
@@ -315,6 +322,7 @@ OPERATIONS: dict[str, Callable[..., Awaitable[Any]]] = {
     "aclose": _aclose,
     "append": _append,
     "receive": _receive,
+    "mend": _mend,
     "truncate": _truncate,
     "after": _after,
     "purge": _purge,

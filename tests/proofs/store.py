@@ -8,7 +8,7 @@ acknowledged in a ledger, and collects as ``Problem`` what a caller must never m
 The operations: ``open``, ``close``, ``append 300*3 9000`` (payload sizes), ``append! 300`` (with a
 callback), ``truncate N`` (the last N; ``all``), ``after N`` (truncate_after all but the last N;
 ``none``), ``purge N`` (the first N; ``all``; ``+N`` beyond the end), ``vote``, ``committed``,
-``receive N 300`` (a leader's, in the place of the last N), ``flush``, ``aclose``, ``read``, ``limited BYTES``, ``stream``, ``leader``, ``keys``, ``state``, ``reader``.
+``receive N 300`` (a leader's, in the place of the last N), ``mend``, ``flush``, ``aclose``, ``read``, ``limited BYTES``, ``stream``, ``leader``, ``keys``, ``state``, ``reader``.
 """
 
 from __future__ import annotations
