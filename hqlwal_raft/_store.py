@@ -22,6 +22,7 @@ from ._arguments import (
     listed,
 )
 from ._block import Block
+from ._calls import Append
 from ._core import Core
 from ._entry_rules import NotPlainError, plain
 from ._environment import Environment, Loop
@@ -187,13 +188,7 @@ class RaftLogStorage(RaftLogReader):
             group = committer.append_now(batch, callback)
         if group is None:
             # it waits for its place in the order: from here on the batch is ours
-            waiting = committer.append_later(plain(batch), callback)
-            try:
-                await waiting.answer.event.wait()
-            except BaseException:
-                committer.forsake(waiting)
-                raise
-            group = waiting.answer.result()
+            group = await self._turn_of(committer.append_later(plain(batch), callback))
         if self._entries_wait and callback is None:
             await group.wait()
             if self._interruptions:
@@ -233,14 +228,8 @@ class RaftLogStorage(RaftLogReader):
         core.check_open()
         check_log_id(prev_log_id, is_none_allowed=True, name="prev_log_id")
         batch = plain(listed(entries))
-        received = core.committer.append_after(prev_log_id, batch)
-        try:
-            await received.answer.event.wait()
-        except BaseException:
-            core.committer.forsake(received)
-            raise
         outcome: AppendOutcome
-        outcome, group = received.answer.result()
+        outcome, group = await self._turn_of(core.committer.append_after(prev_log_id, batch))
         if self._entries_wait and group is not None:
             await self._wait(group)
         else:
@@ -399,6 +388,15 @@ class RaftLogStorage(RaftLogReader):
         """
         self._core.check_open()
         return statistics_of(self._core)
+
+    async def _turn_of(self, append: Append) -> Any:
+        """Waits for its place in the order."""
+        try:
+            await append.answer.event.wait()
+        except BaseException:
+            self._core.committer.forsake(append)
+            raise
+        return append.answer.result()
 
     async def _run(self, begin: Callable[[], Work[Any]], *, is_quiet: bool = False) -> Any:
         return await self._wait(self._core.committer.run(begin, is_quiet=is_quiet))

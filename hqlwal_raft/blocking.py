@@ -247,9 +247,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         self._run(partial(_operations.save_vote, self._core.log, vote))
 
     def save_state(self, data: bytes) -> None:
-        """Saves a small state of the node's own, at most 2048 bytes, beside the vote: a cluster's
-        configuration, say, or how far it was applied. Durable on return, as safe as the vote.
-        """
+        """Saves a small state of the node's own, at most 2048 bytes; durable on return."""
         self._core.check_open()
         own = copied_state("data", data)
         self._run(partial(_operations.save_state, self._core.log, own))
@@ -281,10 +279,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         self._call(self._core.committer.flush)
 
     def wait_durable(self, log_id: LogId) -> None:
-        """Returns once that very entry is durable; asks for no sync of its own.
-
-        As :meth:`hqlwal_raft.RaftLogStorage.wait_durable`.
-        """
+        """As :meth:`hqlwal_raft.RaftLogStorage.wait_durable`."""
         self._core.check_open()
         check_log_id(log_id)
         self._call(partial(begin_waiting, self._core, log_id), self._go_on_waiting)
