@@ -435,6 +435,8 @@ class Machine(RuleBasedStateMachine):
         batch = self._new(payload_sizes)
         log_id = self._log_id(place)
         received = self._replacing(log_id, batch)
+        if self._options["sync"] == "immediate":  # what has a callback may not be written yet
+            self._portal.call(self._store.flush)
         before = self._disk.copy()
         acknowledged: list[Entry] = []
         by_then: list[Entry] = []
