@@ -264,7 +264,7 @@ ANYWHERE: dict[str, set[str] | None] = {
     "_threads": None,
     "_types": None,
     "errors": None,
-    "_segment": {"Extent.read", "Extent._decode", "damage"},
+    "_segment": {"Extent.read", "Extent.entries_of", "damage"},
     # the watchdog's thread, and what is carried out beside the owner, know a watch alone
     "_watchdog": None,
     "_chores": {"_carry_out"},
