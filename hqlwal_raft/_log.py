@@ -17,7 +17,6 @@ It must not know the event loop, threads, or who waits.
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from ._directory import Directory
 from ._entry_rules import NotPlainError, record_sizes
 from ._format import DATA_START, U64_MAX, SegmentHeader
 from ._meta import Meta
+from ._places import Places
 from ._plans import (
     CheckIdentity,
     Outcome,
@@ -331,7 +331,7 @@ class Log:
     def _usable_tail(self, index: int | None) -> Segment | None:
         """The tail, if records from ``index`` on can be added to it."""
         tail = self.segments[-1] if self.segments else None
-        if tail is None or tail.is_sealed or tail.next_id != index or tail.offsets is None:
+        if tail is None or tail.is_sealed or tail.next_id != index or tail.places is None:
             return None
         return tail
 
@@ -427,7 +427,7 @@ class Log:
             self._unwritten[-1].parts.extend(parts)
         else:
             self._unwritten.append(_Unwritten(tail, end, parts, is_first=False))
-        tail.offsets.extend(offsets)  # type: ignore[union-attr]  # the tail is loaded
+        tail.places.add(offsets, stop)  # type: ignore[union-attr]  # the tail is loaded
         tail.end = stop
         tail.next_id = self._next_index = next_index
         self.appended_entries += count
@@ -453,8 +453,8 @@ class Log:
         else:
             is_first = segment.header.is_unused and not segment.count
             self._unwritten.append(_Unwritten(segment, segment.end, parts, is_first))
-        assert segment.offsets is not None
-        segment.offsets.extend(offsets)
+        assert segment.places is not None
+        segment.places.add(offsets, stop)
         segment.end = stop
         segment.next_id += len(offsets)
 
@@ -590,7 +590,9 @@ class Log:
         if old is not None:
             if not old.is_sealed:
                 self.to_seal.append(old)
-            if old.file is not None and old.offsets is not None:
+            if old.places is not None:
+                old.places.settle(old.end)
+            if old.is_loaded:
                 self.reads.touch(old)
 
     def known_log_id(self, index: int) -> LogId | None:
@@ -758,13 +760,13 @@ class Log:
             self.first_ids.pop()
             segment.first_id = segment.next_id = segment.durable_next_id = 0
             segment.end = segment.durable_end = DATA_START
-            segment.offsets = array("I")
+            segment.places = Places()
             back.insert(0, segment)
         self.prepared[:0] = back
         if self.segments:
             tail = self.segments[-1]
-            if tail.offsets is not None:
-                tail.offsets = tail.offsets[: tail.durable_next_id - tail.first_id]
+            if tail.places is not None:
+                tail.places.cut(tail.durable_next_id - tail.first_id)
             tail.end, tail.next_id = tail.durable_end, tail.durable_next_id
             back.append(tail)
         self.to_seal = deque(s for s in self.to_seal if s not in back)

@@ -10,7 +10,6 @@ The order of the steps is what ``docs/design/format.md`` calls the rules the wri
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
 from collections import deque
 from dataclasses import replace
@@ -18,6 +17,7 @@ from dataclasses import replace
 from . import _said
 from ._format import SegmentHeader, segment_name
 from ._log import Log, Need, Work
+from ._places import Places
 from ._plans import (
     Allocate,
     CheckIdentity,
@@ -91,7 +91,7 @@ def prepare(log: Log, need: Need | None = None) -> Work[None]:
         segment.file = file
         if log.options.is_buffered and log.directory.allows_maps:
             file.map()
-        segment.loaded(file, array("I"))
+        segment.loaded(file, Places())
     log.stale.clear()
     log.prepared += segments
     log.is_changing = False
@@ -242,16 +242,18 @@ def _held(log: Log, index: int) -> Work[LogId | None]:
     if known is not None or not log.first_index <= index < (log.next_index or 0):
         return known
     segment = log.reads.segment_of(index)
-    file, offsets = segment.file, segment.offsets
-    if file is None or offsets is None:
+    file, places = segment.file, segment.places
+    if file is None or places is None:
         outcome = yield Plan("load", (segment.load_step(),))
-        file, offsets = outcome.values[0]
-    place = index - segment.first_id
-    if place >= len(offsets):
+        file, located = outcome.values[0]
+        places = located if places is None else places
+    record = index - segment.first_id
+    if record >= len(places):
         return None
-    end = offsets[place + 1] if place + 1 < len(offsets) else segment.end
-    outcome = yield Plan("read", (Read(file, offsets[place], end - offsets[place]),))
-    found = decode(outcome.values[0], segment.salt, index, 1)
+    start, skip = places.before(record)
+    end = places.behind(record + 1, segment.end)
+    outcome = yield Plan("read", (Read(file, start, end - start),))
+    found = decode(outcome.values[0], segment.salt, index, 1, skip)
     return found[0].log_id if found else None
 
 

@@ -111,16 +111,16 @@ def _load(core: Core, segment: Segment) -> Reading[None]:
     log = core.log
     epoch, first, stop = log.epoch, segment.first_id, segment.next_id
     step = segment.load_step()
-    file, offsets = yield partial(load, log.directory, step)
+    file, places = yield partial(load, log.directory, step)
     core.check_open()
-    # What was read is a file of before: offsets of it in a segment that was cut meanwhile, or in
+    # What was read is a file of before: places in it in a segment that was cut meanwhile, or in
     # another that begins with the same entry, would be read as entries' places.
     if log.epoch != epoch or log.reads.segment_of(first) is not segment:
         return
-    if len(offsets) != stop - first:
+    if places is not None and len(places) != stop - first:
         # Lengths lead astray: reading all of it says where.
         yield Extent(file, segment.salt, first, stop, DATA_START, step.end).read
-    segment.loaded(file, offsets)
+    segment.loaded(file, places)
 
 
 def _read_cached(extents: Sequence[Extent]) -> list[Entry] | None:
