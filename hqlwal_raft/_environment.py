@@ -353,6 +353,7 @@ class Environment:
                 trio.Event,
                 is_here=is_in_run,
                 interruptions=interruptions,
+                library="trio",
             )
         running = asyncio._get_running_loop  # noqa: SLF001 - documented; get_running_loop raises
         return Loop(
@@ -362,6 +363,7 @@ class Environment:
             watch=partial(_watch, loop),
             is_here=lambda: running() is loop,
             has_ended=loop.is_closed,
+            library="asyncio",
         )
 
 

@@ -65,3 +65,5 @@ class Loop(NamedTuple):
     is_here: Callable[[], bool] | None = None
     #: whether it was closed: nothing that is posted is heard
     has_ended: Callable[[], bool] = lambda: False
+    #: as anyio names whose it is; empty where that is no event loop
+    library: str = ""
