@@ -299,6 +299,11 @@ class File:
             self.close()
 
 
+def open_files() -> int:
+    """How many there are in this process."""
+    return len(_open_files)
+
+
 def _batches(parts: Sequence[bytes]) -> Iterator[list[bytes]]:
     """The parts in lists that one system call takes."""
     if len(parts) > 1 and sum(map(len, parts)) <= _JOIN_BYTES:

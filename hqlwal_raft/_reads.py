@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ._files import open_files
 from ._segment import Extent, Segment
 
 __all__ = ["Options", "Reads"]
@@ -30,8 +31,10 @@ class Options:
     checks_raft: bool = False
     #: segments are filled with zeros ahead, where that saves time
     fills_ahead: bool = True
-    #: how many segments are kept open for reading
+    #: how many segments are kept open for reading; more, where those that were closed are read
+    #: again, as long as the process has no more files of stores open than that
     open_segments: int = 64
+    most_open_files: int = 512
 
 
 class Reads:
@@ -43,6 +46,9 @@ class Reads:
         self._first_ids = first_ids
         # lately read, the oldest first; the tail is not among them, it is always loaded
         self._loaded: OrderedDict[Segment, None] = OrderedDict()
+        # those that were closed, and how many may be open: a scan needs no more than a few
+        self._closed: set[Segment] = set()
+        self._capacity = options.open_segments
 
     def segment_of(self, index: int) -> Segment:
         return self._segments[bisect_right(self._first_ids, index) - 1]
@@ -98,14 +104,20 @@ class Reads:
             loaded.move_to_end(segment)
             return
         loaded[segment] = None
-        while len(loaded) > self._options.open_segments:
+        if segment in self._closed:
+            self._closed.remove(segment)
+            if open_files() <= self._options.most_open_files:
+                self._capacity += 1
+        while len(loaded) > self._capacity:
             oldest = next(iter(loaded))
             if oldest is segment or not oldest.is_sealed:
                 break  # one that is not sealed yet has its seal still to come
             del loaded[oldest]
             oldest.release()
+            self._closed.add(oldest)
 
     def forget(self, segments: Iterable[Segment]) -> None:
         """For segments that are no longer the log's, or are its tail again."""
         for segment in segments:
             self._loaded.pop(segment, None)
+            self._closed.discard(segment)

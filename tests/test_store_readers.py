@@ -24,6 +24,7 @@ from hqlwal_raft import (
     WalClosedError,
     blocking,
 )
+from hqlwal_raft._files import open_files
 from hqlwal_raft._format import RECORD_OVERHEAD_BYTES, segment_name
 from hqlwal_raft._places import GROUP_BYTES, GROUP_RECORDS
 from tests._support import ColdEnvironment, Gate, entries, on_both_backends
@@ -329,9 +330,40 @@ async def test_once_a_segment_was_looked_through_any_entry_takes_one_short_read(
             assert environment.opened <= 1
             assert environment.reads <= 1 + environment.opened
             assert environment.bytes <= most + 4 * environment.opened
-        assert sum(segment.is_loaded for segment in segments) <= 65
+        # what was closed and is read again stays open from then on
+        assert 80 < sum(segment.is_loaded for segment in segments) <= len(segments)
+        environment.opened = 0
+        assert await store.try_get_log_entry(some[-1].index) == some[-1]
+        assert environment.opened == 0
         memory = sum(segment.places.memory_bytes for segment in segments if segment.places)
         assert memory <= 0.25 * len(log) + 12 * len(segments)
+
+
+class Poor(Counting):
+    """A process that may have few files open."""
+
+    def descriptor_limit(self) -> int:
+        return 2 * (open_files() + 66)
+
+
+@on_both_backends
+@pytest.mark.parametrize("is_scan", [True, False])
+async def test_neither_a_scan_nor_random_reads_take_the_descriptors_of_others(
+    tmp_path: Path, *, is_scan: bool
+) -> None:
+    log = log_of([900], 1000)
+    await written(tmp_path, log)
+    environment = Counting() if is_scan else Poor()
+    gc.collect()
+    before = open_files()
+    async with RaftLogStorage.open(
+        tmp_path, segment_size=SEGMENT_SIZE, cache_bytes=0, environment=environment
+    ) as store:
+        segments = store._core.log.segments
+        assert len(segments) > 120
+        for entry in log if is_scan else random.Random(1).choices(log, k=500):
+            assert await store.try_get_log_entry(entry.index) == entry
+        assert open_files() - before <= 75
 
 
 @on_both_backends
