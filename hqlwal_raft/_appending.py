@@ -26,6 +26,8 @@ SEALS_WAITING = 4
 # Smaller pieces of a dirty tail are stored through the map: no system call. Larger ones would
 # take a page fault for each page.
 _THROUGH_THE_MAP_BYTES = 4096
+# A larger payload is not copied to be one piece with the head of its record.
+_WHOLE_BYTES = 64 << 10
 
 
 class Need(NamedTuple):
@@ -71,9 +73,10 @@ def append(log: Log, entries: Sequence[Entry]) -> Need | None:
     else:
         is_settled = not unsynced.unwritten
     limit, least_term = log.max_entry_size, log.least_term
-    if len(entries) == 1:
+    one = entries[0] if len(entries) == 1 else None
+    if type(one) is Entry and type(one[2]) is bytes and len(one[2]) <= _WHOLE_BYTES:
         data = encode_one(
-            entries[0], index, tail.salt, limit, is_settled=is_settled, least_term=least_term
+            one, index, tail.salt, limit, is_settled=is_settled, least_term=least_term
         )
         parts, offsets, stop = [data], [end], end + len(data)
     else:
@@ -112,11 +115,10 @@ def _write_into_tail(log: Log, tail: Segment, offset: int, parts: list[bytes], s
     """Puts records into the page cache: an append that returned survives kill -9."""
     file, dirty = tail.file, log.unsynced.dirty
     assert file is not None
-    data = parts[0] if len(parts) == 1 else b"".join(parts)
     is_dirty = dirty and dirty[-1] is tail
-    if is_dirty and size < _THROUGH_THE_MAP_BYTES and file.store(offset, data):
+    if is_dirty and size < _THROUGH_THE_MAP_BYTES and file.store(offset, b"".join(parts)):
         return
-    log.carry_out_here(Plan("append", (Write(file, offset, (data,)),), point=0))
+    log.carry_out_here(Plan("append", (Write(file, offset, tuple(parts)),), point=0))
     if not is_dirty:
         dirty.append(tail)
 

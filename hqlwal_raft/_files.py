@@ -28,6 +28,7 @@ Identity = tuple[int, int]
 
 _IOV_MAX = 1024
 _JOIN_BYTES = 256 << 10
+_LARGE_BYTES = 16 << 10
 _WRITE_BYTES_MAX = 1 << 30  # the kernel takes 2 GiB less a page at a time
 ZEROS = bytes(1 << 20)
 # elsewhere than on Linux some are missing, and no file is opened
@@ -306,12 +307,9 @@ def open_files() -> int:
 
 def _batches(parts: Sequence[bytes]) -> Iterator[list[bytes]]:
     """The parts in lists that one system call takes."""
-    if len(parts) > 1 and sum(map(len, parts)) <= _JOIN_BYTES:
-        # The kernel takes longer over a hundred small buffers than it takes to copy them.
-        parts = (b"".join(parts),)
     batch: list[bytes] = []
     size = 0
-    for part in parts:
+    for part in _pieces(parts):
         if batch and (len(batch) == _IOV_MAX or size + len(part) > _WRITE_BYTES_MAX):
             yield batch
             batch, size = [], 0
@@ -320,6 +318,30 @@ def _batches(parts: Sequence[bytes]) -> Iterator[list[bytes]]:
             size += len(part)
     if batch:
         yield batch
+
+
+def _pieces(parts: Sequence[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces: small ones are joined, large ones stay as they are.
+
+    The kernel takes longer over a hundred small buffers than it takes to copy them.
+    """
+    if sum(map(len, parts)) <= _JOIN_BYTES:  # as most are, and quicker than one by one
+        yield b"".join(parts)
+        return
+    small: list[bytes] = []
+    size = 0
+    for part in parts:
+        is_large = len(part) > _LARGE_BYTES
+        if small and (is_large or size + len(part) > _JOIN_BYTES):
+            yield b"".join(small)
+            small, size = [], 0
+        if is_large:
+            yield part
+        else:
+            small.append(part)
+            size += len(part)
+    if small:
+        yield b"".join(small)
 
 
 def _behind(parts: list[bytes], written: int) -> list[bytes]:
