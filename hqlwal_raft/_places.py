@@ -61,6 +61,13 @@ class Places:
         if len(fresh) > _FRESH_RECORDS:
             self.settle(end)
 
+    def add_one(self, offset: int, end: int) -> None:
+        """As ``add`` does, for one record."""
+        fresh = self._fresh
+        fresh.append(offset)
+        if len(fresh) > _FRESH_RECORDS:
+            self.settle(end)
+
     def settle(self, end: int) -> None:
         """Groups all records, the last of which ends at ``end``: for a while none is added."""
         fresh = self._fresh

@@ -119,7 +119,7 @@ def test_the_index_of_many_records_is_small(kind: str, most: float) -> None:
     places = Places()
     end = DATA_START
     for size in lengths_of(kind, count):
-        places.add((end,), end + size)
+        places.add_one(end, end + size)
         assert places.memory_bytes <= 4 * 1025 + 12 * (len(places) // 16 + 2) or kind == "large"
         end += size
     places.settle(end)
