@@ -20,6 +20,7 @@ from hqlwal_raft._log import Log
 from hqlwal_raft._operations import make_room, name_first, prepare, purge
 from hqlwal_raft._options import Opening
 from hqlwal_raft._plans import carry_out, drive
+from hqlwal_raft._segment import Segment
 from hqlwal_raft._truncating import truncate
 
 SEGMENT_SIZE = 8192
