@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from . import _said
 from ._appending import Need
-from ._format import SegmentHeader, segment_name
+from ._format import DATA_START, SegmentHeader, record_bytes, segment_name
 from ._log import Log
 from ._places import Places
 from ._plans import (
@@ -51,6 +51,12 @@ __all__ = [
     "unlink",
 ]
 
+# Segments that are prepared ahead have room for so many entries as large as the newest one, up to
+# a length; not where segments are small to begin with.
+_LARGE_ENTRIES = 8
+_LARGE_SEGMENT_BYTES = 1 << 20
+_LENGTH_AHEAD_MAX = 64 << 20
+
 # --- what an append may need ------------------------------------------------------------
 
 
@@ -60,7 +66,7 @@ def prepare(log: Log, need: Need | None = None) -> Work[None]:
     There is no point of no return: a failure leaves at most names that are not used before
     they were unlinked, durably.
     """
-    need = need or Need((log.options.segment_size,), len(log.prepared))
+    need = need or Need((_length_ahead(log),), len(log.prepared))
     log.is_changing = True
     for segment in log.prepared[need.keeps :]:  # too small for what comes
         log.stale.append(segment.number)
@@ -97,6 +103,17 @@ def prepare(log: Log, need: Need | None = None) -> Work[None]:
     log.stale.clear()
     log.prepared += segments
     log.is_changing = False
+
+
+def _length_ahead(log: Log) -> int:
+    """Of a segment for entries that nobody has seen: a roll-over for every other one of a few
+    mebibytes would take longer than writing them does.
+    """
+    usual, newest = log.options.segment_size, log.recent.newest
+    size = record_bytes(len(newest.payload)) if newest is not None else 0
+    if usual < _LARGE_SEGMENT_BYTES or _LARGE_ENTRIES * size <= usual:
+        return usual
+    return max(usual, min(DATA_START + _LARGE_ENTRIES * size, _LENGTH_AHEAD_MAX))
 
 
 def make_room(log: Log, segment: Segment) -> Work[None]:

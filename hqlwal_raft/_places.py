@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 __all__ = ["GROUP_BYTES", "GROUP_RECORDS", "Places"]
 
-GROUP_RECORDS = 64
+GROUP_RECORDS = 32
 GROUP_BYTES = 32 << 10
 #: so many records wait to be grouped
 _FRESH_RECORDS = 1024

@@ -194,6 +194,40 @@ async def test_the_store_runs_on_any_files(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@on_both_backends
+@pytest.mark.parametrize(
+    ("segment_size", "size", "most", "count"),
+    [
+        (1 << 20, 300_000, 8 * 300_032 + 64, 24),  # eight of them
+        (1 << 20, 120_000, 1 << 20, 24),  # eight fit anyway
+        (1 << 20, 9_000_000, 64 << 20, 3),  # up to a length
+        (8192, 5000, 8192, 24),  # small segments stay small
+    ],
+)
+async def test_segments_ahead_have_room_for_eight_entries_as_large_as_the_newest(
+    segment_size: int, size: int, most: int, count: int
+) -> None:
+    kernel = MemoryKernel()
+    async with RaftLogStorage.open(
+        "/log", environment=kernel, segment_size=segment_size, cache_bytes=0
+    ) as store:
+        for index in range(1, count + 1):
+            await store.append(entries(index, index + 1, size=size))
+        log = store._core.log
+        assert [each.length for each in log.segments[1:]] == [most] * (len(log.segments) - 1)
+        per_segment = (most - 64) // (size + 32)
+        assert len(log.segments) <= 2 + count / per_segment
+        assert await store.try_get_log_entries(1) == entries(1, count + 1, size=size)
+        # and are of the usual length again
+        last = count
+        while log.segments[-1].length != segment_size:
+            last += 1
+            assert last < 10_000
+            await store.append(entries(last, last + 1, size=segment_size // 16))
+    async with RaftLogStorage.open("/log", environment=kernel, segment_size=segment_size) as store:
+        assert await store.try_get_log_entries(1, count + 1) == entries(1, count + 1, size=size)
+
+
 class Gathering(Environment):
     """Notes the buffers of every write to a segment's records."""
 
