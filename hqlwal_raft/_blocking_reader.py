@@ -182,7 +182,7 @@ class BlockingRaftLogReader:
         entries = log.recent.read(first, end)
         if entries is not None:
             return entries
-        if end <= (log.recent.first_index or end) and log.cut_from is None:
+        if end <= (log.recent.first_index or end) and log.cut is None:
             extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)
             if extent is not None and (entries := extent.read_cached()) is not None:
                 return entries

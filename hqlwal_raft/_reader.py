@@ -113,7 +113,7 @@ class RaftLogReader:
         if entries is not None:
             await self._turns.did(1)
             return entries
-        if end <= (log.recent.first_index or end) and log.cut_from is None:
+        if end <= (log.recent.first_index or end) and log.cut is None:
             extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)
             if extent is not None and (entries := extent.read_cached()) is not None:
                 turns = self._turns

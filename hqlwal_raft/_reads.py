@@ -87,16 +87,24 @@ class Reads:
         """The short way, for a modest number of entries in one loaded segment; else None."""
         position = bisect_right(self._first_ids, start) - 1
         segment = self._segments[position]
-        if stop - start > max_entries or stop > segment.next_id or not segment.is_loaded:
+        if (
+            stop - start > max_entries
+            or stop > segment.next_id
+            or segment.file is None
+            or segment.places is None
+        ):
             return None
         extent = segment.extent(start, stop)
         if extent.end - extent.start > max_bytes:
             return None
-        self.touch(segment)
+        if segment is not self._segments[-1]:
+            self.touch(segment)
         return extent
 
     def touch(self, segment: Segment) -> None:
-        """Notes that a loaded segment was read, so that the oldest others may be closed."""
+        """Notes that a loaded segment was read, so that the oldest others may be closed. The tail
+        stays open anyway.
+        """
         if segment is self._segments[-1]:
             return
         loaded = self._loaded

@@ -465,13 +465,17 @@ async def test_a_damaged_length_never_leads_to_what_is_no_entry(
 
 @on_both_backends
 async def test_a_truncation_behind_a_damaged_length_is_refused_or_exact(tmp_path: Path) -> None:
-    log = log_of([30, 70, 1], GROUP_RECORDS)
+    log = log_of([30, 70, 1], 2 * GROUP_RECORDS)
     await written(tmp_path, log, 64 << 10)
     path = tmp_path / segment_name(1)
-    bad = 20
+    bad, cut = GROUP_RECORDS + 5, GROUP_RECORDS + 20
     start = 64 + sum(RECORD_OVERHEAD_BYTES + len(entry.payload) for entry in log[: bad - 1])
     # Of purged entries that lead astray no one can be named: the first of their group is.
-    for purged, named in ((None, bad), (LogId(1, 10), bad), (LogId(1, 40), 1)):
+    for purged, named in (
+        (None, bad),
+        (LogId(1, bad - 1), bad),
+        (LogId(1, cut - 1), GROUP_RECORDS + 1),
+    ):
         async with RaftLogStorage.open(tmp_path, cache_bytes=0) as store:
             assert store._core.log.segments[0].places is not None
             store._core.log.segments[0].places.settle(store._core.log.segments[0].end)
@@ -480,11 +484,11 @@ async def test_a_truncation_behind_a_damaged_length_is_refused_or_exact(tmp_path
             _flip(path, (start + 15) * 8)
             before = path.read_bytes()
             with pytest.raises(CorruptionError) as caught:
-                await store.truncate(LogId(1, 41))
+                await store.truncate(LogId(1, cut))
             assert caught.value.first_id == named
             assert path.read_bytes() == before
             _flip(path, (start + 15) * 8)
-            assert await store.try_get_log_entries(41) == log[40:]
+            assert await store.try_get_log_entries(cut) == log[cut - 1 :]
 
 
 # --- scans ----------------------------------------------------------------------------------
