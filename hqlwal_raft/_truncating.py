@@ -84,21 +84,26 @@ def _find_end(log: Log, kept: Segment, index: int) -> Work[_End]:
             why = "not all of its records can be found"
             raise damage(kept.path, DATA_START, kept.first_id, kept.next_id - 1, why)
     record = index - 1 - kept.first_id  # the last one that stays
+    end, further = kept.end, 0
+    if index < kept.next_id:
+        end, further = places.before(record + 1)
+    is_purged = index == log.first_index
+    if is_purged and not further:
+        return _End(file, places, end, None)
     start, skip = places.before(record)
     stop = places.behind(record + 1, kept.end)
     outcome = yield Plan("read", (Read(file, start, stop - start),))
     data = outcome.values[0]
     behind = hop(data, skip + 1)
-    last = None
-    if index > log.first_index:
-        # The log must not end with an entry that cannot be read.
+    if not is_purged:
+        # The log must not end with an entry that cannot be read; it proves where it ends as well.
         extent = Extent(file, kept.salt, index - 1, index, start, stop, skip)
-        last = extent.decode(data)[0].log_id
-    elif start + behind != stop and data[behind : behind + 8] != index.to_bytes(8, "big"):
+        return _End(file, places, start + behind, extent.decode(data)[0].log_id)
+    if data[behind : behind + 8] != index.to_bytes(8, "big"):
         # Nobody reads purged entries, but here their lengths say where the log goes on.
         why = "the lengths of purged entries lead astray"
         raise damage(kept.path, start, index - 1 - skip, kept.next_id - 1, why)
-    return _End(file, places, start + behind, last)
+    return _End(file, places, start + behind, None)
 
 
 def _remove_behind(log: Log, position: int, index: int) -> Work[None]:

@@ -491,6 +491,27 @@ async def test_a_truncation_behind_a_damaged_length_is_refused_or_exact(tmp_path
             assert await store.try_get_log_entries(cut) == log[cut - 1 :]
 
 
+@on_both_backends
+async def test_a_damaged_purged_entry_keeps_no_truncation_back_where_places_are_known(
+    tmp_path: Path,
+) -> None:
+    log = log_of([30], 2 * GROUP_RECORDS)
+    await written(tmp_path, log)
+    path, cut = tmp_path / segment_name(1), GROUP_RECORDS + 20
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE, cache_bytes=0) as store:
+        await store.purge(LogId(1, cut - 1))
+        start = 64 + (cut - 2) * (RECORD_OVERHEAD_BYTES + 30)
+        _flip(path, (start + 15) * 8)
+        await store.truncate(LogId(1, cut))
+        assert await store.try_get_log_entries(0) == []
+        await store.append(log[cut - 1 :])
+        await store.flush()
+        assert await store.try_get_log_entries(0) == log[cut - 1 :]
+        _flip(path, (start + 15) * 8)
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == log[cut - 1 :]
+
+
 # --- scans ----------------------------------------------------------------------------------
 
 
