@@ -167,7 +167,7 @@ CARRY_OUT = """
     package.__path__ = [sys.argv[1]]
     sys.modules["hqlwal_raft"] = package
     free = {
-        *("_primitives", "_environment", "_files", "_paths", "_lock", "_directory"),
+        *("_primitives", "_environment", "_files", "_gathering", "_paths", "_lock", "_directory"),
         *("_format", "_entry_rules", "_places", "_records", "_plans", "_types", "errors"),
     }
 
@@ -255,6 +255,7 @@ async def test_plans_alone_make_the_same_directory_where_no_log_can_be_imported(
 ANYWHERE: dict[str, set[str] | None] = {
     "_plans": None,
     "_files": None,
+    "_gathering": None,
     "_paths": None,
     "_lock": None,
     "_directory": None,
