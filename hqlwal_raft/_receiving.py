@@ -173,13 +173,13 @@ def _read_some(log: Log, start: int, stop: int) -> Work[list[Entry]]:
     if size <= _CHUNK_BYTES and (entries := extent.read_cached()) is not None:
         return entries
     outcome = yield Plan("read", (Read(extent.file, extent.start, size),))
-    return extent.entries_of(outcome.values[0])
+    return extent.decode(outcome.values[0])
 
 
 def _load(segment: Segment) -> Work[None]:
     """Finds the records of a segment."""
     outcome = yield Plan("load", (segment.load_step(),))
     segment.loaded(*outcome.values[0])
-    if segment.offsets is None:
+    if not segment.is_loaded:
         why = "not all of its records can be found"
         raise damage(segment.path, DATA_START, segment.first_id, segment.next_id - 1, why)

@@ -99,7 +99,8 @@ class RaftLogStorage(RaftLogReader):
         Votes, truncations and purges are durable on return under each of them.
 
         - ``segment_size``: bytes of a segment file, 8192 at least. Larger entries get a segment
-          of their own.
+          of their own. Where entries take more than an eighth of it, and it is a mebibyte at
+          least, the next segments are larger: eight such entries, 64 MiB at the most.
         - ``max_entry_size``: the largest payload accepted, in bytes.
         - ``auto_heal``: where durable entries are damaged, keep the damaged file as
           ``.broken`` and cut the log back to the last healthy entry, instead of raising

@@ -132,9 +132,9 @@ class Core:
             found = log.reads.extents(position, end, 1 << 20, 1 << 30)
             if isinstance(found, Segment):
                 step = found.load_step()
-                file, offsets = step.carry_out(log.directory)
-                found.loaded(file, offsets)
-                if found.offsets is None:  # lengths lead astray: reading all of it says where
+                file, places = step.carry_out(log.directory)
+                found.loaded(file, places)
+                if not found.is_loaded:  # lengths lead astray: reading all of it says where
                     first, stop = found.first_id, found.next_id
                     Extent(file, found.salt, first, stop, DATA_START, step.end).read()
                 continue
