@@ -37,6 +37,7 @@ __all__ = [
     "BlockingSnapshotStore",
     "BlockingSnapshotWriter",
     "as_bytes",
+    "check_options",
 ]
 
 KEEP = 2

@@ -35,6 +35,7 @@ from ._blocking_snapshots import (
     BlockingSnapshotStore,
     BlockingSnapshotWriter,
     as_bytes,
+    check_options,
 )
 from ._environment import Environment, Loop
 from ._threads import Worker
@@ -86,6 +87,7 @@ class SnapshotStore:
         ValueError or TypeError where an option makes no sense. Damage raises nothing here: see
         :meth:`latest`, and :attr:`findings`.
         """
+        check_options(keep, block_bytes, environment)
         begin = partial(
             BlockingSnapshotStore.open,
             check_path(path),
