@@ -91,6 +91,14 @@ class SnapshotFile:
         self.path = directory.path_of(name)
         with self._losses():
             self._file = directory.open_file(name)
+        try:
+            self._look(log_id)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _look(self, log_id: LogId) -> None:
+        with self._losses():
             # A copy that somebody brought here may not be durable. What is shown is.
             self._file.sync()
         head = SnapshotHead.unpack(self._read(0, HEAD_BYTES))
