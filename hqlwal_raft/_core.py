@@ -12,9 +12,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ._commit import Committer, Phase
+from ._commit import Committer
 from ._environment import Environment, Loop
 from ._log import Log
+from ._phases import Phase
 from ._types import Vote
 from .errors import LeaderChangedError, WalClosedError, WrongLoopError
 

@@ -22,12 +22,12 @@ from ._arguments import (
     listed,
 )
 from ._block import Block
-from ._commit import Phase
 from ._core import Core
 from ._entry_rules import NotPlainError, plain
 from ._environment import Environment, Loop
-from ._log import Work
 from ._options import Opening
+from ._phases import Phase
+from ._plans import Work
 from ._reader import RaftLogReader
 from ._statistics import statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
