@@ -62,6 +62,7 @@ class SnapshotStore:
         self._inner = inner
         self._worker = worker
         self._loop = loop
+        self._lock = inner.environment.lock()
         self._ending: Answer | None = None
 
     @classmethod
@@ -170,13 +171,23 @@ class SnapshotStore:
             raise self._wrong_loop()
         await self.begin_close().wait()
 
+    def abandon(self) -> None:
+        """As :meth:`aclose`, without waiting: the directory goes when the disk has answered.
+
+        A plain call, that may be made in any thread, on another event loop, and after the own one
+        has ended. Idempotent. In a forked child it does nothing.
+        """
+        if not self._inner.is_forked:
+            self.begin_close()
+
     # --- for its writers and readers -------------------------------------------------------
 
     def begin_close(self) -> Answer:
-        if self._ending is None:
-            self._ending = self.submit(self._inner.close)
-            self._worker.stop()
-        return self._ending
+        with self._lock:
+            if self._ending is None:
+                self._ending = self.submit(self._inner.close)
+                self._worker.stop()
+            return self._ending
 
     def check_open(self) -> None:
         """Raises where it is closed, another process's, or another event loop's."""
@@ -194,7 +205,7 @@ class SnapshotStore:
 
     def _wrong_loop(self) -> WrongLoopError:
         why = (
-            "was opened by an event loop that has ended: open it again"
+            "was opened by an event loop that has ended: abandon() it, and open it again"
             if self._loop.has_ended()
             else "is called outside of the event loop that opened it: make the call on that one"
         )

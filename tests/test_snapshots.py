@@ -6,6 +6,9 @@ import errno
 import gc
 import os
 import stat
+import struct
+import threading
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +16,9 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
+from crc32c import crc32c
 
 from hqlwal_raft import (
     CorruptionError,
@@ -25,13 +30,21 @@ from hqlwal_raft import (
     UnknownVersionError,
     WalClosedError,
     WalLockedError,
+    WrongLoopError,
 )
 from hqlwal_raft._snapshot_format import SnapshotHead, parse_snapshot_name, snapshot_name
 from hqlwal_raft._types import FindingKind
 from hqlwal_raft.snapshots import BlockingSnapshotStore, SnapshotStore
 from hqlwal_raft.testing import FailingEnvironment, MemoryKernel
-from tests._leaks import is_locked
-from tests._support import Gate, HookedEnvironment, entries, on_both_backends, run_python
+from tests._leaks import is_locked, store_threads
+from tests._support import (
+    PATIENCE_SECONDS,
+    Gate,
+    HookedEnvironment,
+    entries,
+    on_both_backends,
+    run_python,
+)
 
 BLOCK_BYTES = 512
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -143,8 +156,6 @@ def test_files_and_directory_are_for_their_owner_alone(tmp_path: Path) -> None:
 
 @on_both_backends
 async def test_no_call_of_the_system_is_made_on_the_event_loop_s_thread(tmp_path: Path) -> None:
-    import threading
-
     loop = threading.get_ident()
     calls: set[str] = set()
 
@@ -170,8 +181,6 @@ async def test_no_call_of_the_system_is_made_on_the_event_loop_s_thread(tmp_path
 
 
 def test_a_store_takes_no_more_memory_than_some_blocks(tmp_path: Path) -> None:
-    import tracemalloc
-
     with BlockingSnapshotStore.open(tmp_path, block_bytes=1 << 16) as store:
         tracemalloc.start()
         with store.create(at(1)) as writer:
@@ -566,10 +575,6 @@ def test_a_name_that_does_not_fit_what_it_names_is_damage(tmp_path: Path) -> Non
 
 
 def test_a_snapshot_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
-    import struct
-
-    from crc32c import crc32c
-
     [file] = fill(tmp_path, 1)
     data = bytearray(file.read_bytes())
     data[7] = 9
@@ -822,3 +827,256 @@ def test_a_writer_that_is_dropped_says_so_and_leaves_what_the_next_open_removes(
         assert len(files_of(tmp_path)) == 1
     with warnings.catch_warnings(), open_blocking(tmp_path):
         assert files_of(tmp_path) == []
+
+
+# --- elsewhere -----------------------------------------------------------------------------
+
+
+async def use(path: Path, then: Callable[..., Any]) -> None:
+    """Calls ``then`` with every call that may be made of a store, and of who writes and reads."""
+    async with SnapshotStore.open(path, block_bytes=BLOCK_BYTES) as store:
+        async with store.create(at(1)) as writer:
+            await writer.write(content(1))
+        snapshot = writer.snapshot
+        assert snapshot is not None
+        async with store.read(snapshot) as reader, store.create(at(2)) as other:
+            calls: dict[str, Callable[[], Any]] = {
+                "snapshots": store.snapshots,
+                "latest": store.latest,
+                "create": lambda: store.create(at(3)),
+                "read": lambda: store.read(snapshot),
+                "write": lambda: other.write(b"x"),
+                "enter a writer": store.create(at(3)).__aenter__,
+                "enter a reader": store.read(snapshot).__aenter__,
+                "read a part": lambda: reader.read(0, 9),
+                "a block": lambda: anext(aiter(reader)),
+            }
+            await then(store, calls)
+            assert await reader.read(0, 9999) == content(1)
+            await other.write(content(2))
+        assert await store.latest() == other.snapshot
+    assert not is_locked(path)
+
+
+async def answers_to(calls: dict[str, Callable[[], Any]]) -> dict[str, Any]:
+    answers: dict[str, Any] = {}
+    for name, call in calls.items():
+        try:
+            with anyio.fail_after(PATIENCE_SECONDS):
+                result = call()
+                answers[name] = await result if hasattr(result, "__await__") else result
+        except Exception as error:
+            answers[name] = error
+    return answers
+
+
+@pytest.mark.parametrize("loops", [("asyncio", "asyncio"), ("trio", "trio"), ("trio", "asyncio")])
+def test_on_another_event_loop_every_call_says_so_and_does_nothing(
+    tmp_path: Path, loops: tuple[str, str]
+) -> None:
+    async def then(store: SnapshotStore, calls: dict[str, Callable[[], Any]]) -> None:
+        calls = {**calls, "aclose": store.aclose}
+        answers = await anyio.to_thread.run_sync(
+            lambda: anyio.run(answers_to, calls, backend=loops[1])
+        )
+        assert answers.keys() == calls.keys()
+        for name, answer in answers.items():
+            assert isinstance(answer, WrongLoopError), (name, answer)
+            assert answer.path == str(tmp_path)
+            assert "outside of the event loop" in str(answer)
+
+    anyio.run(use, tmp_path, then, backend=loops[0])
+
+
+@pytest.mark.parametrize("is_abandoned", [True, False])
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_after_its_event_loop_has_ended_every_call_says_so(
+    tmp_path: Path, backend: str, is_abandoned: bool
+) -> None:
+    kept: list[Any] = []
+
+    async def leave() -> None:
+        block = SnapshotStore.open(tmp_path)
+        kept.append(await block.__aenter__())
+        block._store = None  # type: ignore[attr-defined]
+
+    anyio.run(leave, backend=backend)
+    store = kept[0]
+    calls = {"latest": store.latest, "aclose": store.aclose}
+    answers = anyio.run(answers_to, calls, backend=backend)
+    calls.clear()
+    for answer in answers.values():
+        assert isinstance(answer, WrongLoopError)
+        assert backend == "trio" or "has ended: abandon() it" in str(answer)
+    answers.clear()
+    del store, answer
+    if is_abandoned:
+        kept[0].abandon()
+        kept[0].abandon()
+        threads = [each for each in store_threads() if each.name == "hqlwal-snapshots"]
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+        kept.clear()
+        gc.collect()
+    else:
+        with pytest.warns(ResourceWarning, match="never closed"):
+            kept.clear()
+            gc.collect()
+    assert not is_locked(tmp_path)
+
+
+@on_both_backends
+async def test_a_store_that_is_abandoned_drops_what_is_written_and_lets_go(tmp_path: Path) -> None:
+    async with SnapshotStore.open(tmp_path, block_bytes=BLOCK_BYTES) as store:
+        with pytest.raises(WalClosedError):
+            async with store.create(at(1)) as writer:
+                await writer.write(content(1))
+                await anyio.to_thread.run_sync(store.abandon)
+        with pytest.raises(WalClosedError):
+            await store.latest()
+    assert not is_locked(tmp_path)
+    assert files_of(tmp_path) == []
+
+
+@on_both_backends
+async def test_in_a_forked_child_every_call_says_so_and_the_parent_s_files_stay(
+    tmp_path: Path,
+) -> None:
+    async def then(store: SnapshotStore, calls: dict[str, Callable[[], Any]]) -> None:
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        receiving, sending = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # threads are there
+            pid = os.fork()
+        if pid == 0:
+            said = []
+            try:
+                for name, call in calls.items():
+                    try:
+                        result = call()
+                        if hasattr(result, "__await__"):
+                            result.__await__().send(None)
+                        said.append(f"{name} went through")
+                    except WalClosedError as error:
+                        if "forked" not in str(error):
+                            said.append(f"{name}: {error}")
+                    except BaseException as error:
+                        said.append(f"{name}: {error!r}")
+                store._inner.close()
+                del store, calls, call
+                gc.collect()
+            finally:
+                os.write(sending, repr(said).encode())
+                os._exit(0)
+        os.close(sending)
+        said_there = b""
+        while piece := os.read(receiving, 1 << 16):
+            said_there += piece
+        os.close(receiving)
+        os.waitpid(pid, 0)
+        assert said_there == b"[]"
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert is_locked(tmp_path)
+
+    await use(tmp_path, then)
+
+
+def test_a_child_that_outlives_its_parent_keeps_nobody_out(tmp_path: Path) -> None:
+    with open_blocking(tmp_path) as store:
+        publish(store, at(1))
+        receiving, sending = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            os.close(sending)
+            os.read(receiving, 1)  # until the parent says so
+            os._exit(0)
+        os.close(receiving)
+    try:
+        with open_blocking(tmp_path) as store:
+            assert store.latest() is not None
+    finally:
+        os.close(sending)
+        os.waitpid(pid, 0)
+
+
+# --- threads -------------------------------------------------------------------------------
+
+
+def test_threads_may_write_read_and_publish_at_the_same_time(tmp_path: Path) -> None:
+    problems: list[BaseException] = []
+    refused: list[SnapshotOrderError] = []
+    start = threading.Barrier(6)
+
+    def write(number: int) -> None:
+        try:
+            start.wait(PATIENCE_SECONDS)
+            for index in range(number, 30, 3):
+                try:
+                    publish(store, at(index + 1))
+                except SnapshotOrderError as error:
+                    refused.append(error)
+        except BaseException as error:
+            problems.append(error)
+
+    def read() -> None:
+        try:
+            start.wait(PATIENCE_SECONDS)
+            last = 0
+            while last < 30:
+                newest = store.latest()
+                if newest is None:
+                    continue
+                assert newest.log_id.index >= last
+                last = newest.log_id.index
+                try:
+                    assert bytes_of(store, newest) == content(last)
+                except SnapshotError:
+                    assert store.latest() != newest
+        except BaseException as error:
+            problems.append(error)
+
+    with open_blocking(tmp_path, keep=1) as store:
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+        threads += [threading.Thread(target=read) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+        assert problems == []
+        assert [each.log_id for each in store.snapshots()] == [at(30)]
+        assert len(files_of(tmp_path)) == 1
+        assert not store.findings
+
+
+def test_a_store_that_is_closed_while_one_writes_waits_for_the_write_and_drops_it(
+    tmp_path: Path,
+) -> None:
+    gate = Gate("pwrite", ".tmp")
+    raised: list[BaseException] = []
+    store = open_blocking(tmp_path, environment=HookedEnvironment(gate))
+
+    def write() -> None:
+        try:
+            with store.create(at(1)) as writer:
+                gate.shut()
+                writer.write(content(1))
+                writer.write(content(1))
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=write)]
+    threads[0].start()
+    anyio.run(gate.held)
+    threads.append(threading.Thread(target=store.close))
+    threads[1].start()
+    with pytest.raises(WalLockedError):
+        open_blocking(tmp_path)
+    gate.open()
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    [error] = raised
+    assert isinstance(error, WalClosedError)
+    assert files_of(tmp_path) == []
+    assert not is_locked(tmp_path)
