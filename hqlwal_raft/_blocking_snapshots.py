@@ -1,4 +1,4 @@
-"""Snapshots for threads: the store, and who writes and reads one.
+"""Snapshots for threads: the store, and who writes one.
 
 What is promised, ``hqlwal_raft.snapshots`` says; its asynchronous face makes these calls in a
 thread. Any thread may call; each call does the disk's work itself. It must not know what the bytes
@@ -14,29 +14,28 @@ import contextlib
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from . import _said
-from ._arguments import check_log_id, check_number, check_path
+from ._arguments import check_log_id, check_number, check_path, viewed
 from ._directory import Directory
 from ._environment import Environment
 from ._files import IrregularFileError
-from ._format import U64_MAX
 from ._snapshot_directory import SnapshotDirectory
 from ._snapshot_files import SnapshotFile, Unfinished
 from ._snapshot_format import BLOCK_BYTES_MAX, BLOCK_BYTES_MIN
+from ._snapshot_reader import BlockingSnapshotReader
 from ._types import Finding, LogId, SnapshotInfo
 from .errors import CorruptionError, SnapshotError, WalClosedError, given
 
 __all__ = [
     "BLOCK_BYTES",
     "KEEP",
-    "BlockingSnapshotReader",
     "BlockingSnapshotStore",
     "BlockingSnapshotWriter",
-    "as_bytes",
     "check_options",
 ]
 
@@ -136,7 +135,9 @@ class BlockingSnapshotStore:
         if type(snapshot) is not SnapshotInfo:
             raise TypeError(f"snapshot is {given(snapshot)}: give what latest() gave")
         self.check_open()
-        return BlockingSnapshotReader(self, snapshot)
+        return BlockingSnapshotReader(
+            snapshot, partial(self._open_file, snapshot), partial(self._read_block, snapshot)
+        )
 
     def create(self, log_id: LogId) -> BlockingSnapshotWriter:
         """A new one, of the state after entry ``log_id``.
@@ -151,12 +152,12 @@ class BlockingSnapshotStore:
 
     # --- for its readers and writers -------------------------------------------------------
 
-    def open_file(self, snapshot: SnapshotInfo) -> SnapshotFile:
+    def _open_file(self, snapshot: SnapshotInfo) -> SnapshotFile:
         with self._lock:
             self.check_open()
             return self._files.open_file(snapshot)
 
-    def read_block(self, snapshot: SnapshotInfo, file: SnapshotFile, number: int) -> bytes:
+    def _read_block(self, snapshot: SnapshotInfo, file: SnapshotFile, number: int) -> bytes:
         """Damage is noted, and raised."""
         self.check_open()
         try:
@@ -285,7 +286,7 @@ class BlockingSnapshotWriter:
 
         Raises OSError (ENOSPC …); the snapshot cannot be published any more then.
         """
-        view = as_bytes(piece)
+        view = viewed("piece", piece)
         with self._lock:
             unfinished = self._going_on()
             try:
@@ -373,88 +374,3 @@ class BlockingSnapshotWriter:
         if unfinished is not None and not self._store.is_forked:
             message = f"{unfinished.file.path} was never finished"
             warnings.warn(message, ResourceWarning, stacklevel=1)
-
-
-class BlockingSnapshotReader:
-    """A snapshot that is being read: for ``with``. See :meth:`BlockingSnapshotStore.read`.
-
-    Each block is checked before any of it is given; a bad one raises CorruptionError, and from then
-    on ``latest()`` gives the snapshot before.
-    """
-
-    def __init__(self, store: BlockingSnapshotStore, snapshot: SnapshotInfo) -> None:
-        self.snapshot = snapshot
-        self._store = store
-        self._file: SnapshotFile | None = None
-
-    def __enter__(self) -> Self:
-        self.begin()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.end()
-
-    def begin(self) -> None:
-        """Opens the file; what ``with`` does."""
-        self._file = self._store.open_file(self.snapshot)
-
-    def end(self) -> None:
-        """Lets go of the file. Who reads a block just now goes on with it."""
-        self._file = None
-
-    @property
-    def blocks(self) -> int:
-        """How many blocks there are."""
-        return self._opened().blocks
-
-    def block(self, number: int) -> bytes:
-        """One block, counted from 0; each but the last has the same length."""
-        file = self._opened()
-        check_number("number", number, 0, file.blocks - 1)
-        return self._store.read_block(self.snapshot, file, number)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """``length`` bytes from ``offset`` on, fewer where it ends. Reads whole blocks."""
-        file = self._opened()
-        check_number("offset", offset, 0, file.size)
-        check_number("length", length, 0, U64_MAX)
-        block_bytes = file.head.block_bytes
-        stop = min(offset + length, file.size)
-        parts = []
-        for number in range(offset // block_bytes, file.head.blocks(stop)):
-            start = number * block_bytes
-            data = self._store.read_block(self.snapshot, file, number)
-            parts.append(data[max(offset - start, 0) : stop - start])
-        return b"".join(parts)
-
-    def __iter__(self) -> Iterator[bytes]:
-        """The blocks, in order: all the bytes that were written, in bounded memory."""
-        for number in range(self.blocks):
-            yield self.block(number)
-
-    def _opened(self) -> SnapshotFile:
-        store, file = self._store, self._file
-        store.check_open()
-        if file is None:
-            raise SnapshotError(
-                f"{self.snapshot.path} is not being read: use 'with', and read inside of it",
-                path=self.snapshot.path,
-                log_id=self.snapshot.log_id,
-            )
-        return file
-
-
-def as_bytes(piece: object) -> memoryview:
-    """The bytes of something bytes-like, without a copy where they lie in a row."""
-    try:
-        view = memoryview(piece)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"piece is {given(piece)}: give bytes, or something bytes-like") from None
-    if not view.nbytes or not view.c_contiguous:
-        return memoryview(view.tobytes())
-    return view.cast("B")

@@ -26,21 +26,21 @@ from typing import Any, Self
 from anyio.lowlevel import checkpoint
 
 from ._answers import Answer
-from ._arguments import check_path
+from ._arguments import check_path, viewed
 from ._block import patiently
 from ._blocking_snapshots import (
     BLOCK_BYTES,
     KEEP,
-    BlockingSnapshotReader,
     BlockingSnapshotStore,
     BlockingSnapshotWriter,
-    as_bytes,
     check_options,
 )
 from ._environment import Environment, Loop
+from ._snapshot_block import SnapshotBlock
+from ._snapshot_reader import BlockingSnapshotReader
 from ._threads import Worker
 from ._types import Finding, LogId, SnapshotInfo
-from .errors import SnapshotError, WalClosedError, WrongLoopError
+from .errors import WalClosedError, WrongLoopError
 
 __all__ = [
     "BlockingSnapshotReader",
@@ -96,7 +96,7 @@ class SnapshotStore:
             block_bytes=block_bytes,
             environment=environment,
         )
-        return _Block(cls, begin, environment or Environment(), check_path(path))
+        return SnapshotBlock(cls, begin, environment or Environment(), check_path(path))
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -253,7 +253,7 @@ class SnapshotWriter:
         """
         store, waiting = self._store, self._waiting
         store.check_open()
-        view = as_bytes(piece)
+        view = viewed("piece", piece)
         self._inner.check_going_on()
         await checkpoint()
         waiting += view
@@ -372,61 +372,3 @@ class SnapshotReader:
             self._store.submit(self._inner.end)
         else:
             self._inner.end()
-
-
-class _Block(AbstractAsyncContextManager[SnapshotStore]):
-    """``async with`` a store. Where opening fails or is cancelled nothing stays open."""
-
-    def __init__(
-        self,
-        make: Callable[[BlockingSnapshotStore, Worker, Loop], SnapshotStore],
-        begin: Callable[[], BlockingSnapshotStore],
-        environment: Environment,
-        path: str,
-    ) -> None:
-        self._make = make
-        self._begin = begin
-        self._environment = environment
-        self._path = path
-        self._store: SnapshotStore | None = None
-
-    async def __aenter__(self) -> SnapshotStore:
-        if self._store is not None:
-            raise SnapshotError(
-                f"{self._path} is open in this block: call open() once more", path=self._path
-            )
-        loop = self._environment.running_loop()
-        worker = self._environment.start_worker("hqlwal-snapshots", loop)
-        opened: list[BlockingSnapshotStore] = []
-
-        def undo() -> None:
-            for inner in opened:
-                inner.close()
-
-        answer = Answer(loop.event())
-        worker.submit(lambda: opened.append(self._begin()), partial(answer.give, loop))
-        try:
-            await answer.wait()
-        except BaseException:
-            undone = Answer(loop.event())
-            worker.submit(undo, partial(undone.give, loop))
-            worker.stop()
-            with contextlib.suppress(OSError):
-                await patiently(undone.wait)
-            raise
-        self._store = self._make(opened.pop(), worker, loop)
-        return self._store
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        store, self._store = self._store, None
-        if store is None:
-            return
-        if isinstance(error, GeneratorExit):  # nobody runs this any more
-            store.begin_close()
-        elif not await patiently(store.aclose):
-            await store.aclose()  # the disk does not answer: who is cancelled waits no longer
