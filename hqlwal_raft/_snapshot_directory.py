@@ -89,6 +89,7 @@ class SnapshotDirectory:
         held = Held(log_id, number, name, SnapshotInfo(log_id, 0, path))
         with contextlib.suppress(CorruptionError, IrregularFileError), self._noting(held):
             file = SnapshotFile(self.directory, name, log_id)
+            file.make_durable()  # what is shown is
             return held._replace(info=SnapshotInfo(log_id, file.size, path))
         return None
 

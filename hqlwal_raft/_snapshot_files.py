@@ -98,9 +98,6 @@ class SnapshotFile:
             raise
 
     def _look(self, log_id: LogId) -> None:
-        with self._losses():
-            # A copy that somebody brought here may not be durable. What is shown is.
-            self._file.sync()
         head = SnapshotHead.unpack(self._read(0, HEAD_BYTES))
         if isinstance(head, int):
             raise UnknownVersionError(
@@ -124,6 +121,11 @@ class SnapshotFile:
             raise self._damage(what, tail_at)
         self.size = size
         self.blocks = head.blocks(size)
+
+    def make_durable(self) -> None:
+        """For a copy that somebody brought here. Raises CorruptionError, OSError."""
+        with self._losses():
+            self._file.sync()
 
     def block(self, number: int) -> bytes:
         """The data of one block, checked. Raises CorruptionError, OSError."""

@@ -36,6 +36,7 @@ from ._blocking_snapshots import (
     check_options,
 )
 from ._environment import Environment, Loop
+from ._snapshot_audit import SnapshotsReport, examine_snapshots
 from ._snapshot_block import SnapshotBlock
 from ._snapshot_reader import BlockingSnapshotReader
 from ._threads import Worker
@@ -50,6 +51,8 @@ __all__ = [
     "SnapshotReader",
     "SnapshotStore",
     "SnapshotWriter",
+    "SnapshotsReport",
+    "examine_snapshots",
 ]
 
 

@@ -34,7 +34,8 @@ from hqlwal_raft import (
 )
 from hqlwal_raft._snapshot_format import SnapshotHead, parse_snapshot_name, snapshot_name
 from hqlwal_raft._types import FindingKind
-from hqlwal_raft.snapshots import BlockingSnapshotStore, SnapshotStore
+from hqlwal_raft.audit import Verdict
+from hqlwal_raft.snapshots import BlockingSnapshotStore, SnapshotStore, examine_snapshots
 from hqlwal_raft.testing import FailingEnvironment, MemoryKernel
 from tests._leaks import is_locked, store_threads
 from tests._support import (
@@ -311,6 +312,27 @@ def test_after_a_write_that_failed_nothing_is_published(tmp_path: Path) -> None:
                 writer.write(b"x")
         assert files_of(tmp_path) == []
         publish(store, at(1))
+
+
+@on_both_backends
+async def test_a_look_for_the_newest_that_is_cancelled_reads_no_further(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    gate = Gate("pread", ".snapshot")
+    reads: list[str] = []
+    environment = HookedEnvironment(
+        lambda call, path: reads.append(path) if call == "pread" else None, gate
+    )
+    async with SnapshotStore.open(tmp_path, environment=environment) as store:
+        gate.shut()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(store.latest)
+            await gate.held()
+            reads.clear()
+            tasks.cancel_scope.cancel()
+        gate.open()
+    for thread in store_threads():
+        await anyio.to_thread.run_sync(thread.join, PATIENCE_SECONDS)
+    assert len(reads) < 3  # what is left of the head; of blocks there are four
 
 
 @on_both_backends
@@ -1080,3 +1102,38 @@ def test_a_store_that_is_closed_while_one_writes_waits_for_the_write_and_drops_i
     assert isinstance(error, WalClosedError)
     assert files_of(tmp_path) == []
     assert not is_locked(tmp_path)
+
+
+# --- looking at them -----------------------------------------------------------------------
+
+
+def test_who_looks_at_a_directory_in_use_finds_nothing_wrong_and_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    with open_blocking(tmp_path, keep=3) as store:
+        made = [publish(store, at(index)) for index in (9, 10)]
+        with store.create(at(11)) as writer:
+            writer.write(content(11))
+            before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+            report = examine_snapshots(tmp_path)
+            assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert report.snapshots == made
+        assert [finding.kind for finding in report.findings] == [FindingKind.IN_USE]
+        assert report.verdict is Verdict.INTACT
+        assert report.lock.pid == os.getpid()
+
+
+def test_who_looks_at_a_directory_at_rest_is_told_what_an_open_would_find(tmp_path: Path) -> None:
+    fill(tmp_path, 9, 10, 11, keep=3)
+    old, middle, new = files_of(tmp_path)
+    (tmp_path / "0123abcd.snapshot.tmp").write_bytes(b"x")
+    assert examine_snapshots(tmp_path).verdict is Verdict.TORN
+    change(middle, 100)
+    new.unlink()
+    new.mkdir()
+    report = examine_snapshots(tmp_path)
+    assert [snapshot.path for snapshot in report.snapshots] == [str(old)]
+    kinds = {finding.path: finding.kind for finding in report.findings}
+    assert kinds.pop(str(tmp_path / "0123abcd.snapshot.tmp")) is FindingKind.LEFTOVER
+    assert kinds == {str(middle): FindingKind.DAMAGE, str(new): FindingKind.IRREGULAR}
+    assert report.verdict is Verdict.DAMAGED
