@@ -89,11 +89,12 @@ class Answer:
 class Changes:
     """Those who follow the log wait here: for what is readable, or for what is durable."""
 
-    __slots__ = ("_durable", "_loop", "_readable")
+    __slots__ = ("_durable", "_loop", "readable")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._readable: Answer | None = None
+        #: whom an append answers
+        self.readable: Answer | None = None
         self._durable: Answer | None = None
 
     def next(self, *, is_durable: bool) -> Answer:
@@ -104,13 +105,13 @@ class Changes:
             if self._durable is None:
                 self._durable = Answer(self._loop.event())
             return self._durable
-        if self._readable is None:
-            self._readable = Answer(self._loop.event())
-        return self._readable
+        if self.readable is None:
+            self.readable = Answer(self._loop.event())
+        return self.readable
 
     def tell_readers(self) -> None:
         """Entries were appended."""
-        readable, self._readable = self._readable, None
+        readable, self.readable = self.readable, None
         if readable is not None:
             readable.give(self._loop, None, None)
 

@@ -8,11 +8,12 @@ those take the short way, in :func:`append` itself.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ._entry_rules import NotPlainError, record_sizes
-from ._format import DATA_START, U64_MAX
+from ._format import DATA_START, ENTRY_HEAD_BYTES, RECORD_HEAD_BYTES, SETTLED, U64_MAX
 from ._log import Log
 from ._plans import Plan, Step, Write
 from ._records import encode, encode_one
@@ -26,6 +27,7 @@ SEALS_WAITING = 4
 # Smaller pieces of a dirty tail are stored through the map: no system call. Larger ones would
 # take a page fault for each page.
 _THROUGH_THE_MAP_BYTES = 4096
+_NO_NODE = 0
 
 
 class Need(NamedTuple):
@@ -57,68 +59,90 @@ def append(log: Log, entries: Sequence[Entry]) -> Need | None:
     returns what is needed first: in each of these cases nothing is changed. Raises PoisonError
     where a write failed half-way (buffered policies only).
     """
+    if len(entries) == 1 and _append_one(log, entries):
+        return None
     index = log.next_index
     if index is None:
         index = _first_index_of(entries)
     tail = log.tail
     if tail is None:
         return _append_across(log, entries, index)
-    end = tail.end
-    unsynced = log.unsynced
-    is_buffered = unsynced.is_buffered
-    if is_buffered:
-        is_settled = log.appended_entries == log.durable_entries
-    else:
-        is_settled = not unsynced.unwritten
-    limit, least_term = log.max_entry_size, log.least_term
-    if len(entries) == 1:
-        data = encode_one(
-            entries[0], index, tail.salt, limit, is_settled=is_settled, least_term=least_term
-        )
-        parts, offsets, stop = [data], [end], end + len(data)
-    else:
-        parts, offsets, stop = encode(
-            entries, index, tail.salt, end, limit, is_settled=is_settled, least_term=least_term
-        )
+    parts, offsets, stop = encode(
+        entries,
+        index,
+        tail.salt,
+        tail.end,
+        log.max_entry_size,
+        is_settled=log.is_settled,
+        least_term=log.least_term,
+    )
     if stop > tail.length:
         return _append_across(log, entries, index)
-    # An interrupt that comes behind the storing finds it set: what was stored and is not in
-    # memory would be read behind the next append.
+    if log.unsynced.is_buffered:
+        assert tail.file is not None
+        # survives kill -9 from here on
+        log.write_here(tail.file, tail.end, b"".join(parts))
     log.is_changing = True
-    # From here on as ``Unsynced.add`` and ``Log.added`` do it.
-    size = stop - end
-    count = len(offsets)
-    next_index = index + count
-    if is_buffered:
-        _write_into_tail(log, tail, end, parts, size)
-        log.written_next = next_index
-    elif unsynced.unwritten and unsynced.unwritten[-1].segment is tail:
-        unsynced.unwritten[-1].parts.extend(parts)
-    else:
-        unsynced.add(tail, end, parts, is_first=False)
-    tail.offsets.extend(offsets)  # type: ignore[union-attr]  # the tail is loaded
-    tail.end = stop
-    tail.next_id = log.next_index = next_index
-    log.appended_entries += count
-    log.appended_bytes += size
-    if least_term is not None:
-        log.least_term = entries[-1][0]
-    log.recent.add(entries, size, log.written_next)
+    log.added(tail, entries, parts, offsets, stop)
     log.is_changing = False
     return None
 
 
-def _write_into_tail(log: Log, tail: Segment, offset: int, parts: list[bytes], size: int) -> None:
-    """Puts records into the page cache: an append that returned survives kill -9."""
-    file, dirty = tail.file, log.unsynced.dirty
-    assert file is not None
-    data = parts[0] if len(parts) == 1 else b"".join(parts)
-    is_dirty = dirty and dirty[-1] is tail
-    if is_dirty and size < _THROUGH_THE_MAP_BYTES and file.store(offset, data):
-        return
-    log.carry_out_here(Plan("append", (Write(file, offset, (data,)),), point=0))
-    if not is_dirty:
-        dirty.append(tail)
+def _append_one(log: Log, entries: Sequence[Entry]) -> bool:
+    """The lean way, for one plain entry that fits into the tail and has the term of the entry
+    before it; False, with nothing done, for any other. Does as ``append`` does.
+    """
+    tail, unsynced = log.tail, log.unsynced
+    entry = entries[0]
+    if tail is None or type(entry) is not Entry:
+        return False
+    term, index, payload, node_id = entry
+    if (
+        index != log.next_index
+        or type(index) is not int
+        or type(payload) is not bytes
+        or term is not log.usual_term
+        or node_id is not _NO_NODE
+    ):
+        return False
+    length = ENTRY_HEAD_BYTES + len(payload)
+    size = RECORD_HEAD_BYTES + length
+    end = tail.end
+    stop = end + size
+    if stop > tail.length or len(payload) > log.max_entry_size:
+        return False
+    unwritten, is_buffered = unsynced.unwritten, unsynced.is_buffered
+    if log.appended_entries == log.durable_entries if is_buffered else not unwritten:
+        length |= SETTLED
+    try:
+        data = encode_one(index, length, term, node_id, payload, tail.salt)
+    except struct.error:  # past the last index
+        return False
+    if is_buffered:
+        dirty = unsynced.dirty
+        if size >= _THROUGH_THE_MAP_BYTES or not dirty or dirty[-1] is not tail:
+            return False
+        # An interrupt that comes behind the storing finds it set: what was stored and is not in
+        # memory would be read behind the next append.
+        log.is_changing = True
+        if not tail.file.store(end, data):  # type: ignore[union-attr]  # it is open
+            log.is_changing = False
+            return False
+        log.written_next = index + 1
+    else:
+        log.is_changing = True
+        if unwritten and unwritten[-1].segment is tail:
+            unwritten[-1].parts.append(data)
+        else:
+            unsynced.add(tail, end, [data], is_first=False)
+    tail.offsets.append(end)  # type: ignore[union-attr]  # the tail is loaded
+    tail.end = stop
+    tail.next_id = log.next_index = index + 1
+    log.appended_entries += 1
+    log.appended_bytes += size
+    log.recent.add(entries, size, log.written_next)
+    log.is_changing = False
+    return True
 
 
 def _first_index_of(entries: Sequence[Entry]) -> int:

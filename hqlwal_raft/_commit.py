@@ -43,6 +43,8 @@ from .protocols import AppendCallback
 
 __all__ = ["Committer"]
 
+_OPEN = Phase.OPEN
+
 
 class Committer:
     """See the module."""
@@ -123,7 +125,7 @@ class Committer:
         if (
             self._queue
             or self._lane.operation is not None
-            or self.phase is not Phase.OPEN
+            or self.phase is not _OPEN
             or log.is_changing
             or log.appended_bytes - log.durable_bytes >= self._max_unsynced_bytes
         ):
@@ -337,7 +339,8 @@ class Committer:
 
     def _accepted(self, callback: AppendCallback | None) -> Answer:
         self.measures.appends += 1
-        self._changes.tell_readers()
+        if self._changes.readable is not None:
+            self._changes.tell_readers()
         if not self.log.prepared:
             self._chores.go_on()
         return self.commits.accepted(callback)

@@ -45,6 +45,7 @@ __all__ = [
     "Zero",
     "carry_out",
     "drive",
+    "lacks_space",
     "load",
 ]
 
@@ -275,10 +276,13 @@ def carry_out(directory: Directory, plan: Plan) -> Outcome:
 def _is_refused(plan: Plan, place: int, error: BaseException) -> bool:
     if plan.point is None or place < plan.point:
         return True
+    return place == plan.point and isinstance(plan.steps[place], Write) and lacks_space(error)
+
+
+def lacks_space(error: BaseException) -> bool:
+    """Whether a write raised it before the system took a byte."""
     return (
-        place == plan.point
-        and isinstance(plan.steps[place], Write)
-        and isinstance(error, OSError)
+        isinstance(error, OSError)
         and error.errno in _NO_SPACE
         and not isinstance(error, TornWriteError)
     )

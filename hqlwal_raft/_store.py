@@ -169,7 +169,8 @@ class RaftLogStorage(RaftLogReader):
         Waits while too much is accepted but not durable. Cancelled, the entries stay accepted.
         """
         core = self._core
-        core.check_open()
+        if core.is_closed or core.running() is not core.identity:  # type: ignore[misc]
+            core.check_open()
         if callback is not None:
             check_callback(callback)
         batch = entries if type(entries) is list else listed(entries)

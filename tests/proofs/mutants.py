@@ -34,7 +34,7 @@ from hqlwal_raft._blocking_reader import BlockingRaftLogReader
 from hqlwal_raft._commit import Committer
 from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment, Loop
-from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
+from hqlwal_raft._format import SETTLED, MetaState, SegmentHeader, unpack_slot
 from hqlwal_raft._grouping import GroupCommit
 from hqlwal_raft._lane import Lane, _Event, _Waiter
 from hqlwal_raft._leaving import let_go
@@ -131,8 +131,8 @@ def _settle_early(*arguments: Any, is_settled: bool) -> Any:
     return _encode(*arguments, is_settled=is_settled or True)
 
 
-def _settle_one_early(*arguments: Any, is_settled: bool) -> Any:
-    return _encode_one(*arguments, is_settled=is_settled or True)
+def _settle_one_early(index: int, marked: int, *arguments: Any) -> Any:
+    return _encode_one(index, marked | SETTLED, *arguments)
 
 
 def _is_followed_soon(log: Log, segment: Segment) -> bool:

@@ -19,6 +19,7 @@ from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._format import (
     META_NAME,
+    SETTLED,
     SLOT_BYTES,
     SegmentHeader,
     segment_name,
@@ -268,8 +269,8 @@ def _encode_settled(*arguments: Any, **named: Any) -> Any:
     return _encode(*arguments, **(named | {"is_settled": True}))
 
 
-def _encode_one_settled(*arguments: Any, **named: Any) -> Any:
-    return _encode_one(*arguments, **(named | {"is_settled": True}))
+def _encode_one_settled(index: int, marked: int, *arguments: Any) -> Any:
+    return _encode_one(index, marked | SETTLED, *arguments)
 
 
 def _is_there(log: Log, segment: Segment) -> bool:
