@@ -16,7 +16,16 @@ for threads, ``hqlwal_raft.snapshots`` keeps the snapshots that a purge goes by,
 
 from ._reader import RaftLogReader
 from ._store import RaftLogStorage
-from ._types import Entry, LogId, LogState, LogSync, SnapshotInfo, StorageStatistics, Vote
+from ._types import (
+    Entry,
+    LogId,
+    LogState,
+    LogSync,
+    MendOutcome,
+    SnapshotInfo,
+    StorageStatistics,
+    Vote,
+)
 from .errors import (
     CorruptionError,
     EntryTooLargeError,
@@ -48,6 +57,7 @@ __all__ = [
     "LogState",
     "LogSync",
     "LogTruncatedError",
+    "MendOutcome",
     "RaftLogReader",
     "RaftLogStorage",
     "RaftRuleError",

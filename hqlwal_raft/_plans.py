@@ -24,7 +24,9 @@ from typing import Any, TypeVar
 from ._directory import Directory
 from ._files import File, TornWriteError
 from ._format import DATA_START, LENGTH_MASK, RECORD_HEAD, RECORD_HEAD_BYTES
+from ._proving import Proven, prove
 from ._records import locate
+from ._types import Entry
 
 __all__ = [
     "Allocate",
@@ -34,6 +36,7 @@ __all__ = [
     "Load",
     "Outcome",
     "Plan",
+    "Prove",
     "Read",
     "SetAside",
     "Step",
@@ -211,6 +214,22 @@ class Load:
         return load(directory, self)
 
 
+@dataclass(frozen=True, slots=True)
+class Prove:
+    """Gives what the copies prove of the records ``[first, stop)``, which end at ``end``."""
+
+    file: File
+    salt: int
+    first: int
+    stop: int
+    end: int
+    copies: tuple[Entry, ...]
+
+    def carry_out(self, directory: Directory) -> Proven:
+        data = self.file.read(DATA_START, self.end - DATA_START)
+        return prove(data, DATA_START, self.salt, self.first, self.stop, self.copies)
+
+
 Step = (
     Write
     | Sync
@@ -224,6 +243,7 @@ Step = (
     | CheckIdentity
     | Read
     | Load
+    | Prove
 )
 
 

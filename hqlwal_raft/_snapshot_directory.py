@@ -185,12 +185,13 @@ class SnapshotDirectory:
         return info
 
     def _take_back(self, unfinished: Unfinished, name: str) -> None:
-        """What cannot be removed is whole, and counts once the directory is opened again."""
+        """What cannot be removed is whole, and counts once the directory is opened again. The
+        temporary name is left to who drops the file.
+        """
         self._forget(name)
         with contextlib.suppress(OSError):
             if self.directory.identify(name) == unfinished.file.identity:
                 self.remove(name)
-        self.remove(unfinished.name)
 
     def _remove_older(self) -> None:
         """Those beyond what is to be kept, and damaged ones before all of these."""

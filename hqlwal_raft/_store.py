@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
-from . import _operations, _truncating
+from . import _mending, _operations, _truncating
 from ._answers import Answer, call_back
 from ._arguments import (
     check_callback,
@@ -30,7 +30,7 @@ from ._phases import Phase
 from ._plans import Work
 from ._reader import RaftLogReader
 from ._statistics import statistics_of
-from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
+from ._types import Entry, LogId, LogSync, MendOutcome, StorageStatistics, Vote
 from ._waiting import begin_waiting
 from .protocols import AppendCallback
 
@@ -265,6 +265,28 @@ class RaftLogStorage(RaftLogReader):
         state = self._core.log.meta.state.state
         await self._turns.did(1)
         return state
+
+    async def mend(self, entries: Iterable[Entry]) -> MendOutcome:
+        """Gives damaged records back from copies that a peer has of them; durable on return.
+
+        An entry is accepted only for a record that is damaged, and only where what is left of it
+        proves that it was this very entry: by the checksum that was stored with it (a wrong copy
+        passes once in 2^32 times), or, where the checksum itself is damaged, by all other bytes;
+        where the head of the record is damaged, the record behind it must be where this one ends.
+        Nothing else is changed, and entries that are healthy here, or not here at all, are passed
+        over. Several copies of one index may be given, in any order. Reads the segments that the
+        entries belong to. What damage keeps from opening, ``hqlwal repair --from`` mends at rest.
+
+        Raises TypeError or ValueError where something is no entry; OSError where a segment cannot
+        be read. Cancelled, it goes on.
+        """
+        core = self._core
+        core.check_open()
+        batch = plain(listed(entries))
+        answer = core.committer.run(partial(_mending.mend, core.log, batch), is_quiet=True)
+        await self._wait(answer)
+        outcome: MendOutcome = answer.result()
+        return outcome
 
     async def save_committed(self, log_id: LogId | None) -> None:
         """Saves the committed log id, without a sync: a crash can bring an older one back.

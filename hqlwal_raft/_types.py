@@ -13,6 +13,7 @@ __all__ = [
     "LogId",
     "LogState",
     "LogSync",
+    "MendOutcome",
     "SnapshotInfo",
     "StorageStatistics",
     "Vote",
@@ -212,6 +213,17 @@ class Finding:
     last_id: int | None = None
     #: the version found, for UNKNOWN_VERSION
     version: int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MendOutcome:
+    """What ``mend`` did with the copies: their indexes, ascending."""
+
+    #: of the damaged records that were given back, durably
+    mended: tuple[int, ...]
+    #: of the damaged records that none of their copies was proven to be; they are as they were
+    unproven: tuple[int, ...]
 
 
 @final

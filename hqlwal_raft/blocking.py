@@ -16,7 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from . import _operations, _truncating
+from . import _mending, _operations, _truncating
 from ._answers import Answer, call_back
 from ._arguments import (
     check_callback,
@@ -37,7 +37,7 @@ from ._plans import Work
 from ._reading import Reading
 from ._stand_ins import Callbacks, StandIns, end_store
 from ._statistics import statistics_of
-from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
+from ._types import Entry, LogId, LogSync, MendOutcome, StorageStatistics, Vote
 from ._waiting import begin_waiting
 from .errors import WalClosedError
 from .protocols import AppendCallback
@@ -249,6 +249,15 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """The state that was saved last; None where none ever was."""
         state: bytes | None = self._call(lambda: self._core.log.meta.state.state)
         return state
+
+    def mend(self, entries: Iterable[Entry]) -> MendOutcome:
+        """Gives damaged records back, as :meth:`hqlwal_raft.RaftLogStorage.mend`."""
+        core = self._core
+        core.check_open()
+        batch = plain(listed(entries))
+        begin = partial(_mending.mend, core.log, batch)
+        outcome: MendOutcome = self._call(partial(core.committer.run, begin, is_quiet=True))
+        return outcome
 
     def save_committed(self, log_id: LogId | None) -> None:
         """Saves the committed log id, without a sync: a crash can bring an older one back."""

@@ -203,8 +203,8 @@ class SnapshotStore:
 
     @property
     def _is_here(self) -> bool:
-        is_here = self._loop.is_here
-        return is_here is None or is_here()
+        running = self._loop.running
+        return running is None or running() is self._loop.identity
 
     def _wrong_loop(self) -> WrongLoopError:
         why = (

@@ -1,8 +1,8 @@
 """``hqlwal repair --from``: damaged records given back from copies, at rest. Prints nothing.
 
-A copy counts only where what is left of the record proves it: its salted checksum, or, where the
-checksum is what was damaged, every other byte. So only bytes that are proven damaged are written,
-and nothing that this node did not write itself. Headers, lost files and the vote are not mended.
+A copy counts only where what is left of the record proves it (``_proving``). So only bytes that are
+proven damaged are written, and nothing that this node did not write itself. Headers, lost files and
+the vote are not mended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from .._directory import Directory
 from .._environment import Environment
 from .._format import DATA_START, SegmentHeader
 from .._lock import LockedError
-from .._records import encode, scan
+from .._proving import prove
+from .._records import scan
 from .._types import Entry, FindingKind
 from ..audit import DirectoryReport
 from ..errors import WalLockedError
@@ -52,38 +53,13 @@ def _mend_segment(directory: Directory, name: str, last: int, copies: Copies) ->
     file = directory.open_file(name, is_writable=True)
     header = SegmentHeader.unpack(file.read(0, DATA_START))
     assert isinstance(header, SegmentHeader)
-    offset, index = DATA_START, header.id_from
-    data = file.read(offset, file.size - offset)
-    mended: list[int] = []
-    known: dict[int, list[Entry]] | None = None
-    while True:
-        found = scan(data, offset, header.salt, index, file.size)
-        data, offset, index = data[found.end - offset :], found.end, found.next_id
-        if known is None:
-            known = {}
-            for entry in copies(index, last + 1):
-                known.setdefault(entry.index, []).append(entry)
-        proven = (_proven(entry, header.salt, data) for entry in known.get(index, ()))
-        record = next((record for record in proven if record is not None), None)
-        if record is None or index > last:
-            break
-        file.write(offset, (record,))
-        data = record + data[len(record) :]
-        mended.append(index)
-    if mended:
+    data = file.read(DATA_START, file.size - DATA_START)
+    healthy = scan(data, DATA_START, header.salt, header.id_from, file.size)
+    index, offset = healthy.next_id, healthy.end
+    data = data[offset - DATA_START :]
+    found = prove(data, offset, header.salt, index, last + 1, copies(index, last + 1))
+    for patch in found.patches:
+        file.write(patch.offset, (patch.record,))
+    if found.patches:
         file.sync()
-    return mended
-
-
-def _proven(entry: Entry, salt: int, data: bytes) -> bytes | None:
-    """The entry's record, if ``data`` begins with what is left of that very record."""
-    for is_settled in (False, True):
-        size = len(entry.payload)
-        parts, _, _ = encode([entry], entry.index, salt, 0, size, is_settled=is_settled)
-        record = b"".join(parts)
-        there = data[: len(record)]
-        has_checksum = there[8:12] == record[8:12]
-        has_rest = there[:8] + there[12:] == record[:8] + record[12:]
-        if len(there) == len(record) and (has_checksum or has_rest):
-            return record
-    return None
+    return [patch.id for patch in found.patches]
