@@ -119,7 +119,7 @@ def _batch(rng: random.Random, log: Log) -> list[Entry]:
         case 1:
             index += rng.choice((-1, 1))
         case 2:
-            node_id = rng.choice((3, 1 << 63, -1, 1 << 64))
+            node_id = rng.choice((3, 1 << 63, -1, 1 << 64, True, Same(3)))
         case 3:
             payload = rng.choice((bytearray(b"x"), memoryview(b"y"), "text", bytes(3001)))
         case 4:
