@@ -170,7 +170,6 @@ class BlockingSnapshotStore:
     def begin(self, writer: BlockingSnapshotWriter) -> Unfinished:
         with self._lock:
             self.check_open()
-            self._files.check_order(writer.log_id)
             unfinished = Unfinished(self._files.directory, writer.log_id, self.block_bytes)
             self._writers.add(writer)
             return unfinished

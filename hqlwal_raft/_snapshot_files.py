@@ -91,13 +91,6 @@ class SnapshotFile:
         self.path = directory.path_of(name)
         with self._losses():
             self._file = directory.open_file(name)
-        try:
-            self._look(log_id)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _look(self, log_id: LogId) -> None:
         head = SnapshotHead.unpack(self._read(0, HEAD_BYTES))
         if isinstance(head, int):
             raise UnknownVersionError(

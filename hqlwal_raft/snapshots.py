@@ -297,7 +297,6 @@ class SnapshotWriter:
             return
         try:
             store, inner, waiting = self._store, self._inner, self._waiting
-            await checkpoint()
             self._waiting = bytearray()
             if waiting:
                 await self._run(partial(inner.write, waiting))

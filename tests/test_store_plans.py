@@ -168,7 +168,7 @@ CARRY_OUT = """
     sys.modules["hqlwal_raft"] = package
     free = {
         *("_primitives", "_environment", "_files", "_paths", "_lock", "_directory"),
-        *("_format", "_entry_rules", "_records", "_plans", "_types", "errors"),
+        *("_format", "_entry_rules", "_records", "_find", "_proving", "_plans", "_types", "errors"),
     }
 
     class Guard(importlib.abc.MetaPathFinder):
