@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import os
@@ -1167,3 +1168,50 @@ def test_who_looks_at_a_directory_at_rest_is_told_what_an_open_would_find(tmp_pa
     assert kinds.pop(str(tmp_path / "0123abcd.snapshot.tmp")) is FindingKind.LEFTOVER
     assert kinds == {str(middle): FindingKind.DAMAGE, str(new): FindingKind.IRREGULAR}
     assert report.verdict is Verdict.DAMAGED
+
+
+# --- what is interrupted -------------------------------------------------------------------
+
+
+@on_both_backends
+async def test_an_opening_that_is_cancelled_leaves_the_lock_free(tmp_path: Path) -> None:
+    gate = Gate("listdir", "")
+    gate.shut()
+    environment = HookedEnvironment(gate)
+    async with anyio.create_task_group() as tasks:
+
+        async def use_it() -> None:
+            async with SnapshotStore.open(tmp_path, environment=environment):
+                raise AssertionError("it was cancelled")
+
+        tasks.start_soon(use_it)
+        await gate.held()
+        tasks.cancel_scope.cancel()
+        gate.open()
+    assert not is_locked(tmp_path)
+    with open_blocking(tmp_path):
+        pass
+
+
+def test_a_task_that_nobody_runs_any_more_lets_go_of_all(tmp_path: Path) -> None:
+    async def use_it() -> None:
+        opened = SnapshotStore.open(tmp_path, block_bytes=BLOCK_BYTES)
+        async with opened as store, store.create(at(1)) as writer:
+            await writer.write(content(1))
+            reached.append(store)
+            await asyncio.sleep(1e6)
+
+    reached: list[SnapshotStore] = []
+    loop = asyncio.new_event_loop()
+    coroutine = use_it()
+    task = loop.create_task(coroutine)
+    while not reached:
+        loop.run_until_complete(asyncio.sleep(0))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    reached.clear()
+    coroutine.close()
+    for thread in store_threads():
+        thread.join(PATIENCE_SECONDS)
+    assert not is_locked(tmp_path)
+    assert files_of(tmp_path) == []

@@ -28,8 +28,9 @@ from hqlwal_raft._proving import prove
 from hqlwal_raft._records import encode_one
 from hqlwal_raft.audit import Verdict, examine
 from hqlwal_raft.blocking import BlockingRaftLogStorage
-from hqlwal_raft.testing import FailingEnvironment
+from hqlwal_raft.testing import FailingEnvironment, MemoryKernel
 from tests._support import entries, on_both_backends, segments
+from tests.proofs.disk import Recorder, all_images
 
 SEGMENT_SIZE = 8192
 #: eight records of 900 bytes fill a segment: 30 entries take four
@@ -328,3 +329,53 @@ def test_a_copy_of_another_length_is_never_taken_for_the_record() -> None:
     assert prove(bytes(whole), 0, salt, 1, 4, wrong) == ((), (2,))
     assert len(prove(bytes(whole), 0, salt, 1, 4, [*wrong, log[1]]).patches) == 1
     assert crc32c(b"") == 0
+
+
+# --- crashes -------------------------------------------------------------------------------
+
+
+def test_a_cut_at_any_step_leaves_each_record_damaged_or_whole() -> None:
+    kernel = MemoryKernel()
+    path = "/node/log"
+    options: dict[str, Any] = {"segment_size": SEGMENT_SIZE, "cache_bytes": 0}
+    with BlockingRaftLogStorage.open(path, environment=kernel, **options) as store:
+        for entry in LOG:
+            store.append([entry])
+    files = kernel.contents()
+    damaged = dict(files)
+    for number, place in ((1, 2), (1, 3), (2, 0)):
+        name = f"{path}/{number:016d}.wal"
+        data = bytearray(damaged[name])
+        data[DATA_START + place * RECORD + 100] ^= 1
+        damaged[name] = bytes(data)
+    kernel = MemoryKernel.of(damaged)
+    with BlockingRaftLogStorage.open(path, environment=kernel, **options) as store:
+        with Recorder(kernel) as recorder:
+            outcome = store.mend(LOG)
+        assert outcome == MendOutcome((3, 4, 9), ())
+        seen = set()
+        for moment in recorder.moments:
+            for image in moment.images():
+                found = image.contents()
+                seen.add(tuple(sorted(_mended(files, damaged, found))))
+        assert seen == {(), (3,), (3, 4), (3, 4, 9)}
+        for image in all_images(kernel):
+            assert _mended(files, damaged, image.contents()) == {3, 4, 9}
+
+
+def _mended(
+    whole: dict[str, bytes], damaged: dict[str, bytes], found: dict[str, bytes]
+) -> set[int]:
+    """The records that are as they were before the damage; each byte is of before or of after."""
+    mended = set()
+    for number in range(1, 5):
+        name = f"/node/log/{number:016d}.wal"
+        for index in range(number * 8 - 7, min(number * 8, 30) + 1):
+            start = DATA_START + (index - 1) % 8 * RECORD
+            record = found[name][start : start + RECORD]
+            if record == whole[name][start : start + RECORD]:
+                if record != damaged[name][start : start + RECORD]:
+                    mended.add(index)
+            else:
+                assert index in (3, 4, 9)
+    return mended
