@@ -227,7 +227,7 @@ class Prove:
 
     def carry_out(self, directory: Directory) -> Proven:
         data = self.file.read(DATA_START, self.end - DATA_START)
-        return prove(data, DATA_START, self.salt, self.first, self.stop, self.copies)
+        return prove(data, DATA_START, self.salt, self.first, self.stop, self.copies, is_all=True)
 
 
 Step = (

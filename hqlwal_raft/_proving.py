@@ -29,6 +29,9 @@ from ._types import Entry
 
 __all__ = ["Patch", "Proven", "prove"]
 
+#: in the place of an id: nothing follows
+_END = -1
+
 
 class Patch(NamedTuple):
     """A record to be written over what is damaged."""
@@ -47,10 +50,17 @@ class Proven(NamedTuple):
 
 
 def prove(
-    data: bytes, base: int, salt: int, first: int, stop: int, copies: Iterable[Entry]
+    data: bytes,
+    base: int,
+    salt: int,
+    first: int,
+    stop: int,
+    copies: Iterable[Entry],
+    *,
+    is_all: bool,
 ) -> Proven:
     """``data``, which lies at the offset ``base`` of a segment's file, is its records from
-    ``first`` on; those up to ``stop`` are known to have been durable.
+    ``first`` on; those up to ``stop`` were durable for certain. ``is_all``: it ends with them.
     """
     known: dict[int, list[Entry]] = {}
     for entry in copies:
@@ -61,8 +71,8 @@ def prove(
     while id_ < stop:
         end = _healthy_end(data, place, id_, salt)
         if end is None:
-            is_last = id_ == stop - 1
-            found = (_proven(e, salt, data, place, is_last=is_last) for e in known.get(id_, ()))
+            follows = id_ + 1 if id_ + 1 < stop else _END if is_all else None
+            found = (_proven(e, salt, data, place, follows=follows) for e in known.get(id_, ()))
             record = next((each for each in found if each is not None), None)
             if record is not None:
                 patches.append(Patch(id_, base + place, record))
@@ -106,14 +116,20 @@ def _next_place(data: bytes, place: int, id_: int, stop: int, salt: int) -> tupl
     return len(data), stop
 
 
+def _is_followed(data: bytes, place: int, id_: int) -> bool:
+    return place == len(data) if id_ == _END else _has_id(data, place, id_)
+
+
 def _has_id(data: bytes, place: int, id_: int) -> bool:
     return data[place : place + 8] == id_.to_bytes(8, "big")
 
 
-def _proven(entry: Entry, salt: int, data: bytes, place: int, *, is_last: bool) -> bytes | None:
+def _proven(
+    entry: Entry, salt: int, data: bytes, place: int, *, follows: int | None
+) -> bytes | None:
     """The entry's record, if what is left at this place proves that it was that very one.
 
-    ``is_last``: no record is known to follow it.
+    ``follows``: the id of the record behind it; None where that is not known.
     """
     size = RECORD_OVERHEAD_BYTES + len(entry.payload)
     there = data[place : place + size]
@@ -129,7 +145,7 @@ def _proven(entry: Entry, salt: int, data: bytes, place: int, *, is_last: bool) 
     for record in records:
         if there[8:12] == record[8:12]:
             has_head = there[:8] == record[:8] and there[12:16] == record[12:16]
-            if has_head or is_last or _has_id(data, place + size, entry.index + 1):
+            if has_head or follows is None or _is_followed(data, place + size, follows):
                 return record
     for record in records:
         if there[:8] + there[12:] == record[:8] + record[12:]:

@@ -26,7 +26,8 @@ from .errors import CorruptionError, UnknownVersionError
 __all__ = ["SnapshotFile", "Unfinished"]
 
 #: how a system says that what is there cannot be read any more, now or later
-_LOST = (errno.EIO, errno.EBADMSG, errno.EUCLEAN, errno.ENOENT)
+# elsewhere than on Linux some are missing, and no file is opened
+_LOST = [getattr(errno, name, 0) for name in ("EIO", "EBADMSG", "EUCLEAN", "ENOENT")]
 
 
 class Unfinished:

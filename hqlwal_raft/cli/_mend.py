@@ -57,7 +57,9 @@ def _mend_segment(directory: Directory, name: str, last: int, copies: Copies) ->
     healthy = scan(data, DATA_START, header.salt, header.id_from, file.size)
     index, offset = healthy.next_id, healthy.end
     data = data[offset - DATA_START :]
-    found = prove(data, offset, header.salt, index, last + 1, copies(index, last + 1))
+    # what may follow was never durable for certain, so nothing says where the last one ends
+    copied = copies(index, last + 1)
+    found = prove(data, offset, header.salt, index, last + 1, copied, is_all=False)
     for patch in found.patches:
         file.write(patch.offset, (patch.record,))
     if found.patches:
