@@ -218,6 +218,44 @@ async def test_readers_go_on_and_writers_wait_their_turn(tmp_path: Path) -> None
     assert examine(tmp_path, deep=True).verdict is Verdict.INTACT
 
 
+async def test_a_record_of_the_segment_that_is_written_to_is_mended_and_writing_goes_on(
+    tmp_path: Path,
+) -> None:
+    await fill(tmp_path)
+    async with opened(tmp_path) as store:
+        damage(tmp_path, 27, 100)
+        with pytest.raises(CorruptionError):
+            await store.try_get_log_entries(27, 28)
+        assert await store.mend(LOG) == MendOutcome((27,), ())
+        more = entries(31, 50, size=SIZE)
+        for entry in more:
+            await store.append([entry])
+        assert await store.try_get_log_entries(0) == [*LOG, *more]
+    assert examine(tmp_path, deep=True).verdict is Verdict.INTACT
+
+
+async def test_where_a_damaged_length_led_astray_the_records_behind_it_are_found_again(
+    tmp_path: Path,
+) -> None:
+    # entry 3 holds what looks like a head, to which its damaged length leads, and from which the
+    # lengths go on to entry 5: as many records are found as there are
+    head = bytes(12) + struct.pack(">I", 2 * RECORD - 420 - 16)
+    log = [*LOG[:2], Entry(1, 3, bytes(388) + head + bytes(SIZE - 404)), *LOG[3:]]
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        for entry in log:
+            await store.append([entry])
+    file, start = place_of(tmp_path, 3)
+    data = bytearray(file.read_bytes())
+    data[start + 14] ^= 2
+    file.write_bytes(data)
+    async with opened(tmp_path) as store:
+        assert await store.try_get_log_entries(5, 9) == log[4:8]
+        with pytest.raises(CorruptionError):
+            await store.try_get_log_entries(4, 5)
+        assert await store.mend(log) == MendOutcome((3,), ())
+        assert await store.try_get_log_entries(0) == log
+
+
 def test_the_store_for_threads_mends_too(tmp_path: Path) -> None:
     with BlockingRaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
         for entry in LOG:
@@ -395,3 +433,20 @@ def _mended(
             else:
                 assert index in (3, 4, 9)
     return mended
+
+
+def test_a_record_in_another_s_place_is_damage_that_no_copy_proves() -> None:
+    log = [Entry(3, index, b"%d" % index * 50) for index in range(1, 5)]
+    records = list(records_of(log))
+    swapped = records[0] + records[2] + records[1] + records[3]
+    assert prove(swapped, 0, 1, 5, log) == ((), (2, 3))
+
+
+def test_behind_a_record_that_is_lost_the_next_one_is_found_by_its_length() -> None:
+    log = [Entry(3, index, b"%d" % index * 50) for index in range(1, 5)]
+    whole = b"".join(records_of(log))
+    data = bytearray(whole)
+    data[82 + 40] ^= 1
+    data[164 + 40] ^= 1
+    [patch] = prove(bytes(data), 0, 1, 5, log[2:]).patches
+    assert (patch.id, patch.offset, patch.record) == (3, 164, whole[164 : 164 + 82])
