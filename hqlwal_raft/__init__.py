@@ -17,6 +17,7 @@ for threads, ``hqlwal_raft.snapshots`` keeps the snapshots that a purge goes by,
 from ._reader import RaftLogReader
 from ._store import RaftLogStorage
 from ._types import (
+    AppendOutcome,
     Entry,
     LogId,
     LogState,
@@ -47,6 +48,7 @@ from .errors import (
 )
 
 __all__ = [
+    "AppendOutcome",
     "CorruptionError",
     "Entry",
     "EntryTooLargeError",

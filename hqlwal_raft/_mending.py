@@ -1,60 +1,96 @@
-"""Giving damaged records back from copies, while the log is open: a generator of plans.
+"""Damaged records given back from copies: what proves a copy, and the plans that write it.
 
-As those of ``_truncating``: for the owner of a log that is clean, with no other plan on the lane and
-no chore beside it. What copies prove, says ``_proving``, in the disk's thread. Only bytes of records
-that are damaged are written, so readers see each as it was or as it is given back, and a crash leaves
-each damaged or whole.
+A copy counts only where what is left of the record proves it to be that very record: its salted
+checksum, or, where the checksum is what was damaged, every other byte. So only bytes that are
+damaged are written, and nothing that this node did not write itself.
+
+``mend`` is for the owner of a log that is clean, with no chore under way; what is at rest
+``hqlwal repair --from`` mends by the same proof. Headers and lost files are mended by neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from . import _said
+from ._format import record_bytes
 from ._log import Log
-from ._plans import Plan, Prove, Step, Sync, Work, Write
-from ._segment import Segment
+from ._plans import Plan, Read, Sync, Work, Write
+from ._records import decode, encode
 from ._types import Entry, MendOutcome
 
-__all__ = ["mend"]
+__all__ = ["mend", "proven"]
+
+_ID_BYTES = 8
 
 
-def mend(log: Log, copies: Iterable[Entry]) -> Work[MendOutcome]:
-    """Segment by segment; each is durable before the next. Copies of what is not there are passed
-    over.
+def proven(entry: Entry, salt: int, data: bytes) -> bytes | None:
+    """The entry's record, if ``data`` begins with what is left of that very record."""
+    size = len(entry.payload)
+    records = [
+        b"".join(encode([entry], entry.index, salt, 0, size, is_settled=is_settled)[0])
+        for is_settled in (False, True)
+    ]
+    there = data[: len(records[0])]
+    if len(there) < len(records[0]):
+        return None
+    # The checksum first: it tells a damaged settled bit from a damaged checksum.
+    for record in records:
+        if there[8:12] == record[8:12]:
+            return record
+    for record in records:
+        if there[:8] + there[12:] == record[:8] + record[12:]:
+            return record
+    return None
+
+
+def mend(log: Log, copies: Sequence[Entry]) -> Work[MendOutcome]:
+    """Writes the damaged records that the copies prove, durably, and tells which those are.
+
+    From the lowest on: where a length was damaged, that is what the next ones are found by.
     """
-    chosen: dict[int, list[Entry]] = {}
-    for entry in copies:
-        if log.segments and log.segments[0].first_id <= entry.index < (log.next_index or 0):
-            chosen.setdefault(log.reads.segment_of(entry.index).number, []).append(entry)
     mended: list[int] = []
-    unproven: list[int] = []
-    for segment in [segment for segment in log.segments if segment.number in chosen]:
-        # a sealed one may be open for reading only
-        outcome = yield Plan("load", (segment.load_step(is_writable=True),))
-        file, _ = outcome.values[0]
-        last = segment.next_id
-        prove = Prove(
-            file, segment.salt, segment.first_id, last, segment.end, tuple(chosen[segment.number])
-        )
-        outcome = yield Plan("prove", (prove,))
-        found = outcome.values[0]
-        unproven += found.unproven
-        if not found.patches:
+    refused: list[int] = []
+    for entry in sorted(copies, key=lambda entry: entry.index):
+        if not log.first_index <= entry.index < (log.next_index or 0):
             continue
-        steps: list[Step] = [Write(file, patch.offset, (patch.record,)) for patch in found.patches]
-        yield Plan("mend", (*steps, Sync(file)), point=0)
+        is_mended = yield from _mend_one(log, entry)
+        if is_mended:
+            mended.append(entry.index)
+        elif is_mended is not None:
+            refused.append(entry.index)
+    left = sorted(set(refused) - set(mended))  # another copy may have been the right one
+    return MendOutcome(tuple(mended), tuple(left))
+
+
+def _mend_one(log: Log, entry: Entry) -> Work[bool | None]:
+    """Whether the record was mended; None where it is healthy."""
+    segment = log.reads.segment_of(entry.index)
+    file, offsets = segment.file, segment.offsets
+    if file is None or offsets is None or segment.is_sealed:
+        outcome = yield Plan("load", (segment.load_step(is_writable=True),))
+        file, offsets = outcome.values[0]
+    place = entry.index - segment.first_id
+    if place >= len(offsets):
+        return False
+    start = offsets[place]
+    following = offsets[place + 1] if place + 1 < len(offsets) else segment.end
+    size = record_bytes(len(entry.payload))
+    length = min(max(size + _ID_BYTES, following - start), segment.end - start)
+    outcome = yield Plan("read", (Read(file, start, length),))
+    data = outcome.values[0]
+    if decode(data, segment.salt, entry.index, 1):
+        return None
+    record = proven(entry, segment.salt, data)
+    if record is None:
+        return False
+    # The neighbours must agree: the next record begins where this one ends.
+    next_id = (entry.index + 1).to_bytes(_ID_BYTES, "big")
+    if start + size != following and data[size : size + _ID_BYTES] != next_id:
+        return False
+    yield Plan("mend", (Write(file, start, (record,)), Sync(file)), point=0)
+    if segment.is_sealed:  # its records may have been looked for by a damaged length
         log.is_changing = True
-        _forget_places(log, segment)
-        indexes = [patch.id for patch in found.patches]
-        mended += indexes
-        log.is_changing = False
-        _said.mended(segment.path, indexes)
-    return MendOutcome(tuple(mended), tuple(unproven))
-
-
-def _forget_places(log: Log, segment: Segment) -> None:
-    """Where its records lie was found by their lengths, some of which may have been damaged."""
-    if segment.is_sealed and segment is not log.segments[-1]:
         log.reads.forget([segment])
         segment.release()
+        log.is_changing = False
+    return True

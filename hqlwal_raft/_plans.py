@@ -24,9 +24,7 @@ from typing import Any, TypeVar
 from ._directory import Directory
 from ._files import File, TornWriteError
 from ._format import DATA_START, LENGTH_MASK, RECORD_HEAD, RECORD_HEAD_BYTES
-from ._proving import Proven, prove
 from ._records import locate
-from ._types import Entry
 
 __all__ = [
     "Allocate",
@@ -36,7 +34,6 @@ __all__ = [
     "Load",
     "Outcome",
     "Plan",
-    "Prove",
     "Read",
     "SetAside",
     "Step",
@@ -214,22 +211,6 @@ class Load:
         return load(directory, self)
 
 
-@dataclass(frozen=True, slots=True)
-class Prove:
-    """Gives what the copies prove of the records ``[first, stop)``, which end at ``end``."""
-
-    file: File
-    salt: int
-    first: int
-    stop: int
-    end: int
-    copies: tuple[Entry, ...]
-
-    def carry_out(self, directory: Directory) -> Proven:
-        data = self.file.read(DATA_START, self.end - DATA_START)
-        return prove(data, DATA_START, self.salt, self.first, self.stop, self.copies, is_all=True)
-
-
 Step = (
     Write
     | Sync
@@ -243,7 +224,6 @@ Step = (
     | CheckIdentity
     | Read
     | Load
-    | Prove
 )
 
 

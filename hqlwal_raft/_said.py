@@ -17,7 +17,6 @@ __all__ = [
     "abandoned",
     "closed",
     "full",
-    "mended",
     "opened",
     "poisoned",
     "purged",
@@ -79,11 +78,6 @@ def truncated(path: str, index: int, last_log_id: LogId | None) -> None:
 
 def purged(path: str, log_id: LogId, segments: int) -> None:
     logger.debug("%s: purged up to %s; %d segments are to go", path, log_id, segments)
-
-
-def mended(path: str, indexes: Iterable[int]) -> None:
-    """WARNING: what was damaged."""
-    logger.warning("%s: entries that were damaged were given back: %s", path, sorted(indexes))
 
 
 def full(path: str, reason: str) -> None:

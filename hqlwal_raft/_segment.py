@@ -206,14 +206,15 @@ class Extent:
         """The entries. May wait for the disk. Raises CorruptionError where they are not what
         was written.
         """
-        return self._decode(self.file.read(self.start, self.end - self.start))
+        return self.entries_of(self.file.read(self.start, self.end - self.start))
 
     def read_cached(self) -> list[Entry] | None:
         """As ``read``; None where that would wait for the disk."""
         data = self.file.read_cached(self.start, self.end - self.start)
-        return None if data is None else self._decode(data)
+        return None if data is None else self.entries_of(data)
 
-    def _decode(self, data: bytes) -> list[Entry]:
+    def entries_of(self, data: bytes) -> list[Entry]:
+        """The entries, of the bytes that lie there. Raises as ``read`` does."""
         entries = decode(data, self.salt, self.first, self.stop - self.first)
         if len(entries) < self.stop - self.first:
             result = scan(data, self.start, self.salt, self.first, self.end)

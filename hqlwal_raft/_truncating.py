@@ -30,7 +30,7 @@ from ._types import LogId
 from ._view import Cut
 from .errors import LogRangeError
 
-__all__ = ["truncate", "truncate_all"]
+__all__ = ["truncate", "truncate_after"]
 
 
 def truncate(log: Log, index: int) -> Work[None]:
@@ -55,9 +55,11 @@ def truncate(log: Log, index: int) -> Work[None]:
         yield from _remove_behind(log, position, index)
 
 
-def truncate_all(log: Log) -> Work[None]:
-    """Removes every entry that is not purged."""
-    if log.count:
+def truncate_after(log: Log, log_id: LogId | None) -> Work[None]:
+    """Keeps ``log_id`` and what is before it; None: removes every entry that is not purged."""
+    if log_id is not None:
+        yield from truncate(log, log_id.index + 1)
+    elif log.count:
         yield from truncate(log, log.first_index)
 
 

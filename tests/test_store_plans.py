@@ -168,7 +168,7 @@ CARRY_OUT = """
     sys.modules["hqlwal_raft"] = package
     free = {
         *("_primitives", "_environment", "_files", "_paths", "_lock", "_directory"),
-        *("_format", "_entry_rules", "_records", "_find", "_proving", "_plans", "_types", "errors"),
+        *("_format", "_entry_rules", "_records", "_plans", "_types", "errors"),
     }
 
     class Guard(importlib.abc.MetaPathFinder):
@@ -264,7 +264,7 @@ ANYWHERE: dict[str, set[str] | None] = {
     "_threads": None,
     "_types": None,
     "errors": None,
-    "_segment": {"Extent.read", "Extent._decode", "damage"},
+    "_segment": {"Extent.read", "Extent.entries_of", "damage"},
     # the watchdog's thread, and what is carried out beside the owner, know a watch alone
     "_watchdog": None,
     "_chores": {"_carry_out"},

@@ -1,8 +1,8 @@
 """``hqlwal repair --from``: damaged records given back from copies, at rest. Prints nothing.
 
-A copy counts only where what is left of the record proves it (``_proving``). So only bytes that are
-proven damaged are written, and nothing that this node did not write itself. Headers, lost files and
-the vote are not mended.
+A copy counts only where what is left of the record proves it: its salted checksum, or, where the
+checksum is what was damaged, every other byte. So only bytes that are proven damaged are written,
+and nothing that this node did not write itself. Headers, lost files and the vote are not mended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .._directory import Directory
 from .._environment import Environment
 from .._format import DATA_START, SegmentHeader
 from .._lock import LockedError
-from .._proving import prove
+from .._mending import proven
 from .._records import scan
 from .._types import Entry, FindingKind
 from ..audit import DirectoryReport
@@ -53,15 +53,24 @@ def _mend_segment(directory: Directory, name: str, last: int, copies: Copies) ->
     file = directory.open_file(name, is_writable=True)
     header = SegmentHeader.unpack(file.read(0, DATA_START))
     assert isinstance(header, SegmentHeader)
-    data = file.read(DATA_START, file.size - DATA_START)
-    healthy = scan(data, DATA_START, header.salt, header.id_from, file.size)
-    index, offset = healthy.next_id, healthy.end
-    data = data[offset - DATA_START :]
-    # what may follow was never durable for certain, so nothing says where the last one ends
-    copied = copies(index, last + 1)
-    found = prove(data, offset, header.salt, index, last + 1, copied, is_all=False)
-    for patch in found.patches:
-        file.write(patch.offset, (patch.record,))
-    if found.patches:
+    offset, index = DATA_START, header.id_from
+    data = file.read(offset, file.size - offset)
+    mended: list[int] = []
+    known: dict[int, list[Entry]] | None = None
+    while True:
+        found = scan(data, offset, header.salt, index, file.size)
+        data, offset, index = data[found.end - offset :], found.end, found.next_id
+        if known is None:
+            known = {}
+            for entry in copies(index, last + 1):
+                known.setdefault(entry.index, []).append(entry)
+        records = (proven(entry, header.salt, data) for entry in known.get(index, ()))
+        record = next((record for record in records if record is not None), None)
+        if record is None or index > last:
+            break
+        file.write(offset, (record,))
+        data = record + data[len(record) :]
+        mended.append(index)
+    if mended:
         file.sync()
-    return [patch.id for patch in found.patches]
+    return mended
