@@ -9,13 +9,24 @@ memory-mapped WAL segments. What it acknowledged survives a crash at any instant
         await store.append([Entry(term=1, index=1, payload=b"x = 1")])  # durable on return
 
 How it is built, ``docs/design/architecture.md`` says. ``hqlwal_raft.blocking`` is the same store
-for threads, ``hqlwal_raft.pysyncobj`` the journal adapter for pysyncobj clusters,
+for threads, ``hqlwal_raft.snapshots`` keeps the snapshots that a purge goes by,
+``hqlwal_raft.pysyncobj`` is the journal adapter for pysyncobj clusters,
 ``hqlwal_raft.testing`` the conformance suite and the faulty systems.
 """
 
 from ._reader import RaftLogReader
 from ._store import RaftLogStorage
-from ._types import Entry, LogId, LogState, LogSync, StorageStatistics, Vote
+from ._types import (
+    AppendOutcome,
+    Entry,
+    LogId,
+    LogState,
+    LogSync,
+    MendOutcome,
+    SnapshotInfo,
+    StorageStatistics,
+    Vote,
+)
 from .errors import (
     CorruptionError,
     EntryTooLargeError,
@@ -24,6 +35,8 @@ from .errors import (
     LogRangeError,
     LogTruncatedError,
     RaftRuleError,
+    SnapshotError,
+    SnapshotOrderError,
     UnknownVersionError,
     UnsupportedPlatformError,
     WalClosedError,
@@ -35,6 +48,7 @@ from .errors import (
 )
 
 __all__ = [
+    "AppendOutcome",
     "CorruptionError",
     "Entry",
     "EntryTooLargeError",
@@ -45,9 +59,13 @@ __all__ = [
     "LogState",
     "LogSync",
     "LogTruncatedError",
+    "MendOutcome",
     "RaftLogReader",
     "RaftLogStorage",
     "RaftRuleError",
+    "SnapshotError",
+    "SnapshotInfo",
+    "SnapshotOrderError",
     "StorageStatistics",
     "UnknownVersionError",
     "UnsupportedPlatformError",

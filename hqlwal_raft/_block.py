@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from importlib import import_module
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -26,7 +27,7 @@ from ._threads import Worker
 from ._types import LogSync
 from ._watchdog import Watch
 
-__all__ = ["Block"]
+__all__ = ["Block", "patiently"]
 
 
 class _Store(Protocol):
@@ -77,7 +78,7 @@ class Block(AbstractAsyncContextManager[S]):
         if store is None:
             return
         try:
-            if not await _patiently(store.aclose):
+            if not await patiently(store.aclose):
                 await store.aclose()  # the disk does not answer: who is cancelled waits no longer
         except GeneratorExit:  # nobody runs this any more
             store.abandon()
@@ -99,7 +100,12 @@ async def _open_on(disk: Worker, loop: Loop, opening: Opening, path: str, watch:
             watch.end()
 
     answer = Answer(loop.event())
-    disk.submit(lambda: opened.append(opening.open_log(path, watch)), partial(answer.give, loop))
+
+    def open_log() -> None:
+        _import_backend(loop.library)
+        opened.append(opening.open_log(path, watch))
+
+    disk.submit(open_log, partial(answer.give, loop))
     try:
         await answer.wait()
         return opening.start(path, opened[0], disk, loop, watch)
@@ -108,11 +114,18 @@ async def _open_on(disk: Worker, loop: Loop, opening: Opening, path: str, watch:
         disk.submit(undo, partial(undone.give, loop))
         disk.stop()
         with contextlib.suppress(OSError):
-            await _patiently(undone.wait)
+            await patiently(undone.wait)
         raise
 
 
-async def _patiently(wait: Callable[[], Awaitable[object]]) -> bool:
+def _import_backend(library: str) -> None:
+    """What anyio imports when it is first used takes some 20 ms: not on the loop, at a read."""
+    for name in ("anyio.to_thread", f"anyio._backends._{library}"):
+        with contextlib.suppress(ImportError):  # then anyio has it elsewhere, and imports it itself
+            import_module(name)
+
+
+async def patiently(wait: Callable[[], Awaitable[object]]) -> bool:
     """Waits through cancellations, which are raised afterwards; False: the patience was over.
 
     A ``with`` can be interrupted between its two first instructions: the scope would stay

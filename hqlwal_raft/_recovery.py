@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from array import array
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,8 +30,8 @@ from ._format import (
     segment_number,
 )
 from ._healing import Target, heal_steps
-from ._lock import LockedError
 from ._meta import Meta
+from ._places import Places
 from ._plans import (
     Allocate,
     Copy,
@@ -50,15 +49,10 @@ from ._refusals import refuse
 from ._segment import Segment
 from ._types import Finding, FindingKind, LogId
 from .audit import DirectoryReport, examine
-from .errors import WalLockedError
 
 __all__ = ["Recovered", "recover"]
 
 logger = logging.getLogger("hqlwal_raft")
-
-# Who only asks whether the lock is held (``audit``) holds it for an instant itself.
-_LOCK_TRIES = 3
-_LOCK_PAUSE_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +86,7 @@ def recover(
     """
     directory = Directory.make(environment, path)
     try:
-        _lock(directory)
+        directory.lock.take_or_refuse("A log")
         opening = _Opening(directory)
         try:
             directory.lock.say_held()
@@ -110,24 +104,6 @@ def recover(
     except BaseException:
         directory.close()
         raise
-
-
-def _lock(directory: Directory) -> None:
-    for tries_left in range(_LOCK_TRIES - 1, -1, -1):
-        try:
-            directory.lock.take()
-            return
-        except LockedError as error:
-            if tries_left:
-                directory.environment.sleep(_LOCK_PAUSE_SECONDS)
-                continue
-            holder = f"process {error.pid}" if error.pid else "another process, or this one,"
-            raise WalLockedError(
-                f"{directory.path} is in use: {holder} holds its lock. A log has one owner; close "
-                "that store or choose another directory",
-                path=directory.path,
-                pid=error.pid,
-            ) from None
 
 
 def _reload(directory: Directory) -> None:
@@ -165,8 +141,9 @@ class _Opening:
         if report.meta is None:
             return self._begin(report)
         judgement = report.judgement
-        kept = [self._open(segment) for segment in judgement.kept]
-        prepared = [self._open(segment) for segment in judgement.prepared]
+        last = judgement.kept[-1] if judgement.kept else None
+        kept = [self._open(each, is_written=each is last) for each in judgement.kept]
+        prepared = [self._open(each, is_written=True) for each in judgement.prepared]
         meta = self._open_meta(report)
         is_healed = judgement.obstacle is not None
         aside: list[str] = []
@@ -211,13 +188,12 @@ class _Opening:
 
     # --- files -----------------------------------------------------------------------------
 
-    def _open(self, segment: SegmentReport) -> Target:
+    def _open(self, segment: SegmentReport, *, is_written: bool) -> Target:
         """What stays; open where it is or will be written to."""
         header = segment.header
         assert header is not None
         target = Target(segment, header)
-        # The last one has its offsets: it was judged to be written to.
-        if not header.is_sealed or segment.is_short or segment.offsets is not None:
+        if is_written or not header.is_sealed or segment.is_short:
             target.file = self._open_same(segment.name, segment.identity)
         return target
 
@@ -324,10 +300,12 @@ class _Opening:
         segment = Segment(report.number, report.name, report.path, target.header, target.file)
         if target in self.rooms:
             segment.has_room = values[self.rooms[target]]
-            segment.offsets = report.offsets if report.is_used else array("I")
+            segment.places = report.places if report.is_used else Places()
             if not target.header.is_unused:
                 segment.next_id = segment.durable_next_id = report.next_id
                 segment.end = segment.durable_end = report.end
+        elif report.places is not None and len(report.places) == segment.count:
+            segment.places = report.places
         return segment
 
 

@@ -43,6 +43,8 @@ FACTS: dict[str, dict[str, Any]] = {
     "LeaderChangedError": {"vote": Vote(1, 1, committed=True), "saved": Vote(2)},
     "RaftRuleError": {"rule": "vote", "given": Vote(1), "held": Vote(2)},
     "CorruptionError": {"path": "/log/x", "offset": 64, "first_id": 1, "last_id": 9},
+    "SnapshotError": {"path": "/snapshots", "log_id": LogId(1, 3)},
+    "SnapshotOrderError": {"path": "/snapshots", "log_id": LogId(1, 3), "newest": LogId(1, 4)},
     "UnknownVersionError": {"path": "/log/x", "version": 9},
     "WrongLoopError": {"path": "/log"},
     "UnsupportedPlatformError": {},
@@ -189,9 +191,11 @@ async def failures(path: Path) -> list[BaseException]:
         ]
         for batch in bad:
             await fails(store.append(batch))
+            await fails(store.append_after(LogId(3, 1), batch))
         wrong: Any
         for wrong in (entry, MARKER, TEXT, [entry], bytearray(MARKER)):
             await fails(store.append([Entry(3, 2)], wrong))
+            await fails(store.append_after(wrong, []))
             await fails(store.truncate(wrong))
             await fails(store.truncate_after(wrong))
             await fails(store.purge(wrong))

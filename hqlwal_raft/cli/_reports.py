@@ -15,8 +15,9 @@ from .._environment import Environment
 from .._files import File, IrregularFileError
 from .._format import META_NAME, broken_name, record_bytes, segment_number
 from .._look import find_valid, scan_segment
-from .._records import decode
-from .._types import Entry, Finding, FindingKind, LogId, Vote
+from .._records import decode, hop
+from .._snapshot_audit import examine_snapshots
+from .._types import Entry, Finding, FindingKind, LogId, SnapshotInfo, Vote
 from ..audit import DirectoryReport, SegmentReport, Verdict, examine, salvage
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "NoStoreError",
     "RecordReport",
     "SegmentLine",
+    "SnapshotsReport",
     "StatsReport",
     "VerifyReport",
     "examine_store",
@@ -32,6 +34,7 @@ __all__ = [
     "records",
     "salvaged_records",
     "segment_lines",
+    "snapshots_report",
     "stats_report",
     "to_json",
     "verify_report",
@@ -107,6 +110,18 @@ class VerifyReport:
     records: int
     segments: int
     segment_bytes: int
+    findings: list[Finding]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsReport:
+    """``hqlwal verify`` of a directory of snapshots."""
+
+    path: str
+    verdict: Verdict
+    lock: str
+    #: those that are whole, the newest last
+    snapshots: list[SnapshotInfo]
     findings: list[Finding]
 
 
@@ -189,6 +204,16 @@ def verify_report(report: DirectoryReport) -> VerifyReport:
     )
 
 
+def snapshots_report(directory: str) -> SnapshotsReport | None:
+    """None where there are no snapshots. Raises OSError."""
+    report = examine_snapshots(directory)
+    if not report.snapshots and not report.findings:
+        return None
+    return SnapshotsReport(
+        report.path, report.verdict, str(report.lock), report.snapshots, report.findings
+    )
+
+
 def stats_report(report: DirectoryReport) -> StatsReport:
     sizes: list[int] = []
     leaders: list[LeaderLine] = []
@@ -250,25 +275,25 @@ def _segment_records(
         return
     if header.is_sealed and (header.id_until < start or (stop and header.id_from >= stop)):
         return
-    is_known = segment.offsets is not None
+    is_known = segment.is_scanned
     if not is_known and not scan_segment(directory, segment):
         return  # the store is in use, and has removed it
-    offsets, end, next_id = segment.offsets, segment.end, segment.next_id
-    assert offsets is not None
-    if not is_known:
-        segment.offsets = None  # a long log has many
+    places, end, next_id = segment.places, segment.end, segment.next_id
+    assert places is not None
     try:
         file = directory.open_file(segment.name)
     except (FileNotFoundError, IrregularFileError):
         return
     first, last = max(start, header.id_from), next_id if stop is None else min(stop, next_id)
     if first < last:
-        places = offsets[first - header.id_from : last - header.id_from]
-        behind = offsets[last - header.id_from] if last < next_id else end
+        offset, skip = places.before(first - header.id_from)
+        behind = places.behind(last - header.id_from, end)
+        data = file.read(offset, behind - offset)
+        offset += hop(data, skip)
         # Fewer where a store in use truncated in the meantime.
-        entries = decode(file.read(places[0], behind - places[0]), header.salt, first, last - first)
-        for offset, entry in zip(places, entries, strict=False):
+        for entry in decode(data, header.salt, first, last - first, skip):
             yield _record_report(segment.path, offset, entry)
+            offset += record_bytes(len(entry.payload))
     is_short = header.has_mark and next_id <= header.id_until
     if not is_known and is_short and file.read(0, len(segment.head)) == segment.head:
         message = f"{segment.path}: offset {end}: {segment.why}; it cannot be trusted"
