@@ -33,7 +33,7 @@ PAD = "x" * 80
 BURSTS = 50
 
 
-class Ledger(SyncObjConsumer):  # type: ignore[misc]
+class Ledger(SyncObjConsumer):
     """The state machine: a set of numbers, and how many of them came more than once."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from ...errors import WalError
 from ._faults import Action, Plan
 from ._host import Host, Node, World
 from ._judge import Judge, Violation
-from ._node import Options, PySyncObjNode
+from ._node import Options, PySyncObjNode, is_membership
 from ._upstream import Upstream
 
 __all__ = ["Cluster", "Outcome", "play"]
@@ -65,6 +65,10 @@ class Cluster:
         #: who is to run, as the operator has it
         self.members: list[str] = [f"n{number}" for number in range(1, plan.nodes + 1)]
         self.errors: dict[str, int] = {}
+        #: links that break where a membership change is sent again
+        self._armed: set[tuple[str, str]] = set()
+        #: per link: the index of the entry that was sent last
+        self._sent_up_to: dict[tuple[str, str], int] = {}
         self._keys = 0
         self._is_over = False
         self._is_probed = False
@@ -128,6 +132,25 @@ class Cluster:
             self.judge.voted(host.name, message["term"], host.name)
         elif message["type"] == "response_vote":
             self.judge.voted(host.name, message["term"], receiver)
+        elif message.get("entries"):
+            self._sent_entries((host.name, receiver), message["entries"])
+
+    def _sent_entries(self, link: tuple[str, str], entries: Sequence[Any]) -> None:
+        before = self._sent_up_to.get(link)
+        self._sent_up_to[link] = entries[-1][1]
+        if link not in self._armed or before != entries[0][1] - 1:
+            return
+        changes = [index for command, index, _ in entries if is_membership(command)]
+
+        def is_late() -> bool:
+            node = self.node(link[1])
+            is_applied = node is not None and any(index <= node.applied for index in changes)
+            if is_applied:
+                self._armed.discard(link)
+            return is_applied
+
+        if changes:
+            self.world.network.reset_behind(*link, is_late)
 
     def _arrived(self, host: Host, label: str) -> None:
         node = self.node(host.name)
@@ -220,6 +243,14 @@ class Cluster:
         first, second = self._find(one), self._find(other)
         if first is not None and second is not None and first is not second:
             self.world.network.reset_after(first.name, second.name, packets)
+
+    def do_break_resend(self, one: str, other: str) -> None:
+        """The link breaks once what lies before an applied membership change was sent again, and
+        before that is.
+        """
+        first, second = self._find(one), self._find(other)
+        if first is not None and second is not None and first is not second:
+            self._armed.add((first.name, second.name))
 
     def do_slow_links(self, name: str, least: float, most: float) -> None:
         for other in self.hosts:

@@ -19,7 +19,7 @@ from ...pysyncobj import WalSyncObj
 from ._host import Host
 from ._judge import Judge, LogEntry
 
-__all__ = ["Options", "PySyncObjNode", "address_of"]
+__all__ = ["Options", "PySyncObjNode", "address_of", "is_membership"]
 
 TICK_SECONDS = 0.05
 #: between a tick that found messages and the next one
@@ -28,6 +28,11 @@ _BUSY_SECONDS = 0.0005
 
 def address_of(name: str) -> str:
     return f"{name}:1"
+
+
+def is_membership(command: bytes) -> bool:
+    """Whether an entry's command adds or removes a node."""
+    return command[:1] == b"\x02"
 
 
 class _Address(TCPNode):  # type: ignore[misc]
