@@ -168,6 +168,27 @@ def a_piece_of_a_snapshot_does_not_raise_the_commit_index(make: Callable[..., Fe
         assert fed.node.raftCommitIndex == 2
 
 
+def a_log_that_differs_over_more_than_a_message_is_mended(make: Callable[..., Fed]) -> None:
+    fed = make()
+    fed.tick()
+    fed.grow(20)
+    fed.feed(1, 21, 5)
+    del fed.entries[5:]
+    fed.grow(20, term=2)
+    wanted, end = 24, len(fed.entries)  # where a leader begins that was elected with 23 entries
+    for _ in range(20):
+        starts = range(wanted - 1, end, 4)
+        messages = [_append(fed, start, min(start + 4, end), 2) for start in starts]
+        del fed.wire.sent[:]
+        for message in messages:
+            fed.wire.receive(fed.leader, message)
+        fed.tick()
+        for _, answer in fed.wire.sent:
+            wanted = answer["next_node_idx"]
+    assert fed.journal[-1] == fed.entries[-1]
+    assert wanted == end + 1
+
+
 def damage_that_a_read_meets_makes_a_leader_step_out(make: Callable[..., Fed]) -> None:
     fed = make()
     fed.node.destroy()
@@ -263,10 +284,10 @@ def _others(fed: Fed) -> set[str]:
     return {node.id for node in fed.node.otherNodes}
 
 
-def _append(fed: Fed, previous: int, last: int) -> dict[str, Any]:
+def _append(fed: Fed, previous: int, last: int, term: int = 1) -> dict[str, Any]:
     return {
         "type": "append_entries",
-        "term": 1,
+        "term": term,
         "commit_index": last,
         "entries": fed.entries[previous:last],
         "prevLogIdx": previous,
@@ -313,6 +334,11 @@ SCENARIOS: list[tuple[Callable[..., None], str, Callable[..., Any]]] = [
         a_piece_of_a_snapshot_does_not_raise_the_commit_index,
         "keep_commit_index",
         lambda commit, *_, **__: commit,
+    ),
+    (
+        a_log_that_differs_over_more_than_a_message_is_mended,
+        "go_back_to_commit",
+        lambda next_index, _committed: next_index,
     ),
     (damage_that_a_read_meets_makes_a_leader_step_out, "is_damage", lambda _error: False),
     (a_node_whose_dump_cannot_be_loaded_takes_no_part, "lacks_its_dump", lambda *_: False),

@@ -96,6 +96,11 @@ def on_answer(
     success: bool = False,  # noqa: FBT001, FBT002
 ) -> None:
     journal = journal_of(node)
+    if journal is not None and reset and not success:
+        state = node.__dict__
+        committed = max(state["_SyncObj__raftCommitIndex"], state["_SyncObj__raftLastApplied"])
+        behind_end = journal[-1][1] + 1
+        nextNodeIdx = _repairs.go_back_to_commit(nextNodeIdx or behind_end, committed)
     if journal is None or not journal.hold_answer(
         receiver, reset=reset, next_index=nextNodeIdx, success=success
     ):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from ...errors import WalError
+from ...errors import CorruptionError, WalError
 from ._faults import Action, Plan
 from ._host import Host, Node, World
 from ._judge import Judge, Violation
@@ -60,6 +60,7 @@ class Cluster:
             pad_bytes=plan.pad_bytes,
             uses_batches=plan.uses_batches,
             forks=plan.forks,
+            cache_bytes=plan.cache_bytes,
         )
         self.hosts: dict[str, Host] = {}
         #: who is to run, as the operator has it
@@ -111,14 +112,17 @@ class Cluster:
         kind = type(error).__name__
         self.errors[kind] = self.errors.get(kind, 0) + 1
         self.world.trace.note(host.name, "raised", kind)
-        process = host.process
+        process, node = host.process, self.node(host.name)
         assert process is not None
         if host.node is not None and not isinstance(error, WalError | OSError):
             return  # as pysyncobj's own thread does it: it ticks again
-        if not process.had_disk_fault:
+        if isinstance(error, CorruptionError) and node is not None and not node.has_failed:
+            self.judge.fail("a node goes on with a damaged log", f"{host.name}: {error}")
+        if not (process.had_disk_fault or host.machine.is_damaged):
             rule = "a node gave up" if host.node is not None else "a node cannot be started"
             self.judge.fail(f"{rule} on a healthy disk", f"{host.name}: {kind}: {error}")
         host.die(has_power=True)
+        host.machine.mend()
         self.start_later(host, _REPAIR_SECONDS)
 
     def _ran(self, host: Host) -> None:
@@ -271,6 +275,19 @@ class Cluster:
             host.machine.fill(pages)
             self.world.clock.after(seconds, host.machine.make_room)
 
+    def do_flip(self, target: str) -> None:
+        """A bit of a log is another one from now on."""
+        if (host := self._find(target)) is not None:
+            host.machine.flip(f"/{host.name}/wal")
+
+    def do_lose_dump(self, target: str, how: str, down: float) -> None:
+        """A node is killed, and finds its dump missing, empty or cut."""
+        host = self._find(target)
+        if host is not None and host.process is not None:
+            host.die(has_power=True)
+            host.machine.spoil(f"/{host.name}/dump", how)
+            self.start_later(host, down)
+
     def do_slow_dumps(self, name: str, least: float, most: float) -> None:
         self.upstream.dump_seconds[name] = (least, most)
 
@@ -334,6 +351,8 @@ class Cluster:
         for name, host in self.hosts.items():
             host.machine.stalled_until = 0.0
             host.machine.make_room()
+            if not host.is_up:
+                host.machine.mend()
             if host.process is not None:
                 host.process.heal()
                 host.process.dies_at_call = 0

@@ -45,6 +45,7 @@ class Plan:
     uses_batches: bool
     forks: bool
     page_bytes: int
+    cache_bytes: int
 
     def only(self, numbers: frozenset[int]) -> tuple[Action, ...]:
         return tuple([action for action in self.actions if action.number in numbers])
@@ -60,6 +61,7 @@ class _Draft:
         self.actions: list[tuple[float, str, tuple[Any, ...]]] = []
         #: where a weather is about a log of another length
         self.compaction_entries: int | None = None
+        self.cache_bytes = 32 << 20
 
     def add(self, when: float, kind: str, *arguments: Any) -> None:
         if when < self.ends_at:
@@ -220,6 +222,29 @@ def _disks(draft: _Draft) -> None:
         when += draft.between(1, 3)
 
 
+def _damage(draft: _Draft) -> None:
+    """Bits of logs flip, and dumps get lost or cut. What was wrong with a disk is mended once its
+    node has given up.
+    """
+    rng, when = draft.rng, draft.between(2, 3)
+    draft.compaction_entries = rng.choice((12, 40, 100))
+    draft.cache_bytes = 300  # so that logs are read
+    while when < draft.ends_at - 1:
+        if rng.random() < 0.6:
+            down = draft.between(0.3, 2)
+            target = "leader" if rng.random() < 0.7 else draft.some()
+            draft.add(when, "kill", "follower", down)
+            for _ in range(rng.randint(1, 4)):
+                draft.add(when + draft.between(0, down), "put", "leader", 8)
+            draft.add(when + draft.between(0, down), "flip", target)
+        else:
+            how = rng.choice(("missing", "empty", "cut"))
+            draft.add(when, "lose dump", draft.some(), how, draft.down())
+        if rng.random() < 0.3:
+            draft.death(when + draft.between(0, 2), draft.some())
+        when += draft.between(1, 3)
+
+
 def _partitions(draft: _Draft) -> None:
     rng, when = draft.rng, draft.between(2, 3)
     while when < draft.ends_at - 1:
@@ -255,6 +280,7 @@ WEATHERS = {
     "rewinds": (_rewinds, 2),
     "outages": (_outages, 3),
     "disks": (_disks, 2),
+    "damage": (_damage, 3),
     "partitions": (_partitions, 2),
     "deaths": (_deaths, 2),
     "everything": (_everything, 4),
@@ -286,4 +312,5 @@ def make_plan(seed: int, weather: str | None = None) -> Plan:
         uses_batches=rng.random() < 0.6,
         forks=rng.random() < 0.9,
         page_bytes=rng.choice((512, 4096)),
+        cache_bytes=draft.cache_bytes,
     )

@@ -58,6 +58,7 @@ class Options:
     pad_bytes: int = 0
     uses_batches: bool = True
     forks: bool = True
+    cache_bytes: int = 32 << 20
 
 
 class Ledger(WalSyncObj):
@@ -87,6 +88,7 @@ class PySyncObjNode:
         self._judge = judge
         self._pad = "x" * options.pad_bytes
         self._judged_commit = 0
+        self._is_read_from_disk = options.cache_bytes < 1 << 20
         #: a log is closed until the first tick
         self._has_ticked = False
         directory = f"/{host.name}"
@@ -118,6 +120,7 @@ class PySyncObjNode:
             nodeClass=_Address,
             environment=process,
             segment_size=8192,
+            cache_bytes=options.cache_bytes,
             step_down_seconds=1.0,
         )
 
@@ -147,6 +150,11 @@ class PySyncObjNode:
         """Has a node added to or removed from the cluster."""
         call = {"add": self.ledger.addNodeToCluster, "remove": self.ledger.removeNodeFromCluster}
         call[word](address_of(name), callback=lambda _, e: done(e == FAIL_REASON.SUCCESS))
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has stepped out of its cluster."""
+        return self.ledger._SyncObj__raftLog.failure is not None
 
     @property
     def is_leader(self) -> bool:
@@ -187,6 +195,9 @@ class PySyncObjNode:
     def _log(self, start: int) -> list[LogEntry]:
         journal = self.ledger._SyncObj__raftLog
         position = max(0, start - journal[0][1])
+        if self._is_read_from_disk:
+            # what a judge reads must not be what the node finds damaged
+            position = max(position, journal._log.view.recent_first - journal[0][1])
         return [LogEntry(i, t, zlib.crc32(bytes(c))) for c, i, t in journal[position:]]
 
     def observe(self) -> None:
