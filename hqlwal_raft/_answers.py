@@ -17,7 +17,7 @@ from ._environment import Event, Loop
 from .errors import WalError, WalPoisonedError
 from .protocols import AppendCallback
 
-__all__ = ["Answer", "call_back", "clear", "describe", "own", "poisoned", "torn"]
+__all__ = ["Answer", "Changes", "call_back", "clear", "describe", "own", "poisoned", "torn"]
 
 logger = logging.getLogger("hqlwal_raft")
 
@@ -84,6 +84,42 @@ class Answer:
         if self.error is not None:
             raise own(self.error)  # type: ignore[misc]
         return self.value
+
+
+class Changes:
+    """Those who follow the log wait here: for what is readable, or for what is durable."""
+
+    __slots__ = ("_durable", "_loop", "readable")
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        #: whom an append answers
+        self.readable: Answer | None = None
+        self._durable: Answer | None = None
+
+    def next(self, *, is_durable: bool) -> Answer:
+        """Answered when more is readable (or durable), when entries went, or nothing comes any
+        more. One answer for all who wait.
+        """
+        if is_durable:
+            if self._durable is None:
+                self._durable = Answer(self._loop.event())
+            return self._durable
+        if self.readable is None:
+            self.readable = Answer(self._loop.event())
+        return self.readable
+
+    def tell_readers(self) -> None:
+        """Entries were appended."""
+        readable, self.readable = self.readable, None
+        if readable is not None:
+            readable.give(self._loop, None, None)
+
+    def tell(self) -> None:
+        durable, self._durable = self._durable, None
+        self.tell_readers()
+        if durable is not None:
+            durable.give(self._loop, None, None)
 
 
 def call_back(callback: AppendCallback, error: BaseException | None) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._answers import Answer
-from ._log import Work
-from ._plans import Plan
+from ._plans import Plan, Work
 from ._types import Entry
 from .protocols import AppendCallback
 

@@ -17,14 +17,15 @@ from __future__ import annotations
 import contextlib
 import logging
 from functools import partial
-from typing import Protocol
 
 from . import _operations
 from ._answers import clear, describe, torn
+from ._appending import SEALS_WAITING, Need
 from ._directory import Directory
-from ._log import SEALS_WAITING, Log, Need, Work
+from ._log import Log
 from ._measures import Measures
-from ._plans import Outcome, Plan, carry_out
+from ._phases import Order
+from ._plans import Outcome, Plan, Work, carry_out
 from ._threads import Worker
 from ._watchdog import Watch
 
@@ -35,41 +36,18 @@ logger = logging.getLogger("hqlwal_raft")
 _PREPARE = "prepare"
 
 
-class _Committer(Protocol):
-    """What is asked of the committer."""
-
-    @property
-    def is_open(self) -> bool: ...
-
-    @property
-    def is_living(self) -> bool:
-        """Whether it is neither poisoned nor closed."""
-
-    @property
-    def waits_for_quiet(self) -> bool:
-        """Whether an operation that must be alone is on the lane, or next."""
-
-    @property
-    def has_append_first(self) -> bool:
-        """Whether an append waits for what a chore does."""
-
-    def refuse_first(self, error: BaseException) -> None: ...
-    def advance(self) -> None: ...
-    def fall(self, error: BaseException) -> None: ...
-
-
 class Chores:
     """See the module."""
 
     def __init__(
-        self, log: Log, worker: Worker, watch: Watch, measures: Measures, committer: _Committer
+        self, log: Log, worker: Worker, watch: Watch, measures: Measures, committer: Order
     ) -> None:
         self._log = log
         self._worker = worker
         self._watch = watch
         self._measures = measures
         #: None at the end: a cycle would keep the threads' descriptors until the next collection
-        self._committer: _Committer | None = committer
+        self._committer: Order | None = committer
         # The chore under way.
         self._work: Work[None] | None = None
         self._name = ""
@@ -140,7 +118,7 @@ class Chores:
             committer.fall(failure)
             raise
 
-    def _ended(self, work: Work[None], outcome: Outcome, committer: _Committer) -> None:
+    def _ended(self, work: Work[None], outcome: Outcome, committer: Order) -> None:
         self._work = None
         name = self._name
         if self._log.is_changing:
@@ -162,7 +140,7 @@ class Chores:
         self.go_on()
         committer.advance()
 
-    def _refused(self, error: BaseException, name: str, committer: _Committer) -> None:
+    def _refused(self, error: BaseException, name: str, committer: Order) -> None:
         """A full disk, say: nothing was written, and it may pass."""
         log = self._log
         if name == _PREPARE:

@@ -12,9 +12,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ._commit import Committer, Phase
+from ._commit import Committer
 from ._environment import Environment, Loop
 from ._log import Log
+from ._phases import Phase
 from ._types import Vote
 from .errors import LeaderChangedError, WalClosedError, WrongLoopError
 
@@ -28,6 +29,7 @@ class Core:
         "__weakref__",
         "abandon",
         "committer",
+        "identity",
         "is_abandoned",
         "is_closed",
         "log",
@@ -35,6 +37,7 @@ class Core:
         "origin",
         "path",
         "pid",
+        "running",
         "thread",
         "why_closed",
     )
@@ -44,6 +47,8 @@ class Core:
         self.log = log
         self.committer = committer
         self.loop = loop
+        #: as the loop has them, near at hand: each call asks whether it is made there
+        self.running, self.identity = loop.running, loop.identity
         #: what is called where it is dropped unclosed, in whatever thread; must not hold it
         self.abandon: Callable[[], None] = committer.drop
         self.is_closed = False
@@ -59,15 +64,13 @@ class Core:
         """Raises where the store is closed, or not this event loop's."""
         if self.is_closed:
             raise WalClosedError(self.why_closed, path=self.path)
-        is_here = self.loop.is_here
-        if is_here is not None and not is_here():
+        if self.running is not None and self.running() is not self.identity:
             raise self.wrong_loop()
 
     @property
     def is_here(self) -> bool:
         """Whether the caller may call: on the loop that opened it, in the same process."""
-        is_here = self.loop.is_here
-        return not self.is_forked and (is_here is None or is_here())
+        return not self.is_forked and (self.running is None or self.running() is self.identity)
 
     @property
     def is_forked(self) -> bool:
@@ -90,7 +93,7 @@ class Core:
         return WrongLoopError(f"{self.path} {why}", path=self.path)
 
     def _has_loop_ended(self) -> bool:
-        if self.loop.is_here is None:  # a lane: never, and posting to it takes its lock
+        if self.running is None:  # a lane: never, and posting to it takes its lock
             return False
         try:
             self.loop.post(_nothing)

@@ -341,26 +341,27 @@ class Environment:
             def run_sync_soon(call: Callable[[], Any]) -> None:
                 token.run_sync_soon(_contained, call, interruptions)
 
-            def is_in_run() -> bool:
+            def running_token() -> object:
                 try:
-                    return trio.lowlevel.current_trio_token() is token
+                    return trio.lowlevel.current_trio_token()
                 except RuntimeError:
-                    return False
+                    return None
 
             return Loop(
                 run_sync_soon,
                 run_sync_soon,
                 trio.Event,
-                is_here=is_in_run,
+                running=running_token,
+                identity=token,
                 interruptions=interruptions,
             )
-        running = asyncio._get_running_loop  # noqa: SLF001 - documented; get_running_loop raises
         return Loop(
             loop.call_soon_threadsafe,
             loop.call_soon,
             asyncio.Event,
             watch=partial(_watch, loop),
-            is_here=lambda: running() is loop,
+            running=asyncio._get_running_loop,  # noqa: SLF001 - documented; the other one raises
+            identity=loop,
             has_ended=loop.is_closed,
         )
 

@@ -16,8 +16,9 @@ from collections import deque
 from dataclasses import replace
 
 from . import _said
+from ._appending import Need
 from ._format import SegmentHeader, segment_name
-from ._log import Log, Need, Work
+from ._log import Log
 from ._plans import (
     Allocate,
     CheckIdentity,
@@ -28,6 +29,7 @@ from ._plans import (
     Sync,
     SyncDirectory,
     Unlink,
+    Work,
 )
 from ._raft_rules import check_committed as judge_committed
 from ._raft_rules import check_purge, check_vote_change
@@ -70,7 +72,7 @@ def prepare(log: Log, need: Need | None = None) -> Work[None]:
         header = SegmentHeader(log.directory.environment.getrandbits(32), length)
         name = segment_name(number)
         segment = Segment(number, name, log.directory.path_of(name), header)
-        segment.is_filled = log.is_filling and length == log.options.segment_size
+        segment.is_filled = log.filling.pays and length == log.options.segment_size
         segments.append(segment)
     # What an attempt that failed may have left goes first, durably: a name is given again only
     # where no crash can bring its old file back. The newest first: numbers have no gap.

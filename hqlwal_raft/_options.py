@@ -20,7 +20,8 @@ from ._commit import Committer
 from ._core import Core, open_cores
 from ._environment import Environment, Loop
 from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX
-from ._log import Log, drive
+from ._log import Log
+from ._plans import drive
 from ._reads import Options
 from ._recovery import recover
 from ._threads import Worker
@@ -179,7 +180,7 @@ def _call_on_stall(on_stall: Callable[[float], object], seconds: float) -> None:
 def close_unused(log: Log) -> None:
     """Closes a log that nobody has used yet; blocks."""
     try:
-        drive(_operations.close(log), log)
+        drive(_operations.close(log), log.directory)
         log.directory.say_clean()
     finally:
         log.release()

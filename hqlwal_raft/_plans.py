@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import errno
 from array import array
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from ._directory import Directory
 from ._files import File, TornWriteError
@@ -39,11 +40,16 @@ __all__ = [
     "Sync",
     "SyncDirectory",
     "Unlink",
+    "Work",
     "Write",
     "Zero",
     "carry_out",
+    "drive",
+    "lacks_space",
     "load",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,13 +276,36 @@ def carry_out(directory: Directory, plan: Plan) -> Outcome:
 def _is_refused(plan: Plan, place: int, error: BaseException) -> bool:
     if plan.point is None or place < plan.point:
         return True
+    return place == plan.point and isinstance(plan.steps[place], Write) and lacks_space(error)
+
+
+def lacks_space(error: BaseException) -> bool:
+    """Whether a write raised it before the system took a byte."""
     return (
-        place == plan.point
-        and isinstance(plan.steps[place], Write)
-        and isinstance(error, OSError)
+        isinstance(error, OSError)
         and error.errno in _NO_SPACE
         and not isinstance(error, TornWriteError)
     )
+
+
+#: an operation: yields plans, is sent the outcomes of those that succeeded, returns its result.
+#: Where one failed it is closed.
+Work = Generator[Plan, Outcome, T]
+
+
+def drive(work: Work[T], directory: Directory) -> T:
+    """Runs an operation to its end in this thread. Raises the error of a plan that failed."""
+    try:
+        plan = next(work)
+        while True:
+            outcome = carry_out(directory, plan)
+            if outcome.error is not None:
+                work.close()
+                raise outcome.error
+            plan = work.send(outcome)
+    except StopIteration as end:
+        value: T = end.value
+        return value
 
 
 # How much of a segment is read at a time to find its records.

@@ -61,7 +61,9 @@ class Loop(NamedTuple):
     #: has a callable called on the loop whenever a descriptor can be read; gives what ends that.
     #: None where ``post`` is as quick. Raises NotImplementedError where the loop has no selector
     watch: Callable[[int, Callable[[], Any]], Callable[[], Any]] | None = None
-    #: whether the caller runs on it; None where any thread may call. In a forked child nobody does
-    is_here: Callable[[], bool] | None = None
+    #: what runs where the caller is, to be compared with ``identity``; None where any thread may
+    #: call. In a forked child nothing does
+    running: Callable[[], object] | None = None
+    identity: object = None
     #: whether it was closed: nothing that is posted is heard
     has_ended: Callable[[], bool] = lambda: False

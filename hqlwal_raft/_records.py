@@ -110,34 +110,14 @@ def encode(
 
 
 def encode_one(
-    entry: Entry,
-    index: int,
-    salt: int,
-    max_payload_bytes: int,
-    *,
-    is_settled: bool,
-    least_term: int | None = None,
+    index: int, marked: int, term: int, node_id: int, payload: bytes, salt: int
 ) -> bytes:
-    """The record of one entry, as ``encode`` makes it, for half the time."""
-    if type(entry) is Entry:
-        term, found, payload, node_id = entry
-        if (
-            type(payload) is bytes
-            and found == index
-            and type(found) is type(term) is type(node_id) is int
-            and (least_term is None or term >= least_term)
-        ):
-            length = ENTRY_HEAD_BYTES + len(payload)
-            if length <= ENTRY_HEAD_BYTES + max_payload_bytes:
-                if is_settled:
-                    length |= SETTLED
-                try:
-                    covered = COVERED.pack(index, length, term, node_id)
-                    checksum = crc32c(payload, crc32c(covered, salt))
-                    return RECORD.pack(index, checksum, length, term, node_id) + payload
-                except struct.error:
-                    pass
-    raise refusal(entry, index, max_payload_bytes, least_term) or AssertionError
+    """The record of one entry that was judged already; ``marked`` is its length, with the settled
+    bit where it has that. Raises struct.error where a number is no u64.
+    """
+    covered = COVERED.pack(index, marked, term, node_id)
+    checksum = crc32c(payload, crc32c(covered, salt))
+    return RECORD.pack(index, checksum, marked, term, node_id) + payload
 
 
 # --- bytes to entries ----------------------------------------------------------------------

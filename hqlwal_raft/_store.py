@@ -22,12 +22,12 @@ from ._arguments import (
     listed,
 )
 from ._block import Block
-from ._commit import Phase
 from ._core import Core
 from ._entry_rules import NotPlainError, plain
 from ._environment import Environment, Loop
-from ._log import Work
 from ._options import Opening
+from ._phases import Phase
+from ._plans import Work
 from ._reader import RaftLogReader
 from ._statistics import statistics_of
 from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
@@ -169,7 +169,8 @@ class RaftLogStorage(RaftLogReader):
         Waits while too much is accepted but not durable. Cancelled, the entries stay accepted.
         """
         core = self._core
-        core.check_open()
+        if core.is_closed or core.running() is not core.identity:  # type: ignore[misc]
+            core.check_open()
         if callback is not None:
             check_callback(callback)
         batch = entries if type(entries) is list else listed(entries)

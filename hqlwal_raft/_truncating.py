@@ -22,11 +22,12 @@ from typing import NamedTuple
 from . import _said
 from ._files import File
 from ._format import DATA_START, SegmentHeader, segment_name
-from ._log import Cut, Log, Work
-from ._plans import Plan, Read, Step, Sync, SyncDirectory, Unlink, Write, Zero
+from ._log import Log
+from ._plans import Plan, Read, Step, Sync, SyncDirectory, Unlink, Work, Write, Zero
 from ._records import decode
 from ._segment import Segment, damage
 from ._types import LogId
+from ._view import Cut
 from .errors import LogRangeError
 
 __all__ = ["truncate", "truncate_all"]

@@ -18,7 +18,7 @@ def begin_waiting(core: Core, log_id: LogId) -> Answer | Reading[None] | None:
     """What to wait for until that very entry is durable; None where it is. As the owner."""
     log, committer, index = core.log, core.committer, log_id.index
     if log.next_index is None or index >= log.next_index:
-        committer.check_taken_back(index)
+        committer.commits.check_taken_back(index)
         committer.check_writable()  # poison took it
         if log.was_cut(index):
             raise _truncated(core, log_id, None)

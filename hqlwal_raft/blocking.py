@@ -32,8 +32,8 @@ from ._core import Core
 from ._entry_rules import NotPlainError, plain
 from ._environment import Empty, Environment, Queue
 from ._lane import Lane
-from ._log import Work
 from ._options import PATIENCE_SECONDS, Opening, close_unused
+from ._plans import Work
 from ._reading import Reading
 from ._stand_ins import Callbacks, StandIns, end_store
 from ._statistics import statistics_of

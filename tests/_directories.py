@@ -19,7 +19,7 @@ from hqlwal_raft._format import (
     segment_name,
 )
 from hqlwal_raft._plans import load
-from hqlwal_raft._records import encode_one
+from hqlwal_raft._records import encode
 from hqlwal_raft._recovery import Recovered, recover
 from hqlwal_raft._segment import Segment
 from hqlwal_raft._types import Entry, LogId, Vote
@@ -38,6 +38,12 @@ def entry(index: int, size: int = 40) -> Entry:
 def group(first: int, count: int, size: int = 40) -> list[tuple[Entry, bool]]:
     """The records of one plan: its first one is settled."""
     return [(entry(index, size), index == first) for index in range(first, first + count)]
+
+
+def record(entry: Entry, salt: int, *, is_settled: bool) -> bytes:
+    """The bytes of one entry's record."""
+    parts, _, _ = encode([entry], entry.index, salt, 0, len(entry.payload), is_settled=is_settled)
+    return b"".join(parts)
 
 
 @dataclass
@@ -61,10 +67,7 @@ class File:
 
     @property
     def encoded(self) -> list[bytes]:
-        return [
-            encode_one(each, each.index, self.salt, 1 << 24, is_settled=settled)
-            for each, settled in self.records
-        ]
+        return [record(each, self.salt, is_settled=settled) for each, settled in self.records]
 
     def offset(self, count: int) -> int:
         """Where the record after the first ``count`` ones begins."""

@@ -22,9 +22,8 @@ from hqlwal_raft._format import (
     pack_slot,
     segment_name,
 )
-from hqlwal_raft._records import encode_one
 from hqlwal_raft._types import Entry, LogId
-from tests._directories import File, Store, meta
+from tests._directories import File, Store, meta, record
 
 SLOTS = 3
 RECORD = 40
@@ -194,7 +193,7 @@ def to_bytes(image: Image) -> Store:
                 data += bytes((place * 37 + number * 11 + i * 7) % 255 + 1 for i in range(RECORD))
             else:
                 each = Entry(1, slot[0], b"8 bytes.", 1)
-                data += encode_one(each, slot[0], salt, 8, is_settled=slot[1])
+                data += record(each, salt, is_settled=slot[1])
         store.files[segment_name(number)] = bytearray(data.ljust(LENGTH, b"\0"))
     return store
 
@@ -247,14 +246,14 @@ def churn(path: str, rng: random.Random) -> Iterator[None]:
             for _ in range(rng.randint(2, 12)):
                 last += 1
                 each = Entry(1, last, bytes([last % 250 + 1]) * rng.randint(0, 90), 1)
-                record = encode_one(each, last, salt, 100, is_settled=True)
+                data = record(each, salt, is_settled=True)
                 os.pwrite(file, header.pack(), 0)
                 yield
-                os.pwrite(file, record[:20], begins[-1])
+                os.pwrite(file, data[:20], begins[-1])
                 yield
-                os.pwrite(file, record[20:], begins[-1] + 20)
+                os.pwrite(file, data[20:], begins[-1] + 20)
                 yield
-                begins.append(begins[-1] + len(record))
+                begins.append(begins[-1] + len(data))
                 header = replace(header, id_until=last, data_end=begins[-1])
             headers[number] = header
             if number - 1 in headers:

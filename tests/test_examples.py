@@ -17,6 +17,15 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 DEMO = EXAMPLES / "demo_cluster.py"
 
 
+# Whoever runs the tests in the background has SIGINT ignored, for all that they start.
+INTERRUPTIBLE = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def processes_that_name(text: str) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
@@ -70,7 +79,17 @@ def test_the_demo_finds_nothing_missing_and_leaves_no_process(tmp_path: Path) ->
 def test_an_interrupted_demo_leaves_no_process(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     demo = subprocess.Popen(
-        [sys.executable, "-u", DEMO, "--commands", "100000", "--folder", folder],
+        [
+            sys.executable,
+            "-u",
+            "-c",
+            INTERRUPTIBLE,
+            DEMO,
+            "--commands",
+            "100000",
+            "--folder",
+            folder,
+        ],
         stdout=subprocess.PIPE,
         text=True,
     )

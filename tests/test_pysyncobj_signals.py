@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hqlwal_raft import WalPoisonedError
+from hqlwal_raft import WalPoisonedError, _appending, _commits
 from hqlwal_raft._log import Log
 from hqlwal_raft.pysyncobj import WalJournal
 
@@ -55,14 +55,20 @@ def test_the_main_thread_never_changes_the_log_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[threading.Thread] = []
-    for name in ("append", "begin_commit", "committed", "save_committed", "set_ends"):
-        original = getattr(Log, name)
+    for place, name in (
+        (_appending, "append"),
+        (_commits, "begin_commit"),
+        (_commits, "committed"),
+        (_commits, "save_committed"),
+        (Log, "set_ends"),
+    ):
+        original = getattr(place, name)
 
         def noted(*arguments: Any, original: Any = original) -> Any:
             threads.append(threading.current_thread())
             return original(*arguments)
 
-        monkeypatch.setattr(Log, name, noted)
+        monkeypatch.setattr(place, name, noted)
     journal = WalJournal(tmp_path / "journal")
     for index in (1, 2, 3):
         journal.add(b"command", index, 1)

@@ -32,6 +32,7 @@ from hqlwal_raft._format import (
 )
 from hqlwal_raft._look import _judge_slots
 from hqlwal_raft._records import decode, encode, encode_one, locate, scan
+from tests._directories import record
 
 SALT = 0x5EED
 
@@ -148,7 +149,7 @@ def test_locating_healthy_records_finds_each(payloads: list[bytes], first_id: in
 def _with_bits(payloads: list[bytes], first_id: int, settled: list[bool]) -> bytes:
     """Records each of which is settled or not, as those of many groups are."""
     return b"".join(
-        encode_one(each, each.index, SALT, 1 << 20, is_settled=is_settled)
+        record(each, SALT, is_settled=is_settled)
         for each, is_settled in zip(_entries(payloads, first_id), settled, strict=False)
     )
 
@@ -174,8 +175,6 @@ def test_an_entry_that_can_be_no_record_is_refused_whatever_stands_before_it(
     entries[place] = bad  # type: ignore[call-overload]
     with pytest.raises(error):
         encode(entries, first_id, SALT, 64, 80, is_settled=True)
-    with pytest.raises(error):
-        encode_one(entries[place], first_id + place, SALT, 80, is_settled=True)
 
 
 @given(payloads, st.integers(0, 300), bits, st.integers(1, 300))
@@ -291,10 +290,8 @@ def test_of_a_commit_the_first_record_alone_is_settled(
     assert [each.is_settled for each in found[:1]] == [is_settled]
     assert not any(each.is_settled for each in found[1:])
     assert [each.index for each in found] == list(range(first_id, first_id + len(payloads)))
-    one = encode_one(
-        Entry(1, first_id, payloads[0], 7), first_id, SALT, 1 << 20, is_settled=is_settled
-    )
-    assert data.startswith(one)
+    marked = 16 + len(payloads[0]) + (SETTLED if is_settled else 0)
+    assert data.startswith(encode_one(first_id, marked, 1, 7, payloads[0], SALT))
 
 
 @settings(max_examples=300)

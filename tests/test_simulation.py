@@ -31,6 +31,13 @@ def test_no_seed_breaks_a_promise(first: int) -> None:
         assert outcome.violation is None, f"{outcome.violation}; {replay_line(outcome.plan, None)}"
 
 
+def test_a_simulated_cluster_leaves_no_descriptor_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for seed in (4, 5):  # clusters that do not batch
+        play(make_plan(seed))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_every_kind_of_fault_is_among_those_seeds() -> None:
     assert {make_plan(seed).weather for seed in range(1, 201)} == set(WEATHERS)
 

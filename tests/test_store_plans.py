@@ -27,9 +27,12 @@ from hqlwal_raft import _meta as meta_module
 from hqlwal_raft import _reads as reads_module
 from hqlwal_raft import _recent as recent_module
 from hqlwal_raft import _segment as segment_module
+from hqlwal_raft import _unsynced as unsynced_module
 from hqlwal_raft._commit import Committer
 from hqlwal_raft._directory import Directory
 from hqlwal_raft._files import File
+from hqlwal_raft._grouping import GroupCommit
+from hqlwal_raft._on_lane import OnLane
 from hqlwal_raft._plans import Plan
 from hqlwal_raft.testing import MemoryKernel
 from tests._catching import CatchingEnvironment
@@ -267,7 +270,8 @@ ANYWHERE: dict[str, set[str] | None] = {
     "_chores": {"_carry_out"},
     # letting go of the lock; and a store that nobody holds may be collected anywhere
     "_leaving": None,
-    "_commit": {"_on_lane", "Committer.is_closing"},
+    "_commit": {"Committer.is_closing"},
+    "_on_lane": {"carry_out_on_lane"},
     "_core": {"Core.__del__"},
     "_reading": {"_read_extents", "_read_extents.<locals>.<listcomp>"},
 }
@@ -323,7 +327,10 @@ OWNED = (
     meta_module.Meta,
     recent_module.Recent,
     reads_module.Reads,
+    unsynced_module.Unsynced,
     Committer,
+    GroupCommit,
+    OnLane,
 )
 
 

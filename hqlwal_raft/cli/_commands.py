@@ -13,8 +13,8 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from .. import _operations
-from .._log import drive
 from .._options import Opening
+from .._plans import drive
 from .._types import Entry, FindingKind, LogSync
 from ..audit import DirectoryReport, Verdict
 from ..errors import WalError
@@ -224,7 +224,7 @@ def repair(context: click.Context, directory: str, *, source: str | None, yes: b
         click.confirm(what, abort=True)
     log = Opening(auto_heal=True, check_integrity=True).open_log(before.path)
     try:
-        drive(_operations.close(log), log)
+        drive(_operations.close(log), log.directory)
         log.directory.say_clean()
     finally:
         log.release()

@@ -13,7 +13,7 @@ from .._directory import Directory
 from .._environment import Environment
 from .._format import DATA_START, SegmentHeader
 from .._lock import LockedError
-from .._records import encode_one, scan
+from .._records import encode, scan
 from .._types import Entry, FindingKind
 from ..audit import DirectoryReport
 from ..errors import WalLockedError
@@ -78,7 +78,9 @@ def _mend_segment(directory: Directory, name: str, last: int, copies: Copies) ->
 def _proven(entry: Entry, salt: int, data: bytes) -> bytes | None:
     """The entry's record, if ``data`` begins with what is left of that very record."""
     for is_settled in (False, True):
-        record = encode_one(entry, entry.index, salt, len(entry.payload), is_settled=is_settled)
+        size = len(entry.payload)
+        parts, _, _ = encode([entry], entry.index, salt, 0, size, is_settled=is_settled)
+        record = b"".join(parts)
         there = data[: len(record)]
         has_checksum = there[8:12] == record[8:12]
         has_rest = there[:8] + there[12:] == record[:8] + record[12:]

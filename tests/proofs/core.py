@@ -14,13 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hqlwal_raft import Entry, LogId, Vote, _operations, _truncating
+from hqlwal_raft._appending import Need, append
+from hqlwal_raft._commits import begin_commit, committed, save_committed
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._format import DATA_START, LOCK_NAME, META_NAME, RECORD_OVERHEAD_BYTES
-from hqlwal_raft._log import MARK_SECONDS, Log, Need, Options, Work, drive
-from hqlwal_raft._plans import carry_out
+from hqlwal_raft._log import Log
+from hqlwal_raft._plans import Work, carry_out, drive
+from hqlwal_raft._reads import Options
 from hqlwal_raft._recovery import recover
 from hqlwal_raft._segment import Extent, Segment
 from hqlwal_raft._types import FindingKind
+from hqlwal_raft._unsynced import MARK_SECONDS
 from hqlwal_raft.audit import examine
 
 __all__ = [
@@ -70,8 +74,8 @@ def memory(log: Log, now: float) -> object:
     return (
         facts(log.segments),
         facts(log.prepared),
-        tuple(part.segment.number for part in log._unwritten),
-        tuple(segment.number for segment in log._dirty),
+        tuple(part.segment.number for part in log.unsynced.unwritten),
+        tuple(segment.number for segment in log.unsynced.dirty),
         tuple(log.to_unlink),
         tuple(segment.number for segment in log.to_seal),
         tuple(log.stale),
@@ -154,7 +158,7 @@ class Core:
 
     def append(self, entries: Sequence[Entry], *, sync: bool) -> None:
         """Not ``sync``: readable, and durable after the next sync."""
-        while (need := self._log.append(entries)) is not None:
+        while (need := append(self._log, entries)) is not None:
             self._meet(need)
         if sync:
             self.sync()
@@ -173,17 +177,17 @@ class Core:
 
     def _run(self, work: Work[None] | None) -> None:
         assert work is not None
-        drive(work, self._log)
+        drive(work, self._log.directory)
 
     def sync(self) -> None:
         log = self._log
         self._now += 0.6 * MARK_SECONDS
-        plan = log.begin_commit(self._now)
+        plan = begin_commit(log, self._now)
         if plan is not None:
             outcome = carry_out(log.directory, plan)
             if outcome.error is not None:
                 raise outcome.error
-            log.committed(outcome)
+            committed(log, outcome)
 
     def truncate(self, index: int) -> None:
         self.sync()
@@ -199,7 +203,7 @@ class Core:
 
     def save_committed(self, log_id: LogId | None) -> None:
         """A hint: durable at some later time."""
-        self._log.save_committed(log_id)
+        save_committed(self._log, log_id)
         self.sync()
 
     # --- what may come late ----------------------------------------------------------------

@@ -139,7 +139,7 @@ class _StoreCore:
             memory(committer.log, self._machine.now),
             tuple(self.due()),
             committer.phase,
-            committer.measures.appends - committer._appends_before,
+            committer.measures.appends - committer.commits.appends_before,
             chores.may_seal,
             chores.may_unlink,
             chores._may_prepare_ahead,

@@ -16,11 +16,13 @@ from unittest import mock
 
 from hqlwal_raft import (
     LogId,
-    _commit,
+    _appending,
+    _commits,
     _format,
     _lane,
     _log,
     _look,
+    _on_lane,
     _operations,
     _plans,
     _records,
@@ -29,14 +31,27 @@ from hqlwal_raft import (
 )
 from hqlwal_raft._answers import Answer
 from hqlwal_raft._blocking_reader import BlockingRaftLogReader
-from hqlwal_raft._commit import Committer, Phase
+from hqlwal_raft._commit import Committer
 from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment, Loop
-from hqlwal_raft._format import MetaState, SegmentHeader, unpack_slot
+from hqlwal_raft._format import SETTLED, MetaState, SegmentHeader, unpack_slot
+from hqlwal_raft._grouping import GroupCommit
 from hqlwal_raft._lane import Lane, _Event, _Waiter
 from hqlwal_raft._leaving import let_go
-from hqlwal_raft._log import Log, Work
-from hqlwal_raft._plans import Outcome, Plan, Step, SyncDirectory, Unlink, Write, Zero, carry_out
+from hqlwal_raft._log import Log
+from hqlwal_raft._on_lane import OnLane
+from hqlwal_raft._phases import Order, Phase
+from hqlwal_raft._plans import (
+    Outcome,
+    Plan,
+    Step,
+    SyncDirectory,
+    Unlink,
+    Work,
+    Write,
+    Zero,
+    carry_out,
+)
 from hqlwal_raft._reading import CHUNK_BYTES
 from hqlwal_raft._segment import Segment
 from hqlwal_raft._threads import Outcomes, Worker
@@ -49,9 +64,9 @@ _encode, _encode_one = _records.encode, _records.encode_one
 _marked = Segment.marked
 _give, _is_refused = Answer.give, _plans._is_refused
 _call = Lane.call
-_begin_commit, _send = Committer._commit, Committer._send
+_begin_commit, _send = GroupCommit._begin, OnLane._send
 _start_operation = Committer._start_operation
-_abandon, _commit_ended = Committer.abandon, Committer._commit_ended
+_abandon, _commit_ended = Committer.abandon, GroupCommit._ended
 _purge, _truncate = _operations.purge, _truncating.truncate
 
 
@@ -77,7 +92,7 @@ def _planned(name: str, change: Callable[[Plan], Plan]) -> Mutant:
     def carry_out_changed(directory: Directory, plan: Plan) -> Outcome:
         return carry_out(directory, change(plan))
 
-    places = (core, _log, _recovery)
+    places = (core, _log, _plans, _recovery)
     return Mutant(name, tuple((place, "carry_out", carry_out_changed) for place in places))
 
 
@@ -116,8 +131,8 @@ def _settle_early(*arguments: Any, is_settled: bool) -> Any:
     return _encode(*arguments, is_settled=is_settled or True)
 
 
-def _settle_one_early(*arguments: Any, is_settled: bool) -> Any:
-    return _encode_one(*arguments, is_settled=is_settled or True)
+def _settle_one_early(index: int, marked: int, *arguments: Any) -> Any:
+    return _encode_one(index, marked | SETTLED, *arguments)
 
 
 def _is_followed_soon(log: Log, segment: Segment) -> bool:
@@ -162,7 +177,7 @@ CRASHES = (
     Mutant("the mark is written ahead", ((Segment, "marked", _mark_ahead),)),
     Mutant(
         "the settled bit is set too early",
-        ((_log, "encode", _settle_early), (_log, "encode_one", _settle_one_early)),
+        ((_appending, "encode", _settle_early), (_appending, "encode_one", _settle_one_early)),
     ),
     Mutant("a segment is sealed too early", ((_operations, "_is_followed", _is_followed_soon),)),
     _planned("names are removed without a sync of the directory", _sync_no_names),
@@ -202,10 +217,10 @@ def _carry_out_late(directory: Directory, plan: Plan) -> Outcome:
     return carry_out(directory, _point_late(plan))
 
 
-def _retreat_by_half(self: Log) -> None:
+def _retreat_by_half(log: Log) -> None:
     """What was accepted stays in memory, as if it were written."""
-    self._in_flight, self._unwritten, self._dirty, self._committed = None, [], [], None
-    self.durable_entries, self.durable_bytes = self.appended_entries, self.appended_bytes
+    log.unsynced.forget()
+    log.durable_entries, log.durable_bytes = log.appended_entries, log.appended_bytes
 
 
 def _give_to_waiters_only(self: Answer, loop: Loop, value: Any, error: Any) -> None:
@@ -235,11 +250,11 @@ def _wake_one(self: _Event) -> None:
 
 #: what the loop over failing calls must find
 CALLS = (
-    Mutant("a truncation's point comes a step late", ((_commit, "carry_out", _carry_out_late),)),
-    Mutant("a refused commit is taken back by half", ((Log, "retreat", _retreat_by_half),)),
+    Mutant("a truncation's point comes a step late", ((_on_lane, "carry_out", _carry_out_late),)),
+    Mutant("a refused commit is taken back by half", ((_commits, "retreat", _retreat_by_half),)),
     Mutant("callbacks are not told of errors", ((Answer, "give", _give_to_waiters_only),)),
     Mutant("any failed write is a refused one", ((_plans, "_is_refused", _refuse_all_writes),)),
-    Mutant("the lock stays where closing fails", ((_commit, "let_go", _let_go_if_all_is_well),)),
+    Mutant("the lock stays where closing fails", ((_on_lane, "let_go", _let_go_if_all_is_well),)),
     Mutant("of many threads one is answered", ((_lane._Event, "set", _wake_one),)),
 )
 
@@ -289,10 +304,10 @@ def _deliver_twice(self: Outcomes) -> None:
         self._left.popleft()
 
 
-def _end_any_commit(self: Committer, _group: Answer, outcome: Outcome) -> None:
+def _end_any_commit(self: GroupCommit, _group: Answer, outcome: Outcome, order: Order) -> None:
     """An outcome is taken for that of whatever commit is under way."""
-    if self._committing is not None:
-        _commit_ended(self, self._committing, outcome)
+    if self.under_way is not None:
+        _commit_ended(self, self.under_way, outcome, order)
 
 
 def _find_nothing_gone(self: BlockingRaftLogReader, start: int, stop: int | None = None) -> Any:
@@ -323,11 +338,11 @@ ORDERS = (
 )
 
 
-def _commit_and_answer(self: Committer) -> None:
+def _commit_and_answer(self: GroupCommit) -> None:
     """An append is answered when its commit begins."""
     _begin_commit(self)
-    if self._committing is not None:
-        self._committing.give(self._loop, None, None)
+    if self.under_way is not None:
+        self.under_way.give(self._loop, None, None)
 
 
 def _start_at_once(self: Committer, operation: Any) -> bool:
@@ -340,7 +355,7 @@ def _start_at_once(self: Committer, operation: Any) -> bool:
     return is_started
 
 
-def _vote_and_answer(self: Committer, operation: Any, plan: Plan, *, is_need: bool) -> None:
+def _vote_and_answer(self: OnLane, operation: Any, plan: Plan, *, is_need: bool) -> None:
     """A vote is answered when its plan is on its way."""
     _send(self, operation, plan, is_need=is_need)
     if plan.name == "save vote":
@@ -351,10 +366,10 @@ def _vote_and_answer(self: Committer, operation: Any, plan: Plan, *, is_need: bo
 COMMITS = (
     Mutant(
         "an outcome applied twice ends the next commit",
-        ((Outcomes, "deliver", _deliver_twice), (Committer, "_commit_ended", _end_any_commit)),
+        ((Outcomes, "deliver", _deliver_twice), (GroupCommit, "_ended", _end_any_commit)),
     ),
-    Mutant("an append is answered before its sync", ((Committer, "_commit", _commit_and_answer),)),
-    Mutant("a vote is answered before its sync", ((Committer, "_send", _vote_and_answer),)),
+    Mutant("an append is answered before its sync", ((GroupCommit, "_begin", _commit_and_answer),)),
+    Mutant("a vote is answered before its sync", ((OnLane, "_send", _vote_and_answer),)),
     Mutant(
         "chores run beside a truncation",
         ((Committer, "waits_for_quiet", False), (Committer, "_start_operation", _start_at_once)),

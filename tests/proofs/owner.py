@@ -11,17 +11,24 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from hqlwal_raft._answers import Answer
+from hqlwal_raft._answers import Answer, Changes
 from hqlwal_raft._commit import Committer
+from hqlwal_raft._filling import Filling
+from hqlwal_raft._grouping import GroupCommit
 from hqlwal_raft._log import Log
 from hqlwal_raft._meta import Meta
+from hqlwal_raft._on_lane import OnLane
 from hqlwal_raft._reads import Reads
 from hqlwal_raft._recent import Recent
 from hqlwal_raft._segment import Segment
+from hqlwal_raft._unsynced import Unsynced
 
 __all__ = ["guarded"]
 
-_MEMORY = (Answer, Committer, Log, Meta, Reads, Recent, Segment)
+_MEMORY = (
+    *(Answer, Changes, Committer, GroupCommit, OnLane),
+    *(Filling, Log, Meta, Reads, Recent, Segment, Unsynced),
+)
 
 
 @contextlib.contextmanager

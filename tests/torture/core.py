@@ -9,9 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from hqlwal_raft import Entry, LogId, Vote, _log, _operations, _truncating
+from hqlwal_raft import (
+    Entry,
+    LogId,
+    Vote,
+    _appending,
+    _commits,
+    _operations,
+    _plans,
+    _truncating,
+)
+from hqlwal_raft._appending import SEALS_WAITING, Need
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._log import SEALS_WAITING, Log, Need, Options, Work, drive
+from hqlwal_raft._log import Log
+from hqlwal_raft._plans import Work, drive
+from hqlwal_raft._reads import Options
 from hqlwal_raft._recovery import recover
 from hqlwal_raft._segment import Segment, damage
 
@@ -107,48 +119,48 @@ class Core:
         return len(self.log.to_seal) < SEALS_WAITING and self.log.meta.state.first_segment != 0
 
     def append(self, entries: Sequence[Entry]) -> None:
-        while (need := self.log.append(entries)) is not None:
+        while (need := _appending.append(self.log, entries)) is not None:
             self._meet(need)
 
     def _meet(self, need: Need) -> None:
         log = self.log
         if need.lengths:
-            drive(_operations.prepare(log, need), log)
+            drive(_operations.prepare(log, need), self.log.directory)
             return
         self.sync()
         if need.is_seal:
             self.do("seal")
         elif need.room is not None:
-            drive(_operations.make_room(log, need.room), log)
+            drive(_operations.make_room(log, need.room), self.log.directory)
         else:
-            drive(_operations.name_first(log, need.name), log)
+            drive(_operations.name_first(log, need.name), self.log.directory)
 
     def sync(self) -> None:
         """Makes durable what was accepted before."""
         log = self.log
-        plan = log.begin_commit(self.environment.monotonic())
+        plan = _commits.begin_commit(log, self.environment.monotonic())
         if plan is not None:
             # looked up where mutations replace it
-            outcome = _log.carry_out(log.directory, plan)  # type: ignore[attr-defined]
+            outcome = _plans.carry_out(log.directory, plan)
             if outcome.error is not None:
                 raise outcome.error
-            log.committed(outcome)
+            _commits.committed(log, outcome)
 
     def truncate(self, index: int) -> None:
         self.sync()
-        drive(_truncating.truncate(self.log, index), self.log)
+        drive(_truncating.truncate(self.log, index), self.log.directory)
 
     def purge(self, log_id: LogId) -> None:
         self.sync()
-        drive(_operations.purge(self.log, log_id), self.log)
+        drive(_operations.purge(self.log, log_id), self.log.directory)
 
     def save_vote(self, vote: Vote) -> None:
         self.sync()
-        drive(_operations.save_vote(self.log, vote), self.log)
+        drive(_operations.save_vote(self.log, vote), self.log.directory)
 
     def save_committed(self, log_id: LogId | None) -> None:
         """A hint; durable at some later time."""
-        self.log.save_committed(log_id)
+        _commits.save_committed(self.log, log_id)
 
     # --- what may come late ------------------------------------------------------------------
 
@@ -156,7 +168,7 @@ class Core:
         """One chore, if there is anything to do; says whether there was."""
         work = CHORES[chore](self.log)
         if work is not None:
-            drive(work, self.log)
+            drive(work, self.log.directory)
         return work is not None
 
     def do_chores(self) -> None:
@@ -169,14 +181,14 @@ class Core:
         self.sync()
         work = _operations.mark(self.log, self.environment.monotonic())
         if work is not None:
-            drive(work, self.log)
+            drive(work, self.log.directory)
 
     # --- the end -----------------------------------------------------------------------------
 
     def close(self) -> None:
         log = self.log
         self.sync()
-        drive(_operations.close(log), log)
+        drive(_operations.close(log), self.log.directory)
         log.release()
         log.directory.say_clean()
         log.directory.close()

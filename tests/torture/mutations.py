@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-from hqlwal_raft import _log, _look, _operations, _records, _recovery
+from hqlwal_raft import _appending, _log, _look, _operations, _plans, _records, _recovery
 from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._format import (
     META_NAME,
+    SETTLED,
     SLOT_BYTES,
     SegmentHeader,
     segment_name,
@@ -38,6 +39,7 @@ from hqlwal_raft._plans import (
     carry_out,
 )
 from hqlwal_raft._segment import Segment
+from hqlwal_raft._unsynced import Unsynced
 from hqlwal_raft.testing import PassingEnvironment
 
 __all__ = ["MUTATIONS", "Mutation"]
@@ -248,12 +250,12 @@ def _meta_last(plan: Plan) -> Plan:
 
 # --- replaced functions ------------------------------------------------------------------
 
-_plan_goal = Log._plan_goal
+_plan_goal = Unsynced.plan_goal
 _encode, _encode_one = _records.encode, _records.encode_one
 _look_behind = _look._look_behind
 
 
-def _mark_ahead(self: Log, segment: Segment, *arguments: Any) -> None:
+def _mark_ahead(self: Unsynced, segment: Segment, *arguments: Any) -> None:
     durable = segment.durable_end, segment.durable_next_id
     segment.durable_end, segment.durable_next_id = segment.end, segment.next_id
     segment.mark_seconds = -1.0
@@ -267,8 +269,8 @@ def _encode_settled(*arguments: Any, **named: Any) -> Any:
     return _encode(*arguments, **(named | {"is_settled": True}))
 
 
-def _encode_one_settled(*arguments: Any, **named: Any) -> Any:
-    return _encode_one(*arguments, **(named | {"is_settled": True}))
+def _encode_one_settled(index: int, marked: int, *arguments: Any) -> Any:
+    return _encode_one(index, marked | SETTLED, *arguments)
 
 
 def _is_there(log: Log, segment: Segment) -> bool:
@@ -307,6 +309,7 @@ class Mutation:
         if self.meddle is not None:
             patches += [
                 (_log, "carry_out", self._carry_out),
+                (_plans, "carry_out", self._carry_out),
                 (_recovery, "carry_out", self._carry_out),
             ]
         with contextlib.ExitStack() as stack:
@@ -354,11 +357,14 @@ MUTATIONS = (
     Mutation(7, "the directory is never synced", _NoDirectorySync),
     Mutation(10, "a failed sync is tried again", _Retrying),
     Mutation(10, "a reopened store believes what a failed sync left", _NoReload, failing_share=0.5),
-    Mutation(None, "the mark is written ahead", patches=((Log, "_plan_goal", _mark_ahead),)),
+    Mutation(None, "the mark is written ahead", patches=((Unsynced, "plan_goal", _mark_ahead),)),
     Mutation(
         None,
         "every record counts as settled",
-        patches=((_log, "encode", _encode_settled), (_log, "encode_one", _encode_one_settled)),
+        patches=(
+            (_appending, "encode", _encode_settled),
+            (_appending, "encode_one", _encode_one_settled),
+        ),
     ),
     Mutation(
         None,

@@ -117,6 +117,8 @@ class Upstream:
             (pysyncobj.syncobj, "random", SimpleNamespace(random=self._random)),
             (pysyncobj.syncobj, "os", system),
             (pysyncobj.syncobj, "createPoller", lambda _type: Poller(self.host, self.on_message)),
+            # it is never closed, and a node that has commands is woken anyway
+            (pysyncobj.syncobj, "PIPE_NOTIFIER_ENABLED", False),
             (pysyncobj.syncobj, "globalDnsResolver", lambda: resolver),
             (pysyncobj.node, "globalDnsResolver", lambda: resolver),
             (pysyncobj.transport, "globalDnsResolver", lambda: resolver),
