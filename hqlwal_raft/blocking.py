@@ -330,6 +330,8 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     def close_at_exit(self) -> None:
         """Closes it, as long as the disk answers: the interpreter must be able to end."""
+        if self._stand_ins.is_stopped:
+            return  # it was closed, and is only kept
         closed: Queue[None] = self._core.log.directory.environment.queue()
 
         def close() -> None:
