@@ -93,7 +93,7 @@ class Weather:
         self._children: set[int] = set()
         options: dict[str, Any] = {
             "stock": is_stock,
-            "compaction": chance.choice((100, 400, 1500)),
+            "compaction": chance.choice((100, 400) if kind == "dumps" else (100, 400, 1500)),
             "batch": chance.random() < 0.5,
             "everyone": chance.random() < 0.5,
             "pace": chance.choice((200, 500)),
