@@ -123,8 +123,8 @@ def test_a_failing_history_is_shortened_and_printed_with_the_line_that_replays_i
     assert main(["--seed", str(seed), "--seeds", "1", "--weather", weather]) == 1
     said = capsys.readouterr().out
     line = said.rpartition("replay: ")[2].strip()
-    command = f"python -m hqlwal_raft.testing.simulation --seed {seed} --once"
-    assert line.startswith(f"{command} --weather {weather} --keep ")
+    assert line.startswith(f"python -m hqlwal_raft.testing.simulation --seed {seed} --once ")
+    assert " --keep " in line
     kept = line.rpartition(" ")[2]
     assert len(kept.split(",")) < len(make_plan(seed, weather).actions) / 3
     assert main([*line.split()[3:]]) == 1

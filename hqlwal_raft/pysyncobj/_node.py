@@ -98,8 +98,11 @@ def on_answer(
     journal, wanted = journal_of(node), nextNodeIdx
     if journal is not None and reset and not success:
         state = node.__dict__
-        committed = max(state["_SyncObj__raftCommitIndex"], state["_SyncObj__raftLastApplied"])
-        wanted = _repairs.go_back_to_commit(wanted or journal[-1][1] + 1, committed)
+        _, last, term = journal[-1]
+        wanted = last + 1 if nextNodeIdx is None else nextNodeIdx
+        if term != state["_SyncObj__raftCurrentTerm"]:  # else all of it is this leader's
+            committed = max(state["_SyncObj__raftCommitIndex"], state["_SyncObj__raftLastApplied"])
+            wanted = _repairs.go_back_to_commit(wanted, committed)
     if journal is None or not journal.hold_answer(
         receiver, reset=reset, next_index=wanted, success=success
     ):
