@@ -75,6 +75,8 @@ bench: $(VENV)/.bench  ## measures the store against its peers; ARGS=--quick for
 torture: $(VENV)/.test  ## every loop of the proofs whole, then random histories; ARGS="--seconds 600"
 	$(BIN)/python -m tests.proofs $(ARGS)
 	$(BIN)/python -m hqlwal_raft.testing.simulation --seed 1000 --seconds 300
+	$(BIN)/python -m tests.pysyncobj_nodes.torture --rounds 10
+	$(BIN)/python -m tests.pysyncobj_nodes.weather --rounds 30
 
 simulate: $(VENV)/.test  ## simulated clusters from seeds, until one breaks a promise; ARGS="--seconds 600 --seed 1"
 	$(BIN)/python -m hqlwal_raft.testing.simulation $(ARGS)
