@@ -45,12 +45,13 @@ PYSYNCOBJ_TESTS := tests/test_pysyncobj_repairs.py tests/test_pysyncobj_journal.
 PYSYNCOBJ_WARNINGS := -W ignore::ResourceWarning -W ignore::FutureWarning \
 	-W ignore::pytest.PytestUnraisableExceptionWarning
 
-test-pysyncobj-versions:  ## the adapter's tests under each pysyncobj; PYSYNCOBJ="0.3.11 0.3.17" to choose
+test-pysyncobj-versions: $(VENV)/.test  ## the adapter's tests under each pysyncobj, and rolling changes; PYSYNCOBJ="0.3.11 0.3.17" to choose
 	@failed=; for version in $(PYSYNCOBJ); do \
 		echo "== pysyncobj $$version"; venv=.venv-pysyncobj-$$version; \
 		$(MAKE) --no-print-directory $$venv/.test VENV=$$venv \
 			&& $$venv/bin/$(PIP) install --quiet pysyncobj==$$version \
 			&& $$venv/bin/python -m pytest $(PYSYNCOBJ_WARNINGS) $(PYSYNCOBJ_TESTS) $(ARGS) \
+			&& $(BIN)/python -m tests.pysyncobj_nodes.rolling --older $$venv/bin/python \
 			|| failed+=" $$version"; \
 	done; echo "tried: $(PYSYNCOBJ); failed:$${failed:- none}"; test -z "$$failed"
 

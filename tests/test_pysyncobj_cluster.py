@@ -11,6 +11,7 @@ import pytest
 
 from hqlwal_raft._format import unpack_lock
 from tests.pysyncobj_nodes.cluster import Cluster, running_cluster, wait_until
+from tests.pysyncobj_nodes.rolling import NEW_STOCK, NEW_WAL, OLD_STOCK, Rolling
 from tests.pysyncobj_nodes.torture import torture
 from tests.pysyncobj_nodes.weather import KINDS, Weather, kind_of
 
@@ -99,3 +100,10 @@ def test_nothing_is_missing_or_there_twice_after_a_few_seconds_of_bad_luck(tmp_p
 
 def test_each_kind_of_bad_luck_has_its_turn() -> None:
     assert {kind_of(seed) for seed in range(len(KINDS))} == set(KINDS)
+
+
+def test_nodes_change_their_journals_one_by_one_and_back(tmp_path: Path) -> None:
+    rolling = Rolling(tmp_path)
+    rolling.roll(steps=[(0, NEW_WAL), (1, NEW_WAL), (0, OLD_STOCK), (1, NEW_STOCK)])
+    assert (tmp_path / "0.wal").is_file()
+    assert rolling.cluster.acknowledged() > 4 * 700
