@@ -105,7 +105,7 @@ class Rolling:
             for name in (f"{index}.wal.stock", f"{index}.wal.meta.stock"):
                 (self._folder / name).unlink(missing_ok=True)
         elif after.is_stock and not before.is_stock:
-            export_in_place(journal)
+            export_in_place(journal, dump=self._folder / f"{index}.dump")
             shutil.rmtree(self._folder / f"{index}.wal.wal")
 
     def _write_more(self) -> None:
