@@ -99,8 +99,11 @@ MISSED: dict[str, tuple[Callable[..., Any], int, str, str]] = {
 }
 
 
-def test_every_repair_is_switched_off_once() -> None:
+def test_every_repair_is_switched_off_once_and_its_seed_is_told() -> None:
     assert set(MISSED) == set(_repairs.__all__)
+    page = (ROOT / "docs" / "design" / "proofs.md").read_text()
+    for repair, (_, seed, weather, _) in MISSED.items():
+        assert f"| `{repair}` | {weather}, {seed} |" in page
 
 
 @pytest.mark.parametrize("repair", sorted(MISSED))
