@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
-from _contestants import RECORD_OVERHEAD_BYTES, AsyncPeer, Ours, Peer, is_available
+from _contestants import RECORD_OVERHEAD_BYTES, AsyncPeer, Floor, HandOver, Ours, Peer, is_available
 from _measure import (
     RUNTIMES,
     Latency,
@@ -15,6 +16,7 @@ from _measure import (
     Plan,
     Result,
     Stint,
+    Supply,
     is_installed,
     rotated,
     run,
@@ -24,7 +26,19 @@ from _measure import (
 )
 from _peers import ASYNC_PEERS, PEERS, Aiosqlite, Plyvel
 
-__all__ = ["BATCHES", "SIZES", "TASKS", "buffered", "cell", "durable", "grid", "policies", "tasks"]
+__all__ = [
+    "BATCHES",
+    "SIZE",
+    "SIZES",
+    "TASKS",
+    "buffered",
+    "cell",
+    "durable",
+    "grid",
+    "large",
+    "policies",
+    "tasks",
+]
 
 SIZES = (16, 256, 4096, 65536)
 BATCHES = (1, 64, 1024)
@@ -47,7 +61,8 @@ def _sync_runner(
 ) -> Stint:
     peer = make(path)
     try:
-        return stint(peer.appender(payload, batch), limits)
+        supply = Supply(peer.maker(payload, batch), batch)
+        return stint(peer.appender(payload, batch), supply, limits)
     finally:
         peer.close()
 
@@ -57,7 +72,8 @@ def _thread_runner(
 ) -> Stint:
     peer = contestant(path, durable=True)
     try:
-        return thread_stint(peer.appender(payload, batch), limits, threads)
+        supply = Supply(peer.maker(payload, batch), batch)
+        return thread_stint(peer.appender(payload, batch), supply, limits, threads)
     finally:
         peer.close()
 
@@ -73,7 +89,8 @@ def _async_runner(
 ) -> Stint:
     async def work() -> Stint:
         async with make(path) as peer:
-            return await tasks_stint(peer.appender(payload, batch), limits, task_count)
+            supply = Supply(peer.maker(payload, batch), batch)
+            return await tasks_stint(peer.appender(payload, batch), supply, limits, task_count)
 
     return run(runtime, work)
 
@@ -86,6 +103,8 @@ def _runners(*, durable: bool) -> dict[str, Runner | None]:
             partial(_sync_runner, partial(peer, durable=durable)) if is_available(peer) else None
         )
     for async_peer in ASYNC_PEERS:
+        if async_peer is HandOver and not durable:
+            continue  # its price is that of waiting for the disk
         make = partial(async_peer, durable=durable)
         runners[async_peer.name] = (
             partial(_async_runner, make, "asyncio", 1) if is_available(async_peer) else None
@@ -115,6 +134,7 @@ def _compare(
                 with plan.scratch() as path:
                     done = runner(path, payload, batch, limits)
                 found[label].rounds.append(done.rate)
+                found[label].p50s.append(statistics.median(done.calls))
                 samples[label].extend(done.calls)
         for label, result in found.items():
             result.latency = Latency.of(samples[label])
@@ -153,6 +173,16 @@ def grid(plan: Plan, *, is_durable: bool) -> list[Result]:
             if size * batch <= _MAX_BATCH_BYTES
         ],
         plan,
+    )
+
+
+def large(plan: Plan) -> list[Result]:
+    """One writer, one large entry at a time, durable: segments are rolled over every few calls."""
+    chosen = (Floor.name, Ours.name, "sqlite3", "lmdb", "rocksdict")
+    runners = {name: make for name, make in _runners(durable=True).items() if name in chosen}
+    plan = replace(plan, seconds=plan.seconds * 2)
+    return _compare(
+        "large", [(f"{size >> 20} MiB", size, 1, runners) for size in (1 << 20, 4 << 20)], plan
     )
 
 

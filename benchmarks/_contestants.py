@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Self
 
@@ -17,18 +19,29 @@ __all__ = [
     "Append",
     "AsyncPeer",
     "Floor",
+    "HandOver",
+    "Maker",
     "Ours",
     "OursBlocking",
     "Peer",
+    "entries_maker",
     "is_available",
 ]
 
 #: bytes that a record of ours takes besides its payload: the floor writes as many
 RECORD_OVERHEAD_BYTES = 32
 
-#: appends a batch whose first index is given
-Append = Callable[[int], object]
-AsyncAppend = Callable[[int], Awaitable[object]]
+#: appends a batch that was made before
+Append = Callable[[Any], object]
+AsyncAppend = Callable[[Any], Awaitable[object]]
+#: makes the batch whose first index is given
+Maker = Callable[[int], Any]
+
+
+def entries_maker(payload: bytes, batch: int) -> Maker:
+    if batch == 1:
+        return lambda first: [Entry(1, first, payload)]
+    return lambda first: [Entry(1, index, payload) for index in range(first, first + batch)]
 
 
 class Peer:
@@ -47,14 +60,20 @@ class Peer:
         self.path = path
         self.durable = durable
 
+    @staticmethod
+    def maker(payload: bytes, batch: int) -> Maker:
+        """Makes what ``appender``'s function takes, outside the time."""
+        return entries_maker(payload, batch)
+
     def appender(self, payload: bytes, batch: int) -> Append:
-        """A function that appends ``batch`` entries from a first index on."""
-        append = self.append
-        if batch == 1:
-            return lambda first: append([Entry(1, first, payload)])
-        return lambda first: append(
-            [Entry(1, index, payload) for index in range(first, first + batch)]
-        )
+        """A function that appends a batch that ``maker`` made of these."""
+        return self.append
+
+    def fill(self, payload: bytes, entries: int, batch: int) -> None:
+        """Appends that many entries from 1 on, whole batches."""
+        make, append = self.maker(payload, batch), self.appender(payload, batch)
+        for first in range(1, entries + 1, batch):
+            append(make(first))
 
     def append(self, entries: list[Entry]) -> None:
         raise NotImplementedError
@@ -100,13 +119,12 @@ class AsyncPeer:
     async def __aexit__(self, *_: object) -> None:
         raise NotImplementedError
 
+    @staticmethod
+    def maker(payload: bytes, batch: int) -> Maker:
+        return entries_maker(payload, batch)
+
     def appender(self, payload: bytes, batch: int) -> AsyncAppend:
-        append = self.append
-        if batch == 1:
-            return lambda first: append([Entry(1, first, payload)])
-        return lambda first: append(
-            [Entry(1, index, payload) for index in range(first, first + batch)]
-        )
+        return self.append
 
     async def append(self, entries: list[Entry]) -> None:
         raise NotImplementedError
@@ -131,21 +149,79 @@ class Floor(Peer):
         last = self.FILE_BYTES - size
         offset = 0
 
-        def buffered(_: int) -> None:
+        def buffered(_: object) -> None:
             nonlocal offset
             os.pwrite(self._file, data, offset)
             offset += size
             if offset > last:
                 offset = 0
 
-        def durable(first: int) -> None:
-            buffered(first)
+        def durable(batch: object) -> None:
+            buffered(batch)
             os.fdatasync(self._file)
 
         return durable if self.durable else buffered
 
     def close(self) -> None:
         os.close(self._file)
+
+
+class HandOver(AsyncPeer):
+    """What a store that syncs in a thread cannot beat: the floor's work there, and an eventfd each
+    way. Nothing is encoded, nothing is kept.
+    """
+
+    name = "bare hand-over"
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._floor = Floor(self.path, durable=self.durable)
+        self._wanted = os.eventfd(0, os.EFD_CLOEXEC)
+        self._done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_over = False
+        self._work: Append = int
+        self._future: asyncio.Future[None] | None = None
+        self._create_future = loop.create_future
+        loop.add_reader(self._done, self._settle)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._is_over = True
+        os.eventfd_write(self._wanted, 1)
+        self._thread.join()
+        asyncio.get_running_loop().remove_reader(self._done)
+        os.close(self._wanted)
+        os.close(self._done)
+        self._floor.close()
+
+    def _run(self) -> None:
+        wanted, done = self._wanted, self._done
+        while True:
+            os.eventfd_read(wanted)
+            if self._is_over:
+                return
+            self._work(0)
+            os.eventfd_write(done, 1)
+
+    def _settle(self) -> None:
+        os.eventfd_read(self._done)
+        assert self._future is not None
+        self._future.set_result(None)
+
+    def appender(self, payload: bytes, batch: int, *, is_idle: bool = False) -> AsyncAppend:
+        """``is_idle``: nothing is done in the thread."""
+        if not is_idle:
+            self._work = self._floor.appender(payload, batch)
+        create_future, wanted = self._create_future, self._wanted
+
+        def append(_: object) -> Awaitable[object]:
+            future = self._future = create_future()
+            os.eventfd_write(wanted, 1)
+            return future
+
+        return append
 
 
 class Ours(AsyncPeer):
@@ -169,12 +245,18 @@ class Ours(AsyncPeer):
         await self._opening.__aexit__(None, None, None)
 
     def appender(self, payload: bytes, batch: int) -> AsyncAppend:
-        append = self.store.append  # no coroutine in between
-        if batch == 1:
-            return lambda first: append([Entry(1, first, payload)])
-        return lambda first: append(
-            [Entry(1, index, payload) for index in range(first, first + batch)]
-        )
+        return self.store.append  # no coroutine in between
+
+    async def fill(self, payload: bytes, entries: int, batch: int) -> None:
+        """Appends that many entries from 1 on, whole batches; they are durable on return."""
+        make, append = self.maker(payload, batch), self.store.append
+        for first in range(1, entries + 1, batch):
+            await append(make(first))
+        await self.store.flush()
+
+    async def last(self) -> int:
+        last = (await self.store.get_log_state()).last_log_id
+        return last.index if last else 0
 
 
 class OursBlocking(Peer):
@@ -183,7 +265,6 @@ class OursBlocking(Peer):
     name = "hqlwal"
 
     def __init__(self, path: str, *, durable: bool, **options: Any) -> None:
-
         super().__init__(path, durable=durable)
         self._stack = contextlib.ExitStack()
         self._portal = self._stack.enter_context(start_blocking_portal())

@@ -10,16 +10,16 @@ import json
 import os
 import signal
 import statistics
-import subprocess
 import sys
 from time import perf_counter, sleep
 from typing import Any
 
 from _contestants import OursBlocking, Peer, is_available
-from _measure import Plan, Result, resident_bytes, rotated
+from _machine import ask_child, resident_bytes
+from _measure import Plan, Result, rotated
 from _peers import PEERS, make
 
-__all__ = ["open_and_cut"]
+__all__ = ["huge", "open_and_cut"]
 
 _BATCH = 1000
 _PAYLOAD = bytes(256)
@@ -55,9 +55,7 @@ def _step(step: str, contestant: type[Peer], path: str, entries: int) -> dict[st
     peer, seconds, last = _timed_open(contestant, path)
     told: dict[str, Any] = {"open": seconds}
     if step == "build":
-        append = peer.appender(_PAYLOAD, _BATCH)
-        for first in range(1, entries + 1, _BATCH):
-            append(first)
+        peer.fill(_PAYLOAD, entries, _BATCH)
         peer.sync()
     elif step != "empty":
         assert last == entries, f"{contestant.name}: {last} entries instead of {entries}"
@@ -85,8 +83,26 @@ def _step(step: str, contestant: type[Peer], path: str, entries: int) -> dict[st
     return told
 
 
+def _huge_step(path: str, segment_bytes: int) -> dict[str, Any]:
+    """Opens a log of one huge segment, appends its only entry the first time; ends with a kill."""
+    _warm_imports(OursBlocking, path)
+    before = resident_bytes()
+    begin = perf_counter()
+    peer = OursBlocking(path, durable=True, segment_size=segment_bytes)
+    last = peer.last()
+    told: dict[str, Any] = {"open": perf_counter() - begin, "last": last}
+    told["resident"] = sum(resident_bytes().values()) - sum(before.values())
+    if not last:
+        peer.fill(_PAYLOAD, 1, 1)
+    print(json.dumps(told), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return told
+
+
 def main() -> None:
     step, name, path, entries = sys.argv[1:5]
+    if step == "huge":
+        _huge_step(path, int(entries))
     print(json.dumps(_step(step, make(name), path, int(entries))), flush=True)
 
 
@@ -94,11 +110,7 @@ def main() -> None:
 
 
 def _run(step: str, name: str, path: str, entries: int) -> dict[str, Any]:
-    command = [sys.executable, os.path.abspath(__file__), step, name, path, str(entries)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}")
-    told: dict[str, Any] = json.loads(done.stdout)
+    told: dict[str, Any] = ask_child(__file__, step, name, path, str(entries))
     return told
 
 
@@ -145,6 +157,22 @@ def open_and_cut(plan: Plan) -> list[Result]:
                     result.rounds.append(value)
     order = list(dict.fromkeys(cell for cell, _ in results))
     return sorted(results.values(), key=lambda result: order.index(result.cell))
+
+
+def huge(plan: Plan) -> list[Result]:
+    """A huge segment that holds one entry, opened after a kill: ours alone."""
+    opened = Result("huge", "open after a kill", OursBlocking.name, "seconds")
+    resident = Result("huge", "resident memory after opening it", OursBlocking.name, "bytes")
+    for _ in range(plan.big_rounds):
+        with plan.scratch() as base:
+            os.makedirs(base)
+            path = os.path.join(base, "store")
+            for _ in range(2):
+                told = _run("huge", OursBlocking.name, path, plan.huge_segment_bytes)
+        assert told["last"] == 1, f"{told['last']} entries instead of one"
+        opened.rounds.append(told["open"])
+        resident.rounds.append(told["resident"])
+    return [opened, resident]
 
 
 if __name__ == "__main__":

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
 from functools import partial
 from time import perf_counter
 
 import anyio
 
 from _contestants import Ours
-from _measure import RUNTIMES, Latency, Limits, Plan, Result, is_installed, run, tasks_stint
+from _measure import RUNTIMES, Latency, Plan, Result, is_installed, run
+from _watched import WatchedEnvironment
 from hqlwal_raft import LogId
 
-__all__ = ["fairness", "stall"]
+__all__ = ["LONGEST_CALL", "fairness", "stall"]
+
+#: the longest system call that was made in the thread of the loop
+LONGEST_CALL = "longest call"
 
 _PAYLOAD = bytes(256)
 _SIZE_ON_DISK = 288
@@ -44,18 +47,20 @@ async def _purge_now_and_then(ours: Ours, until: float, counts: dict[str, int]) 
             counts["purges"] += 1
 
 
-async def _stalls(path: str, seconds: float, counts: dict[str, int]) -> list[float]:
+async def _stalls(
+    path: str, seconds: float, counts: dict[str, int]
+) -> tuple[list[float], dict[str, float]]:
     lateness: list[float] = []
-    async with Ours(path, durable=True, segment_size=_SEGMENT_BYTES) as ours:
-        append = ours.appender(_PAYLOAD, 1)
-        limits = Limits(seconds, 1, 1)  # by time alone
+    calls: list[float] = []
+    watched = WatchedEnvironment()
+    async with Ours(path, durable=True, segment_size=_SEGMENT_BYTES, environment=watched) as ours:
         until = perf_counter() + seconds
         async with anyio.create_task_group() as group:
             group.start_soon(_watch, until, lateness)
             group.start_soon(_purge_now_and_then, ours, until, counts)
-            done = await tasks_stint(append, limits, _WRITERS)
-        counts["appends"] = done.entries
-    return lateness
+            group.start_soon(_write, ours, 1, until, calls)
+        counts["appends"] = len(calls)
+    return lateness, watched.longest
 
 
 async def _idle(seconds: float) -> list[float]:
@@ -82,7 +87,7 @@ def stall(plan: Plan) -> list[Result]:
             continue
         counts = {"purges": 0, "appends": 0}
         with plan.scratch() as path:
-            lateness = run(runtime, partial(_stalls, path, seconds, counts))
+            lateness, longest = run(runtime, partial(_stalls, path, seconds, counts))
         result.rounds, result.latency = [max(lateness)], Latency.of(lateness)
         result.note = (
             f"{seconds:.0f} s, {counts['appends']:,} appends, "
@@ -90,28 +95,33 @@ def stall(plan: Plan) -> list[Result]:
             f"{counts['purges']} purges, {sum(late > 0.01 for late in lateness)} beats "
             "more than 10 ms late"
         )
+        slowest = max(longest, key=longest.__getitem__, default="")
+        call = Result("stall", LONGEST_CALL, result.contestant, "seconds")
+        call.rounds, call.note = [longest.get(slowest, 0.0)], slowest
+        results.append(call)
     return results
 
 
 # --- fairness ----------------------------------------------------------------------------
 
 
-async def _write(
-    append: Callable[[int], Awaitable[object]], first: int, until: float, calls: list[float]
-) -> None:
+async def _write(ours: Ours, first: int, until: float, calls: list[float]) -> None:
     """Many tasks append durably, one entry each, until the time is over."""
+    append, make = ours.store.append, ours.maker(_PAYLOAD, 1)
     index = first
 
     async def work() -> None:
         nonlocal index
         before = perf_counter()
-        while before < until:
+        while True:
             mine = index
             index += 1
-            await append(mine)
+            await append(make(mine))
             now = perf_counter()
             calls.append(now - before)
             before = now
+            if now >= until:
+                break
 
     async with anyio.create_task_group() as group:
         for _ in range(_WRITERS):
@@ -152,13 +162,11 @@ async def _together(
 ) -> dict[str, list[float]]:
     calls: dict[str, list[float]] = {kind: [] for kind in kinds}
     async with Ours(path, durable=True) as ours:
-        last = (await ours.store.get_log_state()).last_log_id
-        first = last.index + 1 if last else 1
+        first = await ours.last() + 1
         until = perf_counter() + seconds
         async with anyio.create_task_group() as group:
             if "writers" in kinds:
-                append = ours.appender(_PAYLOAD, 1)
-                group.start_soon(_write, append, first, until, calls["writers"])
+                group.start_soon(_write, ours, first, until, calls["writers"])
             if "readers" in kinds:
                 for seed in range(4):
                     group.start_soon(_read, ours, entries, until, calls["readers"], seed)
@@ -169,9 +177,7 @@ async def _together(
 
 async def _fill(path: str, entries: int) -> None:
     async with Ours(path, durable=False) as ours:
-        append = ours.appender(_PAYLOAD, 256)
-        for first in range(1, entries + 1, 256):
-            await append(first)
+        await ours.fill(_PAYLOAD, entries, 256)
 
 
 def fairness(plan: Plan) -> list[Result]:

@@ -1,15 +1,12 @@
-"""Clocks, stints, percentiles, memory and the machine's description. Knows no store."""
+"""Clocks, stints, percentiles, and the entries made for them. Knows no store."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.metadata
 import importlib.util
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import threading
 from array import array
@@ -27,10 +24,9 @@ __all__ = [
     "Plan",
     "Result",
     "Stint",
+    "Supply",
     "async_stint",
-    "describe_machine",
     "is_installed",
-    "resident_bytes",
     "rotated",
     "run",
     "stint",
@@ -67,6 +63,14 @@ class Plan:
     big_rounds: int
     #: of the watch on the event loop
     stall_seconds: float
+    #: in the log that is read at random
+    random_entries: int
+    #: open in one process
+    stores: int
+    #: what each write and sync of the delayed disk takes
+    delay_seconds: float
+    #: of the segment that holds one entry
+    huge_segment_bytes: int
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
@@ -135,6 +139,8 @@ class Result:
     contestant: str
     unit: str
     rounds: list[float] = field(default_factory=list)
+    #: the median seconds of a call, round by round
+    p50s: list[float] = field(default_factory=list)
     latency: Latency | None = None
     #: why there are no figures: a missing package, an unsupported operation
     missing: str = ""
@@ -143,6 +149,11 @@ class Result:
     @property
     def median(self) -> float:
         return statistics.median(self.rounds) if self.rounds else float("nan")
+
+    @property
+    def is_peer(self) -> bool:
+        """Another's store that does the whole work: neither ours, nor the floor, nor bare."""
+        return "bare" not in self.contestant and not self.contestant.startswith(("floor", "hqlwal"))
 
     def as_json(self) -> dict[str, Any]:
         shown: dict[str, Any] = {
@@ -154,6 +165,8 @@ class Result:
         if self.missing:
             return {**shown, "missing": self.missing}
         shown |= {"median": self.median if self.rounds else None, "rounds": self.rounds}
+        if self.p50s:
+            shown["p50s"] = self.p50s
         if self.note:
             shown["note"] = self.note
         if self.latency is not None:
@@ -167,114 +180,162 @@ class Result:
         return shown
 
 
+# --- entries -----------------------------------------------------------------------------
+
+
+class Supply:
+    """What the calls of a stint bring, made outside its time.
+
+    Most of it is ahead of the stint; what is needed beyond that is made in small lots, and
+    ``seconds`` says how long that took, for the clock to leave out. The collector does not look at
+    what was made ahead: where an application makes its entries one by one it has no such heap.
+    """
+
+    #: entries a second for which enough is there from the beginning, and the most that is
+    _AHEAD_PER_SECOND = 400_000
+    _AHEAD_ENTRIES = 200_000
+    _LOT_ENTRIES = 512
+
+    def __init__(self, make: Callable[[int], Any], entries_per_call: int, first: int = 1) -> None:
+        self._make = make
+        self._step = entries_per_call
+        self._next = first
+        #: the next one stands last
+        self._ready: list[Any] = []
+        self.seconds = 0.0
+
+    def take(self) -> Any:
+        if not self._ready:
+            begin = perf_counter()
+            self._make_ready(self._LOT_ENTRIES)
+            self.seconds += perf_counter() - begin
+        return self._ready.pop()
+
+    def _make_ready(self, entries: int) -> None:
+        calls = max(1, entries // self._step)
+        step = self._step
+        stop = self._next + calls * step
+        made = [self._make(first) for first in range(self._next, stop, step)]
+        self._next = stop
+        self._ready = [*reversed(made), *self._ready]
+
+    @contextlib.contextmanager
+    def ahead(self, limits: Limits) -> Iterator[None]:
+        """While the stint lasts."""
+        wanted = int(limits.seconds * self._AHEAD_PER_SECOND)
+        self._make_ready(min(wanted, limits.calls * self._step, self._AHEAD_ENTRIES))
+        gc.freeze()
+        gc.collect()
+        try:
+            yield
+        finally:
+            self._ready.clear()
+            gc.unfreeze()
+
+
 # --- stints ------------------------------------------------------------------------------
 
 
-def stint(append: Callable[[int], object], limits: Limits, first: int = 1) -> Stint:
-    """Calls ``append(first index)`` again and again, one after the other."""
-    step = limits.entries_per_call
-    index = first
+def stint(append: Callable[[Any], object], supply: Supply, limits: Limits) -> Stint:
+    """Calls ``append`` again and again, one after the other: the time of the calls alone."""
+    take = supply.take
     for _ in range(WARM_UP_CALLS):
-        append(index)
-        index += step
+        append(take())
     calls = array("d")
     note = calls.append
-    gc.collect()
-    begin = before = perf_counter()
-    end = begin + limits.seconds
-    for _ in range(limits.calls):
-        append(index)
-        index += step
-        now = perf_counter()
-        note(now - before)
-        before = now
-        if now >= end:
-            break
-    return Stint(len(calls) * step, before - begin, calls)
+    with supply.ahead(limits):
+        end = perf_counter() + limits.seconds
+        for _ in range(limits.calls):
+            batch = take()
+            before = perf_counter()
+            append(batch)
+            now = perf_counter()
+            note(now - before)
+            if now >= end:
+                break
+    return Stint(len(calls) * limits.entries_per_call, sum(calls), calls)
 
 
 async def async_stint(
-    append: Callable[[int], Awaitable[object]], limits: Limits, first: int = 1
+    append: Callable[[Any], Awaitable[object]], supply: Supply, limits: Limits
 ) -> Stint:
     """The same for a coroutine function."""
-    step = limits.entries_per_call
-    index = first
+    take = supply.take
     for _ in range(WARM_UP_CALLS):
-        await append(index)
-        index += step
+        await append(take())
     calls = array("d")
     note = calls.append
-    gc.collect()
-    begin = before = perf_counter()
-    end = begin + limits.seconds
-    for _ in range(limits.calls):
-        await append(index)
-        index += step
-        now = perf_counter()
-        note(now - before)
-        before = now
-        if now >= end:
-            break
-    return Stint(len(calls) * step, before - begin, calls)
+    with supply.ahead(limits):
+        end = perf_counter() + limits.seconds
+        for _ in range(limits.calls):
+            batch = take()
+            before = perf_counter()
+            await append(batch)
+            now = perf_counter()
+            note(now - before)
+            if now >= end:
+                break
+    return Stint(len(calls) * limits.entries_per_call, sum(calls), calls)
 
 
 async def tasks_stint(
-    append: Callable[[int], Awaitable[object]], limits: Limits, tasks: int, first: int = 1
+    append: Callable[[Any], Awaitable[object]], supply: Supply, limits: Limits, tasks: int
 ) -> Stint:
-    """``tasks`` tasks that each append and wait; they share one sequence of indexes."""
+    """``tasks`` tasks that each append and wait; they share one sequence of entries."""
     if tasks == 1:
-        return await async_stint(append, limits, first)
-    step = limits.entries_per_call
-    index = first
+        return await async_stint(append, supply, limits)
     left = limits.calls
     calls = array("d")
     note = calls.append
-    gc.collect()
-    begin = perf_counter()
-    end = begin + limits.seconds
+    take = supply.take
 
     async def work() -> None:
-        nonlocal index, left
+        nonlocal left
         before = perf_counter()
-        while before < end and left > 0:
+        while left > 0:
             left -= 1
-            mine = index
-            index += step
-            await append(mine)
+            await append(take())
             now = perf_counter()
             note(now - before)
             before = now
+            if now >= end:
+                break
 
-    async with anyio.create_task_group() as group:
-        for _ in range(tasks):
-            group.start_soon(work)
-    return Stint(len(calls) * step, perf_counter() - begin, calls)
+    with supply.ahead(limits):
+        left_out = supply.seconds
+        begin = perf_counter()
+        end = begin + limits.seconds
+        async with anyio.create_task_group() as group:
+            for _ in range(tasks):
+                group.start_soon(work)
+        seconds = perf_counter() - begin - (supply.seconds - left_out)
+    return Stint(len(calls) * limits.entries_per_call, seconds, calls)
 
 
-def thread_stint(append: Callable[[int], object], limits: Limits, threads: int) -> Stint:
+def thread_stint(
+    append: Callable[[Any], object], supply: Supply, limits: Limits, threads: int
+) -> Stint:
     """The same with threads, for stores whose own group commit serves threads."""
-    step = limits.entries_per_call
     lock = threading.Lock()
-    index = 1
     calls = array("d")
     start = threading.Barrier(threads + 1)
     end = 0.0
     failures: list[BaseException] = []
 
     def work() -> None:
-        nonlocal index
         mine: list[float] = []
         start.wait()
         before = perf_counter()
         try:
-            while before < end:
+            while True:
                 with lock:
-                    taken = index
-                    index += step
-                append(taken)
+                    batch = supply.take()
+                append(batch)
                 now = perf_counter()
                 mine.append(now - before)
                 before = now
+                if now >= end:
+                    break
         except BaseException as error:
             failures.append(error)
         with lock:
@@ -283,15 +344,16 @@ def thread_stint(append: Callable[[int], object], limits: Limits, threads: int) 
     workers = [threading.Thread(target=work) for _ in range(threads)]
     for worker in workers:
         worker.start()
-    gc.collect()
-    begin = perf_counter()
-    end = begin + limits.seconds
-    start.wait()
-    for worker in workers:
-        worker.join()
+    with supply.ahead(limits):
+        begin = perf_counter()
+        end = begin + limits.seconds
+        start.wait()
+        for worker in workers:
+            worker.join()
+        seconds = perf_counter() - begin
     if failures:
         raise failures[0]
-    return Stint(len(calls) * step, perf_counter() - begin, calls)
+    return Stint(len(calls) * limits.entries_per_call, seconds, calls)
 
 
 # --- surroundings ------------------------------------------------------------------------
@@ -312,55 +374,3 @@ def rotated(items: list[T], by: int) -> list[T]:
     """The items in another order each round, so that none always follows the same one."""
     by %= max(1, len(items))
     return items[by:] + items[:by]
-
-
-def resident_bytes() -> dict[str, int]:
-    """Resident memory of this process: private (``anon``) and mapped from files (``file``)."""
-    found = {"anon": 0, "file": 0}
-    with open("/proc/self/status") as status:
-        for line in status:
-            if line.startswith("RssAnon:"):
-                found["anon"] = int(line.split()[1]) * 1024
-            elif line.startswith("RssFile:"):
-                found["file"] = int(line.split()[1]) * 1024
-    return found
-
-
-def _file_system(path: str) -> str:
-    best, kind = "", "unknown"
-    path = os.path.realpath(path)
-    with open("/proc/mounts") as mounts:
-        for line in mounts:
-            _, where, what, *_ = line.split()
-            inside = where in ("/", path) or path.startswith(where + "/")
-            if inside and len(where) >= len(best):
-                best, kind = where, what
-    return kind
-
-
-def describe_machine(directory: str, packages: Iterable[str]) -> dict[str, Any]:
-    """What the figures were taken on, as data."""
-    cpu = platform.processor() or platform.machine()
-    with open("/proc/cpuinfo") as info:
-        for line in info:
-            if line.startswith("model name"):
-                cpu = line.split(":", 1)[1].strip()
-                break
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "missing"
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "load_at_start": round(os.getloadavg()[0], 2),
-        "kernel": platform.release().split("-")[0],
-        "file_system": _file_system(directory),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": versions,
-        "command": " ".join(
-            ["python", f"benchmarks/{os.path.basename(sys.argv[0])}", *sys.argv[1:]]
-        ),
-    }

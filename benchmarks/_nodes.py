@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from time import perf_counter, sleep
 from typing import Any
 
-from _measure import Latency, resident_bytes
+from _machine import resident_bytes
+from _measure import Latency
 
 __all__ = ["COMMAND", "NODES", "Cluster"]
 

@@ -1,7 +1,7 @@
 """The alternatives, each with the face of a contestant. Measures nothing.
 
-The same work for each: a list of entries goes in, and comes out again as entries with their
-index, term and payload. Peers run with the settings that their manuals give for a durable
+The same work for each: a list of entries, made before, goes in, and comes out again as entries
+with their index, term and payload. Peers run with the settings that their manuals give for a durable
 log; "buffered" is what survives a killed process but not a crash of the machine. None of them
 checks what it reads, and ``lmdb, bare pairs`` shows how much of lmdb's time the entries take.
 """
@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any, Self
 
-from _contestants import Append, AsyncPeer, Floor, Ours, OursBlocking, Peer
+from _contestants import Append, AsyncPeer, Floor, HandOver, Maker, Ours, OursBlocking, Peer
 from hqlwal_raft import Entry
 
 __all__ = ["ASYNC_PEERS", "PEERS", "Aiosqlite", "Plyvel", "make"]
@@ -167,11 +167,13 @@ class BareLmdb(Lmdb):
     name = "lmdb, bare pairs"
     is_bare = True
 
+    @staticmethod
+    def maker(payload: bytes, batch: int) -> Maker:
+        key = _KEY.pack
+        return lambda first: [(key(index), payload) for index in range(first, first + batch)]
+
     def appender(self, payload: bytes, batch: int) -> Append:
-        put, key = self._put, _KEY.pack
-        if batch == 1:
-            return lambda first: put([(key(first), payload)])
-        return lambda first: put([(key(index), payload) for index in range(first, first + batch)])
+        return self._put
 
     def read(self, start: int, stop: int) -> list[Any]:
         with self._base.begin() as view:
@@ -384,7 +386,7 @@ class Aiosqlite(AsyncPeer):
 
 
 PEERS: tuple[type[Peer], ...] = (Floor, Sqlite, Lmdb, BareLmdb, Plyvel, Rocksdict, FileJournal)
-ASYNC_PEERS: tuple[type[AsyncPeer], ...] = (Ours, Aiosqlite)
+ASYNC_PEERS: tuple[type[AsyncPeer], ...] = (HandOver, Ours, Aiosqlite)
 
 
 def make(name: str) -> type[Peer]:

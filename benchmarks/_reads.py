@@ -1,18 +1,21 @@
-"""Rows about reading back: ranges in order, single entries at random."""
+"""Rows about reading back: ranges in order from the first call after opening, single entries at
+random, the same in a log that is much longer.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 from _contestants import Ours, OursBlocking, Peer, is_available
 from _measure import Latency, Plan, Result, rotated, run
-from _peers import PEERS
+from _peers import PEERS, make
 
-__all__ = ["RANGE", "read"]
+__all__ = ["RANGE", "random_reads", "read"]
 
 #: entries of one read
 RANGE = 64
@@ -21,12 +24,9 @@ RECENT = 2048
 _PAYLOAD = bytes(256)
 
 
-def _fill(contestant: type[Peer], path: str, entries: int) -> None:
+def _fill(contestant: type[Peer], path: str, payload: bytes, entries: int) -> None:
     peer = contestant(path, durable=False)
-    batch = 256
-    append = peer.appender(_PAYLOAD, batch)
-    for first in range(1, entries + 1, batch):
-        append(first)
+    peer.fill(payload, entries, 256)
     peer.sync()
     peer.close()
 
@@ -87,10 +87,8 @@ def _ours(path: str, entries: int, places: list[int]) -> dict[str, list[float]]:
                 single.append(now - before)
                 before = now
             calls["random hqlwal"] = single
-            last = (await ours.store.get_log_state()).last_log_id
-            append = ours.appender(_PAYLOAD, RECENT)
-            first = last.index + 1 if last else 1
-            await append(first)
+            first = await ours.last() + 1
+            await ours.store.append(ours.maker(_PAYLOAD, RECENT)(first))
             times = max(1, entries // RECENT)
             calls["ranges hqlwal, recent"] = await _ours_read_all(read, first, RECENT, times)
         return calls
@@ -111,7 +109,7 @@ def _peer(contestant: type[Peer], path: str, entries: int, places: list[int]) ->
 
 def read(plan: Plan) -> list[Result]:
     """64-entry ranges in order, then single entries at random; all files in the page cache."""
-    entries = plan.read_entries // RANGE * RANGE
+    entries = plan.read_entries // 256 * 256
     contestants: list[type[Peer]] = [peer for peer in PEERS if peer.can_read]
     contestants.append(OursBlocking)
     results: dict[str, Result] = {}
@@ -120,7 +118,7 @@ def read(plan: Plan) -> list[Result]:
     with plan.scratch() as base:
         for contestant in contestants:
             if is_available(contestant):
-                _fill(contestant, os.path.join(base, contestant.name), entries)
+                _fill(contestant, os.path.join(base, contestant.name), _PAYLOAD, entries)
         for turn in range(plan.rounds):
             for contestant in rotated(contestants, turn):
                 if not is_available(contestant):
@@ -143,3 +141,75 @@ def read(plan: Plan) -> list[Result]:
     for label, calls in samples.items():
         results[label].latency = Latency.of(calls)
     return sorted(results.values(), key=lambda result: result.cell, reverse=True)
+
+
+# --- a long log --------------------------------------------------------------------------
+
+#: so that ten million of them are no more than the page cache holds
+_SMALL_PAYLOAD = bytes(32)
+#: one read in each so many: every segment was read once before the clock starts
+_TOUCHED_ENTRIES = 20_000
+_RANDOM_READS = 20_000
+#: where a read looks through its whole segment, fewer say as much
+_PATIENCE_SECONDS = 5.0
+
+
+async def _ours_random(path: str, places: list[int], touched: list[int]) -> list[list[float]]:
+    async with Ours(path, durable=False) as ours:
+        read = ours.store.try_get_log_entries
+        found = []
+        for each in (touched, places):
+            calls = []
+            give_up = perf_counter() + _PATIENCE_SECONDS
+            for place in each:
+                before = perf_counter()
+                await read(place, place + 1)
+                now = perf_counter()
+                calls.append(now - before)
+                if now > give_up:
+                    break
+            found.append(calls)
+        return found
+
+
+def _peer_random(
+    contestant: type[Peer], path: str, places: list[int], touched: list[int]
+) -> list[list[float]]:
+    peer = contestant(path, durable=False)
+    try:
+        return [_read_each(peer.read_one, each) for each in (touched, places)]
+    finally:
+        peer.close()
+
+
+def random_reads(plan: Plan) -> list[Result]:
+    """Single entries anywhere in a long log, each segment's first read aside."""
+    entries = plan.random_entries // 256 * 256
+    touched = list(range(1, entries + 1, _TOUCHED_ENTRIES))
+    count = min(_RANDOM_READS, entries)
+    places = random.Random(7).choices(range(1, entries + 1), k=count)
+    results = []
+    with plan.scratch() as base:
+        for contestant in (make("lmdb"), OursBlocking):
+            name = contestant.name
+            result = Result("random", f"{entries:,} entries", name, "entries/s")
+            results.append(result)
+            if not is_available(contestant):
+                result.missing = "missing"
+                continue
+            path = os.path.join(base, name)
+            _fill(contestant, path, _SMALL_PAYLOAD, entries)
+            samples: list[float] = []
+            longest = 0.0
+            for _ in range(plan.big_rounds):
+                if contestant is OursBlocking:
+                    work = partial(_ours_random, path, places, touched)
+                    first, calls = run("asyncio", work)
+                else:
+                    first, calls = _peer_random(contestant, path, places, touched)
+                longest = max(longest, *first)
+                result.rounds.append(len(calls) / sum(calls))
+                samples += calls
+            result.latency = Latency.of(samples)
+            result.note = f"longest first read of a segment: {longest * 1e3:.1f} ms"
+    return results

@@ -15,17 +15,25 @@ from rich.console import Console
 from rich.table import Table
 
 from _measure import Result
+from _ratios import Ratio
 
 __all__ = [
+    "Beside",
     "Panel",
     "Wanted",
+    "duration",
     "make_console",
     "plot",
+    "show_beside",
     "show_machine",
     "show_row",
     "show_wanted",
     "write_json",
 ]
+
+
+#: what the disk takes, and the way to a thread
+_NO_STORES = ("floor", "bare hand-over")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,19 @@ class Wanted:
     want: str
     got: str
     is_met: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """One kind of work: ours in this run, and natives elsewhere, as ratios to the floor."""
+
+    work: str
+    #: whether less is better: the ratio is one of times
+    is_time: bool
+    ours: Ratio | None
+    hand_over: Ratio | None
+    #: None: not measured, or not to be had
+    natives: dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +80,7 @@ def _amount(value: float, unit: str) -> str:
     if math.isnan(value):
         return "-"
     if unit == "seconds":
-        return _duration(value)
+        return duration(value)
     if unit == "bytes":
         return f"{value / 1e6:,.1f} MB"
     if unit.endswith("/s"):
@@ -67,7 +88,8 @@ def _amount(value: float, unit: str) -> str:
     return f"{value:,.0f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the unit that suits it."""
     if seconds < 1e-3:
         return f"{seconds * 1e6:,.1f} µs"
     return f"{seconds * 1e3:,.2f} ms" if seconds < 1 else f"{seconds:,.2f} s"
@@ -76,16 +98,14 @@ def _duration(seconds: float) -> str:
 def _style(contestant: str) -> str:
     if contestant.startswith(("hqlwal", "ours")):
         return "bold green"
-    return "dim" if contestant == "floor" else ""
+    return "dim" if contestant in _NO_STORES else ""
 
 
 def _best_peer(results: Iterable[Result]) -> float:
-    peers = [
-        result.median
-        for result in results
-        if result.rounds and result.contestant != "floor" and "hqlwal" not in result.contestant
-    ]
-    return max(peers, default=float("nan"))
+    return max(
+        (result.median for result in results if result.rounds and result.is_peer),
+        default=float("nan"),
+    )
 
 
 def _detail(console: Console, title: str, results: list[Result]) -> None:
@@ -115,7 +135,7 @@ def _detail(console: Console, title: str, results: list[Result]) -> None:
             cells.append(f"{result.median / best:.2f}" if best > 0 else "-")
         if has_latency and (latency := result.latency):
             cells += [
-                _duration(value)
+                duration(value)
                 for value in (latency.p50, latency.p99, latency.p999, latency.longest)
             ]
         table.add_row(*cells, style=_style(result.contestant))
@@ -151,7 +171,7 @@ def _pivot(console: Console, title: str, results: list[Result]) -> None:
 def _pivot_cell(result: Result, *, is_detailed: bool) -> str:
     shown = _amount(result.median, result.unit)
     if is_detailed and result.latency:
-        return f"{shown}\np99 {_duration(result.latency.p99)}"
+        return f"{shown}\np99 {duration(result.latency.p99)}"
     return shown
 
 
@@ -177,9 +197,36 @@ def show_wanted(console: Console, wanted: list[Wanted]) -> None:
     console.print(table)
 
 
+def show_beside(console: Console, lines: list[Beside]) -> None:
+    """Ours in this run beside the natives elsewhere; nothing where ours was not measured."""
+    lines = [line for line in lines if line.ours is not None]
+    if not lines:
+        return
+    table = Table(
+        title="Ratios to the floor: ours in this run, native programs on another machine and in "
+        "another run (t: of times, less is better)",
+        title_justify="left", title_style="bold",
+    )  # fmt: skip
+    table.add_column("work")
+    table.add_column("hqlwal", justify="right", style="bold green")
+    table.add_column("bare hand-over", justify="right", style="dim")
+    names = list(lines[0].natives)
+    for name in names:
+        table.add_column(f"{name}, elsewhere", justify="right")
+    for line in lines:
+        natives = (line.natives[name] for name in names)
+        table.add_row(
+            f"{line.work}{' (t)' if line.is_time else ''}",
+            str(line.ours),
+            str(line.hand_over or "-"),
+            *("-" if each is None else f"{each:.2f} x" for each in natives),
+        )
+    console.print(table)
+
+
 def show_machine(console: Console, machine: dict[str, Any]) -> None:
     console.print(
-        f"{machine['python']}, {machine['cores']} x {machine['cpu']}, "
+        f"{machine['python']} ({machine['build']}), {machine['cores']} x {machine['cpu']}, "
         f"{machine['file_system']}, Linux {machine['kernel']}",
         style="dim",
     )
@@ -192,13 +239,19 @@ def show_machine(console: Console, machine: dict[str, Any]) -> None:
 
 
 def write_json(
-    path: str, machine: dict[str, Any], results: list[Result], wanted: list[Wanted]
+    path: str,
+    machine: dict[str, Any],
+    results: list[Result],
+    wanted: list[Wanted],
+    beside: Iterable[Beside] = (),
 ) -> None:
     told = {
         "machine": machine,
         "results": [result.as_json() for result in results],
         "wanted": [asdict(line) for line in wanted],
     }
+    if lines := [asdict(line) for line in beside]:
+        told["natives, measured elsewhere"] = lines
     _make_parent(path)
     with open(path, "w") as file:
         json.dump(told, file, indent=1)
@@ -266,4 +319,4 @@ def plot(path: str, title: str, panels: list[Panel], results: list[Result]) -> b
 def _color(contestant: str) -> str:
     if contestant.startswith(("hqlwal", "ours")):
         return "#2a7f62"
-    return "#c9c9c9" if contestant == "floor" else "#8aa5c4"
+    return "#c9c9c9" if contestant in _NO_STORES else "#8aa5c4"

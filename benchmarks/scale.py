@@ -12,24 +12,14 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 from _contestants import Ours
-from _measure import (
-    Latency,
-    Limits,
-    Result,
-    Stint,
-    async_stint,
-    describe_machine,
-    resident_bytes,
-    run,
-)
+from _machine import ask_child, describe_machine, resident_bytes
+from _measure import Latency, Limits, Result, Stint, Supply, async_stint, run
 from _report import Wanted, make_console, show_machine, show_row, show_wanted, write_json
 from hqlwal_raft import LogId
 
@@ -48,12 +38,12 @@ FLAT = 1.5
 async def _grow(path: str, segments: int) -> dict[str, Any]:
     """Appends until the log has that many segments; ends with a kill."""
     async with Ours(path, durable=False, segment_size=SEGMENT_BYTES) as ours:
-        append = ours.appender(_PAYLOAD, _BATCH)
+        append, make = ours.store.append, ours.maker(_PAYLOAD, _BATCH)
         last = (await ours.store.get_log_state()).last_log_id
         index = begun = last.index + 1 if last else 1
         begin = perf_counter()
         while ours.store.statistics().segments < segments:
-            await append(index)
+            await append(make(index))
             index += _BATCH
         await ours.store.flush()
         seconds = perf_counter() - begin
@@ -68,7 +58,8 @@ async def _stint(path: str, *, durable: bool, batch: int, seconds: float) -> Sti
         last = (await ours.store.get_log_state()).last_log_id
         limits = Limits(seconds, batch, batch * 64)
         append = ours.appender(_PAYLOAD, batch)
-        return await async_stint(append, limits, last.index + 1 if last else 1)
+        supply = Supply(ours.maker(_PAYLOAD, batch), batch, last.index + 1 if last else 1)
+        return await async_stint(append, supply, limits)
 
 
 async def _open(path: str) -> dict[str, Any]:
@@ -151,11 +142,7 @@ def _step(arguments: argparse.Namespace) -> None:
 
 
 def _run(step: str, path: str, *options: str) -> dict[str, Any]:
-    command = [sys.executable, os.path.abspath(__file__), "--step", step, path, *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}")
-    told: dict[str, Any] = json.loads(done.stdout)
+    told: dict[str, Any] = ask_child(__file__, "--step", step, path, *options)
     return told
 
 

@@ -36,10 +36,18 @@ async def follow_a_new_leader(directory: str) -> None:
         print(f"reopened: the log ends at {state.last_log_id}")
         assert state.last_log_id == LogId(term=1, index=20)
 
-        # The leader of term 2 has other entries from index 4 on: what conflicts goes.
+        # The leader of term 2 tries what it has before its own first entry. That is not here, and
+        # the hint says what is.
         await store.save_vote(Vote(term=2, node_id=3, committed=True))
-        await store.truncate(LogId(term=1, index=4))
-        await store.append([Entry(2, 4, b"y = 4"), Entry(2, 5, b"y = 5")])
+        outcome = await store.append_after(LogId(term=1, index=24), [Entry(2, 25, b"y = 25")])
+        assert not outcome.matched
+        assert outcome.hint == LogId(term=1, index=20)
+
+        # Then from index 3 on: what is held already is skipped, what conflicts goes.
+        sent = [Entry(1, 3, b"x = 3"), Entry(2, 4, b"y = 4"), Entry(2, 5, b"y = 5")]
+        outcome = await store.append_after(LogId(term=1, index=2), sent)
+        assert outcome.truncated_from == 4
+        assert outcome.appended == 2
         for entry in await store.try_get_log_entries(3, 6):
             print(f"  {entry.index}: term {entry.term}, {entry.payload!r}")
 

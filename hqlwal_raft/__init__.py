@@ -15,7 +15,16 @@ for threads, ``hqlwal_raft.pysyncobj`` the journal adapter for pysyncobj cluster
 
 from ._reader import RaftLogReader
 from ._store import RaftLogStorage
-from ._types import Entry, LogId, LogState, LogSync, StorageStatistics, Vote
+from ._types import (
+    AppendOutcome,
+    Entry,
+    LogId,
+    LogState,
+    LogSync,
+    MendOutcome,
+    StorageStatistics,
+    Vote,
+)
 from .errors import (
     CorruptionError,
     EntryTooLargeError,
@@ -35,6 +44,7 @@ from .errors import (
 )
 
 __all__ = [
+    "AppendOutcome",
     "CorruptionError",
     "Entry",
     "EntryTooLargeError",
@@ -45,6 +55,7 @@ __all__ = [
     "LogState",
     "LogSync",
     "LogTruncatedError",
+    "MendOutcome",
     "RaftLogReader",
     "RaftLogStorage",
     "RaftRuleError",

@@ -27,6 +27,8 @@ SEALS_WAITING = 4
 # Smaller pieces of a dirty tail are stored through the map: no system call. Larger ones would
 # take a page fault for each page.
 _THROUGH_THE_MAP_BYTES = 4096
+# A larger payload is not copied to be one piece with the head of its record.
+_WHOLE_BYTES = 64 << 10
 _NO_NODE = 0
 
 
@@ -81,7 +83,7 @@ def append(log: Log, entries: Sequence[Entry]) -> Need | None:
     if log.unsynced.is_buffered:
         assert tail.file is not None
         # survives kill -9 from here on
-        log.write_here(tail.file, tail.end, b"".join(parts))
+        log.write_here(tail.file, tail.end, parts)
     log.is_changing = True
     log.added(tail, entries, parts, offsets, stop)
     log.is_changing = False
@@ -109,7 +111,7 @@ def _append_one(log: Log, entries: Sequence[Entry]) -> bool:
     size = RECORD_HEAD_BYTES + length
     end = tail.end
     stop = end + size
-    if stop > tail.length or len(payload) > log.max_entry_size:
+    if stop > tail.length or len(payload) > log.max_entry_size or size > _WHOLE_BYTES:
         return False
     unwritten, is_buffered = unsynced.unwritten, unsynced.is_buffered
     if log.appended_entries == log.durable_entries if is_buffered else not unwritten:
@@ -135,7 +137,7 @@ def _append_one(log: Log, entries: Sequence[Entry]) -> bool:
             unwritten[-1].parts.append(data)
         else:
             unsynced.add(tail, end, [data], is_first=False)
-    tail.offsets.append(end)  # type: ignore[union-attr]  # the tail is loaded
+    tail.places.add_one(end, stop)  # type: ignore[union-attr]  # the tail is loaded
     tail.end = stop
     tail.next_id = log.next_index = index + 1
     log.appended_entries += 1
@@ -256,5 +258,7 @@ def _activate(log: Log, segment: Segment, first_id: int) -> None:
     if old is not None:
         if not old.is_sealed:
             log.to_seal.append(old)
-        if old.file is not None and old.offsets is not None:
+        if old.places is not None:
+            old.places.settle(old.end)
+        if old.is_loaded:
             log.reads.touch(old)

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from importlib import import_module
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -98,7 +99,12 @@ async def _open_on(disk: Worker, loop: Loop, opening: Opening, path: str, watch:
             watch.end()
 
     answer = Answer(loop.event())
-    disk.submit(lambda: opened.append(opening.open_log(path, watch)), partial(answer.give, loop))
+
+    def open_log() -> None:
+        _import_backend(loop.library)
+        opened.append(opening.open_log(path, watch))
+
+    disk.submit(open_log, partial(answer.give, loop))
     try:
         await answer.wait()
         return opening.start(path, opened[0], disk, loop, watch)
@@ -109,6 +115,13 @@ async def _open_on(disk: Worker, loop: Loop, opening: Opening, path: str, watch:
         with contextlib.suppress(OSError):
             await _patiently(undone.wait)
         raise
+
+
+def _import_backend(library: str) -> None:
+    """What anyio imports when it is first used takes some 20 ms: not on the loop, at a read."""
+    for name in ("anyio.to_thread", f"anyio._backends._{library}"):
+        with contextlib.suppress(ImportError):  # then anyio has it elsewhere, and imports it itself
+            import_module(name)
 
 
 async def _patiently(wait: Callable[[], Awaitable[object]]) -> bool:

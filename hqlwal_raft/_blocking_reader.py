@@ -22,7 +22,15 @@ from ._core import Core
 from ._following import Follower
 from ._format import U64_MAX
 from ._lane import Lane
-from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Reading, check_overtaken, find_leaders, read
+from ._reading import (
+    CHUNK_BYTES,
+    CHUNK_ENTRIES,
+    Reading,
+    check_overtaken,
+    find_leaders,
+    read,
+    read_some,
+)
 from ._stand_ins import StandIns
 from ._types import Entry, LogId, LogState, Vote
 
@@ -83,9 +91,8 @@ class BlockingRaftLogReader:
             # Plain attributes, read without the lock: each alone is true for the moment. This
             # one first: what is removed once the chunk was read must be noticed.
             epoch = log.epoch
-            chunk = self.limited_get_log_entries(
-                start if position is None else position, stop, CHUNK_BYTES
-            )
+            some = partial(read_some, core, start if position is None else position, stop)
+            chunk: list[Entry] = self._call(some, self._read)
             if position is not None:
                 check_overtaken(position, log.first_index, stop)
             for entry in chunk:
@@ -100,6 +107,7 @@ class BlockingRaftLogReader:
                     check_overtaken(position, log.first_index, stop)
             if not chunk:
                 return
+            del chunk, entry  # before the next one is made
 
     def leader_bounded_stream(
         self, vote: Vote, start: int, stop: int | None = None
@@ -174,7 +182,7 @@ class BlockingRaftLogReader:
         entries = log.recent.read(first, end)
         if entries is not None:
             return entries
-        if end <= (log.recent.first_index or end) and log.cut_from is None:
+        if end <= (log.recent.first_index or end) and log.cut is None:
             extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)
             if extent is not None and (entries := extent.read_cached()) is not None:
                 return entries

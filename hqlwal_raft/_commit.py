@@ -25,7 +25,7 @@ from typing import Any
 from . import _appending, _commits, _operations, _said
 from ._answers import Answer, Changes, call_back, clear, describe, own, poisoned, torn
 from ._appending import Need
-from ._calls import Append, Call, Operation
+from ._calls import Append, Call, Operation, Received
 from ._chores import Chores
 from ._environment import Loop
 from ._grouping import GroupCommit
@@ -35,6 +35,7 @@ from ._measures import Measures
 from ._on_lane import OnLane
 from ._phases import Phase
 from ._plans import Work
+from ._receiving import check_batch
 from ._threads import Worker
 from ._types import Entry, LogId, LogSync
 from ._watchdog import Watch
@@ -157,6 +158,14 @@ class Committer:
         self._enqueue(append)
         return append
 
+    def append_after(self, prev_log_id: LogId | None, entries: Sequence[Entry]) -> Received:
+        """Queues what came from a leader. Its answer's value is what ``Received.result`` says."""
+        self.check_writable()
+        check_batch(self.log, prev_log_id, entries)
+        received = Received(self.new_answer(), prev_log_id, entries)
+        self._enqueue(received)
+        return received
+
     def run(self, begin: Callable[[], Work[Any] | None], *, is_quiet: bool = False) -> Answer:
         """Queues an operation that needs the log for itself."""
         return self._enqueue(Operation(self.new_answer(), begin, is_quiet=is_quiet))
@@ -269,6 +278,8 @@ class Committer:
 
     def _start(self, call: Append | Operation | Call) -> bool:
         """Takes the first call off the queue and starts it; False where it must wait."""
+        if isinstance(call, Received):
+            return self._start_received(call)
         if isinstance(call, Append):
             return self._start_append(call)
         if isinstance(call, Operation):
@@ -302,8 +313,38 @@ class Committer:
                 self.measures.segment_waits += 1
             self._meet(need)
             return False
-        append.answer.give(self._loop, self._accepted(append.callback), None)
+        group = self._accepted(append.callback)
+        append.answer.give(self._loop, append.result(log.last_log_id, group), None)
         self._leave_queue(append)
+        return True
+
+    def _start_received(self, received: Received) -> bool:
+        """Goes on by one step with what came from a leader; False where that must be waited for.
+
+        Nothing comes between judging, cutting and appending: it stays the first in the queue, and
+        only what it needs itself goes before it.
+        """
+        log = self.log
+        try:
+            verdict = received.find_verdict(log)
+        except Exception as error:
+            self._refuse(received, self._judged(error))
+            self._leave_queue(received)
+            return True
+        if verdict is None:
+            if self.is_lane_free:
+                self._lane.lay_on(received.asking(log, self.new_answer()))
+            return False
+        if verdict.conflict is not None:
+            self._queue.appendleft(received.cutting(log, self.new_answer(), verdict))
+            return True
+        if received.entries:
+            return self._start_append(received)
+        last, group = received.last_log_id, None
+        if verdict.is_match and last is not None:  # what is there may not be durable yet
+            group = self.durable_answer(last.index)
+        received.answer.give(self._loop, received.result(log.last_log_id, group), None)
+        self._leave_queue(received)
         return True
 
     def _meet(self, need: Need) -> None:
@@ -403,7 +444,8 @@ class Committer:
 
     @property
     def has_append_first(self) -> bool:
-        return bool(self._queue) and isinstance(self._queue[0], Append)
+        first = self._queue[0] if self._queue else None
+        return isinstance(first, Append) and bool(first.entries)
 
     def refuse_first(self, error: BaseException) -> None:
         self._refuse(self._queue.popleft(), error)

@@ -12,11 +12,11 @@ business of this module.
 
 from __future__ import annotations
 
-from array import array
 from collections import deque
 
 from ._format import DATA_START
 from ._log import Log
+from ._places import Places
 from ._plans import Outcome, Plan
 from ._raft_rules import check_committed
 from ._segment import Segment
@@ -112,13 +112,13 @@ def retreat(log: Log) -> None:
         log.first_ids.pop()
         segment.first_id = segment.next_id = segment.durable_next_id = 0
         segment.end = segment.durable_end = DATA_START
-        segment.offsets = array("I")
+        segment.places = Places()
         back.insert(0, segment)
     log.prepared[:0] = back
     if log.segments:
         tail = log.segments[-1]
-        if tail.offsets is not None:
-            tail.offsets = tail.offsets[: tail.durable_next_id - tail.first_id]
+        if tail.places is not None:
+            tail.places.cut(tail.durable_next_id - tail.first_id)
         tail.end, tail.next_id = tail.durable_end, tail.durable_next_id
         back.append(tail)
     log.to_seal = deque(s for s in log.to_seal if s not in back)

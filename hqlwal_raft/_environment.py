@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 if sys.platform == "linux":
     import fcntl
     import mmap
+    import resource
     import select
 else:  # everything can be imported, and opening a store says that it needs Linux
 
@@ -58,7 +59,7 @@ else:  # everything can be imported, and opening a store says that it needs Linu
     def _unsupported(*_: Any, **__: Any) -> Any:
         raise UnsupportedPlatformError(_why_unsupported())
 
-    fcntl = mmap = select = _Elsewhere()
+    fcntl = mmap = resource = select = _Elsewhere()
     os = _Elsewhere(os)
 
 
@@ -252,6 +253,11 @@ class Environment:
     def getenv(self, name: str) -> str | None:
         return os.environ.get(name)
 
+    def descriptor_limit(self) -> int:
+        """How many descriptors this process may have open."""
+        limit: int = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return limit if limit != resource.RLIM_INFINITY else 1 << 20
+
     def call_in_forked_child(self, call: Callable[[], None]) -> None:
         """Has ``call`` called in every child that this process forks from now on."""
         os.register_at_fork(after_in_child=call)
@@ -354,6 +360,7 @@ class Environment:
                 running=running_token,
                 identity=token,
                 interruptions=interruptions,
+                library="trio",
             )
         return Loop(
             loop.call_soon_threadsafe,
@@ -363,6 +370,7 @@ class Environment:
             running=asyncio._get_running_loop,  # noqa: SLF001 - documented; the other one raises
             identity=loop,
             has_ended=loop.is_closed,
+            library="asyncio",
         )
 
 

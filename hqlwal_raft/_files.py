@@ -20,15 +20,13 @@ import weakref
 from collections.abc import Iterator, Sequence
 
 from ._environment import LOCK_NB, LOCK_SH, LOCK_UN, Environment, Map
+from ._gathering import batches, behind
 
 __all__ = ["File", "Identity", "IrregularFileError", "TornWriteError"]
 
 #: which file it is, whatever its name: device and inode
 Identity = tuple[int, int]
 
-_IOV_MAX = 1024
-_JOIN_BYTES = 256 << 10
-_WRITE_BYTES_MAX = 1 << 30  # the kernel takes 2 GiB less a page at a time
 ZEROS = bytes(1 << 20)
 # elsewhere than on Linux some are missing, and no file is opened
 _SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
@@ -132,7 +130,7 @@ class File:
                     return
                 offset += written
                 parts = (parts[0][written:],)
-            for batch in _batches(parts):
+            for batch in batches(parts):
                 offset = self._write_all(offset, batch)
         except OSError as error:
             error = noted(error, self.path, "writing")
@@ -154,7 +152,7 @@ class File:
                 offset += written
                 left -= written
                 if left:  # a short write; the next try says why
-                    parts = _behind(parts, written)
+                    parts = behind(parts, written)
         except OSError as error:
             if offset != start:
                 raise _torn(error) from error
@@ -299,31 +297,9 @@ class File:
             self.close()
 
 
-def _batches(parts: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """The parts in lists that one system call takes."""
-    if len(parts) > 1 and sum(map(len, parts)) <= _JOIN_BYTES:
-        # The kernel takes longer over a hundred small buffers than it takes to copy them.
-        parts = (b"".join(parts),)
-    batch: list[bytes] = []
-    size = 0
-    for part in parts:
-        if batch and (len(batch) == _IOV_MAX or size + len(part) > _WRITE_BYTES_MAX):
-            yield batch
-            batch, size = [], 0
-        if part:
-            batch.append(part)
-            size += len(part)
-    if batch:
-        yield batch
-
-
-def _behind(parts: list[bytes], written: int) -> list[bytes]:
-    """What is left of the parts behind the first ``written`` bytes."""
-    for place, part in enumerate(parts):
-        if written < len(part):
-            return [part[written:], *parts[place + 1 :]]
-        written -= len(part)
-    return []
+def open_files() -> int:
+    """How many there are in this process."""
+    return len(_open_files)
 
 
 def _torn(error: OSError) -> TornWriteError:

@@ -6,11 +6,11 @@ file and no rule.
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass, field
 
 from ._files import Identity
 from ._format import DATA_START, VERSION, MetaState, SegmentHeader
+from ._places import Places
 from ._types import Finding, FindingKind, LogId, Vote
 
 __all__ = ["Judgement", "MetaReport", "SegmentReport", "version_finding"]
@@ -35,8 +35,8 @@ class SegmentReport:
 
     #: whether its records were decoded, to their end
     is_scanned: bool = False
-    #: where each healthy record begins; None where that is not known
-    offsets: array[int] | None = None
+    #: where its healthy records begin; None where that is not known
+    places: Places | None = None
     records: int = 0
     scanned_end: int = DATA_START
     last_log_id: LogId | None = None

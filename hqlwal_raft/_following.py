@@ -6,7 +6,7 @@ For both faces, as ``_reading``: each batch is a read, a generator that runs on 
 from __future__ import annotations
 
 from ._core import Core
-from ._reading import CHUNK_BYTES, Reading, check_overtaken, read
+from ._reading import Reading, check_overtaken, read, read_some
 from ._types import Entry, LogId
 from .errors import LogTruncatedError
 
@@ -39,7 +39,7 @@ class Follower:
                 continue
             end = log.durable_next_index if self._is_durable else log.next_index or 0
             if self._position < end:
-                entries = yield from read(core, self._position, end, CHUNK_BYTES)
+                entries = yield from read_some(core, self._position, end)
                 if self._takes(entries):
                     return entries
                 continue

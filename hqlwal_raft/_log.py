@@ -241,7 +241,7 @@ class Log:
     def usable_tail(self, index: int | None) -> Segment | None:
         """The tail, if records from ``index`` on can be added to it."""
         tail = self.segments[-1] if self.segments else None
-        if tail is None or tail.is_sealed or tail.next_id != index or tail.offsets is None:
+        if tail is None or tail.is_sealed or tail.next_id != index or tail.places is None:
             return None
         return tail
 
@@ -307,11 +307,11 @@ class Log:
             raise outcome.error
         raise PoisonError from outcome.error
 
-    def write_here(self, file: File, offset: int, data: bytes) -> None:
+    def write_here(self, file: File, offset: int, parts: Sequence[bytes]) -> None:
         """As ``carry_out_here`` with nothing but this one write, for the half of the time."""
         self.is_changing = True
         try:
-            file.write(offset, (data,))
+            file.write(offset, parts)
         except BaseException as error:
             if lacks_space(error):
                 self.is_changing = False
@@ -329,8 +329,8 @@ class Log:
         """Entries were added to the last segment, as those records; ``is_changing`` is set."""
         is_first = segment.header.is_unused and not segment.count
         self.unsynced.add(segment, segment.end, parts, is_first=is_first)
-        assert segment.offsets is not None
-        segment.offsets.extend(offsets)
+        assert segment.places is not None
+        segment.places.add(offsets, stop)
         size = stop - segment.end
         segment.end = stop
         index, count = segment.next_id, len(entries)

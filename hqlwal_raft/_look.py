@@ -7,7 +7,6 @@ never to an exception; two looks tell those from damage (``audit``).
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -38,6 +37,7 @@ from ._format import (
     unpack_committed,
     unpack_slot,
 )
+from ._places import Places
 from ._records import scan
 from ._types import Finding, FindingKind, LogId
 
@@ -209,8 +209,7 @@ def _read_records(
             if want is None and segment.number != first and state is not None:
                 want = state.last_purged.index if state.last_purged is not None else -1
             room += segment.size // RECORD_OVERHEAD_BYTES
-            keeps_offsets = not segment.is_sealed  # a long log has many
-            if not scan_segment(directory, segment, want, room, keeps_offsets=keeps_offsets):
+            if not scan_segment(directory, segment, want, room):
                 result.is_torn = True
             done += segment.size
             if progress is not None:
@@ -225,8 +224,6 @@ def scan_segment(
     segment: SegmentReport,
     want: int | None = None,
     room: int = 0,
-    *,
-    keeps_offsets: bool = True,
 ) -> bool:
     """Reads the segment's records into the report; False where the file is another one now.
 
@@ -240,7 +237,7 @@ def scan_segment(
     except (FileNotFoundError, IrregularFileError):
         return False
     limit = min(header.length, segment.size, _OFFSET_MAX)
-    segment.offsets = array("I")
+    segment.places = Places()
     segment.records, segment.scanned_end, segment.why = 0, DATA_START, ""
     segment.last_log_id = segment.last_settled_id = segment.settled_behind = None
     segment.first_term = segment.fall_id = None
@@ -250,22 +247,20 @@ def scan_segment(
         want, room = segment.next_id, limit // RECORD_OVERHEAD_BYTES
     segment.is_scanned = True
     _look_behind(file, segment, header, want, room, limit)
-    if not keeps_offsets:
-        segment.offsets = None
     is_same = file.identity == segment.identity
     file.close()
     return is_same
 
 
 def _scan_records(file: File, segment: SegmentReport, stop: int) -> None:
-    header, offsets = segment.header, segment.offsets
+    header, places = segment.header, segment.places
     assert header is not None
-    assert offsets is not None
+    assert places is not None
     position, id_ = DATA_START, header.id_from
     while True:
         data = file.read(position, min(PIECE_BYTES, max(stop - position, 0)))
         found = scan(data, position, header.salt, id_, stop)
-        offsets += found.offsets
+        places.add(found.offsets, found.end)
         _note_terms(segment, id_, found.first_term, found.fall_id)
         segment.last_log_id = found.last_log_id or segment.last_log_id
         for place in range(len(found.offsets) - 1, -1, -1):
@@ -284,7 +279,7 @@ def _scan_records(file: File, segment: SegmentReport, stop: int) -> None:
         if not _is_valid(file, position, data, header.salt, found.wanted):
             segment.why = "the checksum is wrong"
             break
-        offsets.append(position)
+        places.add((position,), position + found.wanted)
         term, node_id = ENTRY_HEAD.unpack_from(data, RECORD_HEAD_BYTES)
         _note_terms(segment, id_, term, None)
         segment.last_log_id = LogId(term, id_, node_id)
@@ -292,7 +287,8 @@ def _scan_records(file: File, segment: SegmentReport, stop: int) -> None:
             segment.last_settled_id = id_
         position += found.wanted
         id_ += 1
-    segment.records = len(offsets)
+    places.settle(position)
+    segment.records = len(places)
     segment.scanned_end = position
 
 

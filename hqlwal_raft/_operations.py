@@ -10,15 +10,15 @@ The order of the steps is what ``docs/design/format.md`` calls the rules the wri
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
 from collections import deque
 from dataclasses import replace
 
 from . import _said
 from ._appending import Need
-from ._format import SegmentHeader, segment_name
+from ._format import DATA_START, SegmentHeader, record_bytes, segment_name
 from ._log import Log
+from ._places import Places
 from ._plans import (
     Allocate,
     CheckIdentity,
@@ -51,6 +51,12 @@ __all__ = [
     "unlink",
 ]
 
+# Segments that are prepared ahead have room for so many entries as large as the newest one, up to
+# a length; not where segments are small to begin with.
+_LARGE_ENTRIES = 8
+_LARGE_SEGMENT_BYTES = 1 << 20
+_LENGTH_AHEAD_MAX = 64 << 20
+
 # --- what an append may need ------------------------------------------------------------
 
 
@@ -60,7 +66,7 @@ def prepare(log: Log, need: Need | None = None) -> Work[None]:
     There is no point of no return: a failure leaves at most names that are not used before
     they were unlinked, durably.
     """
-    need = need or Need((log.options.segment_size,), len(log.prepared))
+    need = need or Need((_length_ahead(log),), len(log.prepared))
     log.is_changing = True
     for segment in log.prepared[need.keeps :]:  # too small for what comes
         log.stale.append(segment.number)
@@ -93,10 +99,21 @@ def prepare(log: Log, need: Need | None = None) -> Work[None]:
         segment.file = file
         if log.options.is_buffered and log.directory.allows_maps:
             file.map()
-        segment.loaded(file, array("I"))
+        segment.loaded(file, Places())
     log.stale.clear()
     log.prepared += segments
     log.is_changing = False
+
+
+def _length_ahead(log: Log) -> int:
+    """Of a segment for entries that nobody has seen: a roll-over for every other one of a few
+    mebibytes would take longer than writing them does.
+    """
+    usual, newest = log.options.segment_size, log.recent.newest
+    size = record_bytes(len(newest.payload)) if newest is not None else 0
+    if usual < _LARGE_SEGMENT_BYTES or _LARGE_ENTRIES * size <= usual:
+        return usual
+    return max(usual, min(DATA_START + _LARGE_ENTRIES * size, _LENGTH_AHEAD_MAX))
 
 
 def make_room(log: Log, segment: Segment) -> Work[None]:
@@ -244,16 +261,18 @@ def _held(log: Log, index: int) -> Work[LogId | None]:
     if known is not None or not log.first_index <= index < (log.next_index or 0):
         return known
     segment = log.reads.segment_of(index)
-    file, offsets = segment.file, segment.offsets
-    if file is None or offsets is None:
+    file, places = segment.file, segment.places
+    if file is None or places is None:
         outcome = yield Plan("load", (segment.load_step(),))
-        file, offsets = outcome.values[0]
-    place = index - segment.first_id
-    if place >= len(offsets):
+        file, located = outcome.values[0]
+        places = located if places is None else places
+    record = index - segment.first_id
+    if record >= len(places):
         return None
-    end = offsets[place + 1] if place + 1 < len(offsets) else segment.end
-    outcome = yield Plan("read", (Read(file, offsets[place], end - offsets[place]),))
-    found = decode(outcome.values[0], segment.salt, index, 1)
+    start, skip = places.before(record)
+    end = places.behind(record + 1, segment.end)
+    outcome = yield Plan("read", (Read(file, start, end - start),))
+    found = decode(outcome.values[0], segment.salt, index, 1, skip)
     return found[0].log_id if found else None
 
 

@@ -126,6 +126,7 @@ class Opening:
             is_buffered=self.policy != LogSync.IMMEDIATE,
             checks_raft=self.check_raft,
             fills_ahead=self.fill_segments,
+            most_open_files=self.ground.descriptor_limit() // 2,
         )
         environment = self.ground
         is_checking = self.check_integrity

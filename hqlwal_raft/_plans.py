@@ -16,7 +16,6 @@ It must not know what the bytes mean, nor who waits for them.
 from __future__ import annotations
 
 import errno
-from array import array
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 from ._directory import Directory
 from ._files import File, TornWriteError
 from ._format import DATA_START, LENGTH_MASK, RECORD_HEAD, RECORD_HEAD_BYTES
+from ._places import Places
 from ._records import locate
 
 __all__ = [
@@ -197,8 +197,9 @@ class Read:
 class Load:
     """Opens a segment if ``file`` is None, and finds where its records begin, up to ``end``.
 
-    Gives the ``File`` and the offsets. ``salt`` tells whether the file under the name is still
-    the segment that is meant: names are used again.
+    Gives the ``File`` and the ``Places``; None for these where it ``is_located``, and only the
+    file is missing. ``salt`` tells whether the file under the name is still the segment that is
+    meant: names are used again.
     """
 
     name: str
@@ -206,8 +207,9 @@ class Load:
     end: int
     file: File | None = None
     is_writable: bool = False
+    is_located: bool = False
 
-    def carry_out(self, directory: Directory) -> tuple[File, array[int]]:
+    def carry_out(self, directory: Directory) -> tuple[File, Places | None]:
         return load(directory, self)
 
 
@@ -312,22 +314,25 @@ def drive(work: Work[T], directory: Directory) -> T:
 _PIECE_BYTES = 256 << 10
 
 
-def load(directory: Directory, step: Load) -> tuple[File, array[int]]:
+def load(directory: Directory, step: Load) -> tuple[File, Places | None]:
     """As :class:`Load`; for readers' threads too. Raises FileNotFoundError for another file."""
     file = step.file
     if file is None:
         file = directory.open_file(step.name, is_writable=step.is_writable)
         if file.read(32, 4) != step.salt.to_bytes(4, "big"):
             raise FileNotFoundError(2, "another segment has this name now", file.path)
-    offsets = array("I")
+    if step.is_located:
+        return file, None
+    places = Places()
     position = DATA_START
     while position < step.end:
         data = file.read(position, min(_PIECE_BYTES, step.end - position))
         found = locate(data, 0, len(data), position)
         if not found:
             break
-        offsets += found
         last = found[-1]
         head = RECORD_HEAD.unpack_from(data, last - position)
         position = last + RECORD_HEAD_BYTES + (head[2] & LENGTH_MASK)
-    return file, offsets
+        places.add(found, min(position, step.end))
+    places.settle(min(position, step.end))
+    return file, places

@@ -67,3 +67,5 @@ class Loop(NamedTuple):
     identity: object = None
     #: whether it was closed: nothing that is posted is heard
     has_ended: Callable[[], bool] = lambda: False
+    #: as anyio names whose it is; empty where that is no event loop
+    library: str = ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ._types import LogId, Vote
 from .errors import RaftRuleError
 
-__all__ = ["check_committed", "check_purge", "check_vote_change"]
+__all__ = ["check_committed", "check_purge", "check_vote_change", "refuse_conflict"]
 
 _OTHERWISE = "(check_raft=False takes any)"
 
@@ -60,4 +60,16 @@ def check_purge(log_id: LogId, held: LogId | None) -> None:
         rule="purge",
         given=log_id,
         held=held,
+    )
+
+
+def refuse_conflict(log_id: LogId, committed: LogId) -> None:
+    """An entry that is to replace another one of its index, where that one is committed."""
+    raise RaftRuleError(
+        f"{log_id} cannot be appended: the log has another entry there, and holds what is "
+        f"committed up to {committed}, which never changes. One of the two nodes has lost what it "
+        f"acknowledged: find out which {_OTHERWISE}",
+        rule="committed",
+        given=log_id,
+        held=committed,
     )

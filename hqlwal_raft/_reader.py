@@ -25,7 +25,15 @@ from ._arguments import (
 from ._core import Core
 from ._following import Follower
 from ._format import U64_MAX
-from ._reading import CHUNK_BYTES, CHUNK_ENTRIES, Reading, check_overtaken, find_leaders, read
+from ._reading import (
+    CHUNK_BYTES,
+    CHUNK_ENTRIES,
+    Reading,
+    check_overtaken,
+    find_leaders,
+    read,
+    read_some,
+)
 from ._types import Entry, LogId, LogState, Vote
 
 __all__ = ["RaftLogReader"]
@@ -105,7 +113,7 @@ class RaftLogReader:
         if entries is not None:
             await self._turns.did(1)
             return entries
-        if end <= (log.recent.first_index or end) and log.cut_from is None:
+        if end <= (log.recent.first_index or end) and log.cut is None:
             extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)
             if extent is not None and (entries := extent.read_cached()) is not None:
                 turns = self._turns
@@ -152,8 +160,9 @@ class RaftLogReader:
         core, log = self._core, self._core.log
         position: int | None = None  # the entry to come, once one was given
         while True:
-            chunk = await self.limited_get_log_entries(
-                start if position is None else position, stop, CHUNK_BYTES
+            core.check_open()
+            chunk = await self._drive(
+                read_some(core, start if position is None else position, stop)
             )
             epoch = log.epoch
             if position is not None:
@@ -170,6 +179,7 @@ class RaftLogReader:
                     check_overtaken(position, log.first_index, stop)
             if not chunk:
                 return
+            del chunk, entry  # before the next one is made
             await anyio.lowlevel.checkpoint()
 
     def leader_bounded_stream(
@@ -200,7 +210,7 @@ class RaftLogReader:
 
         It is woken by the commits. With ``durable=False`` it gives entries as soon as they are
         readable; a crash, or a full disk, can take those back. No batch is empty; one holds 256
-        KiB of payload at the most, or one entry.
+        entries and 256 KiB of payload at the most, or one entry.
 
         Raises LogRangeError where a purge overtakes it, LogTruncatedError where what it gave is
         truncated, and WalClosedError or WalPoisonedError where no more will come.

@@ -20,7 +20,15 @@ from ._segment import Extent, Segment
 from ._types import Entry, LogId
 from .errors import LogRangeError
 
-__all__ = ["CHUNK_BYTES", "CHUNK_ENTRIES", "Reading", "check_overtaken", "find_leaders", "read"]
+__all__ = [
+    "CHUNK_BYTES",
+    "CHUNK_ENTRIES",
+    "Reading",
+    "check_overtaken",
+    "find_leaders",
+    "read",
+    "read_some",
+]
 
 T = TypeVar("T")
 #: see the module
@@ -29,18 +37,34 @@ Reading = Generator[Callable[[], Any] | Answer | int, Any, T]
 # How much one step of a long read takes before others get their turn.
 CHUNK_ENTRIES = 1024
 CHUNK_BYTES = 256 << 10
+# How many entries a scan holds at a time. They are gone before the garbage collector counts 700 new
+# objects and looks for them: those that outlive it, chunk by chunk, lead to full collections.
+_SCAN_ENTRIES = 256
 
 
-def read(core: Core, start: int, stop: int | None, max_bytes: int | None) -> Reading[list[Entry]]:
+def read_some(core: Core, start: int, stop: int | None) -> Reading[list[Entry]]:
+    """The first few of the entries that the log holds in ``[start, stop)``: a scan's next chunk."""
+    return read(core, start, stop, CHUNK_BYTES, _SCAN_ENTRIES)
+
+
+def read(
+    core: Core,
+    start: int,
+    stop: int | None,
+    max_bytes: int | None,
+    max_entries: int | None = None,
+) -> Reading[list[Entry]]:
     """The entries that the log holds in ``[start, stop)``, as they are at one moment.
 
-    With ``max_bytes`` the first few, of so many bytes of payload, but at least one. Reads in
-    chunks, and begins again where something was removed in between.
+    With ``max_entries`` and ``max_bytes`` the first few: so many, of so many bytes of payload, but
+    at least one. Reads in chunks, and begins again where something was removed in between.
     """
     log = core.log
     while True:
         epoch = log.epoch
         first, end = log.clip(start, stop)
+        if max_entries is not None:
+            end = min(end, first + max_entries)
         result: list[Entry] = []
         budget = max_bytes
         while first < end:
@@ -111,16 +135,16 @@ def _load(core: Core, segment: Segment) -> Reading[None]:
     log = core.log
     epoch, first, stop = log.epoch, segment.first_id, segment.next_id
     step = segment.load_step()
-    file, offsets = yield partial(load, log.directory, step)
+    file, places = yield partial(load, log.directory, step)
     core.check_open()
-    # What was read is a file of before: offsets of it in a segment that was cut meanwhile, or in
+    # What was read is a file of before: places in it in a segment that was cut meanwhile, or in
     # another that begins with the same entry, would be read as entries' places.
     if log.epoch != epoch or log.reads.segment_of(first) is not segment:
         return
-    if len(offsets) != stop - first:
+    if places is not None and len(places) != stop - first:
         # Lengths lead astray: reading all of it says where.
         yield Extent(file, segment.salt, first, stop, DATA_START, step.end).read
-    segment.loaded(file, offsets)
+    segment.loaded(file, places)
 
 
 def _read_cached(extents: Sequence[Extent]) -> list[Entry] | None:

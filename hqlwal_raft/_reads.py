@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ._files import open_files
 from ._segment import Extent, Segment
 
 __all__ = ["Options", "Reads"]
@@ -30,9 +31,10 @@ class Options:
     checks_raft: bool = False
     #: segments are filled with zeros ahead, where that saves time
     fills_ahead: bool = True
-    #: how many loaded segments are kept open for reading, and how many of their offsets
+    #: how many segments are kept open for reading; more, where those that were closed are read
+    #: again, as long as the process has no more files of stores open than that
     open_segments: int = 64
-    loaded_offsets: int = 2_000_000
+    most_open_files: int = 512
 
 
 class Reads:
@@ -42,10 +44,11 @@ class Reads:
         self._options = options
         self._segments = segments
         self._first_ids = first_ids
-        # lately read, the oldest first, and how many offsets each has; the tail is not among
-        # them, it is always loaded
-        self._loaded: OrderedDict[Segment, int] = OrderedDict()
-        self._offsets = 0
+        # lately read, the oldest first; the tail is not among them, it is always loaded
+        self._loaded: OrderedDict[Segment, None] = OrderedDict()
+        # those that were closed, and how many may be open: a scan needs no more than a few
+        self._closed: set[Segment] = set()
+        self._capacity = options.open_segments
 
     def segment_of(self, index: int) -> Segment:
         return self._segments[bisect_right(self._first_ids, index) - 1]
@@ -55,7 +58,7 @@ class Reads:
     ) -> list[Extent] | Segment:
         """Where to read the first of the written entries ``[start, stop)``, at least one.
 
-        At most ``max_entries`` and, beyond the first entry, ``max_bytes`` of records. What lies
+        At most ``max_entries`` and, beyond the first group, ``max_bytes`` of records. What lies
         in segments that are not loaded is left out; where the first does, its segment is
         returned, to be loaded first.
         """
@@ -65,20 +68,17 @@ class Reads:
         while start < stop:
             segment = self._segments[position]
             end = min(stop, segment.next_id)
-            if segment.offsets is None or segment.file is None:
+            if not segment.is_loaded:
                 return result or segment
             self.touch(segment)
-            first_byte, last_byte = segment.span(start, end)
-            if last_byte - first_byte > max_bytes:
-                fitting = bisect_right(segment.offsets, first_byte + max_bytes) - 1
-                stop = end = min(end, segment.first_id + fitting)
-                if start >= end:
-                    if result:
-                        break
-                    stop = end = start + 1
-                first_byte, last_byte = segment.span(start, end)
-            max_bytes = max(max_bytes - (last_byte - first_byte), 0)
-            result.append(segment.extent(start, end))
+            extent = segment.extent(start, end)
+            if extent.end - extent.start > max_bytes:
+                stop = end = min(end, segment.fitting(start, extent.start + max_bytes))
+                extent = segment.extent(start, end)
+                if result and extent.end - extent.start > max_bytes:
+                    break
+            max_bytes = max(max_bytes - (extent.end - extent.start), 0)
+            result.append(extent)
             start = end
             position += 1
         return result
@@ -87,33 +87,45 @@ class Reads:
         """The short way, for a modest number of entries in one loaded segment; else None."""
         position = bisect_right(self._first_ids, start) - 1
         segment = self._segments[position]
-        if stop - start > max_entries or stop > segment.next_id or segment.offsets is None:
+        if (
+            stop - start > max_entries
+            or stop > segment.next_id
+            or segment.file is None
+            or segment.places is None
+        ):
             return None
-        first_byte, last_byte = segment.span(start, stop)
-        if last_byte - first_byte > max_bytes or segment.file is None:
+        extent = segment.extent(start, stop)
+        if extent.end - extent.start > max_bytes:
             return None
-        self.touch(segment)
-        return Extent(segment.file, segment.salt, start, stop, first_byte, last_byte)
+        if segment is not self._segments[-1]:
+            self.touch(segment)
+        return extent
 
     def touch(self, segment: Segment) -> None:
-        """Notes that a loaded segment was read, so that the oldest others may be closed."""
+        """Notes that a loaded segment was read, so that the oldest others may be closed. The tail
+        stays open anyway.
+        """
         if segment is self._segments[-1]:
             return
         loaded = self._loaded
         if segment in loaded:
             loaded.move_to_end(segment)
             return
-        loaded[segment] = segment.count
-        self._offsets += segment.count
-        options = self._options
-        while len(loaded) > options.open_segments or self._offsets > options.loaded_offsets:
+        loaded[segment] = None
+        if segment in self._closed:
+            self._closed.remove(segment)
+            if open_files() <= self._options.most_open_files:
+                self._capacity += 1
+        while len(loaded) > self._capacity:
             oldest = next(iter(loaded))
             if oldest is segment or not oldest.is_sealed:
                 break  # one that is not sealed yet has its seal still to come
-            self._offsets -= loaded.pop(oldest)
+            del loaded[oldest]
             oldest.release()
+            self._closed.add(oldest)
 
     def forget(self, segments: Iterable[Segment]) -> None:
         """For segments that are no longer the log's, or are its tail again."""
         for segment in segments:
-            self._offsets -= self._loaded.pop(segment, 0)
+            self._loaded.pop(segment, None)
+            self._closed.discard(segment)

@@ -15,6 +15,7 @@ import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from crc32c import crc32c
@@ -38,6 +39,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_one",
+    "hop",
     "locate",
     "scan",
 ]
@@ -123,15 +125,58 @@ def encode_one(
 # --- bytes to entries ----------------------------------------------------------------------
 
 
-def decode(data: bytes, salt: int, first_id: int, count: int) -> list[Entry]:
-    """The entries of ``count`` records that ``data`` begins with; fewer where one is bad."""
-    unpack, pack, new = RECORD.unpack_from, COVERED.pack, tuple.__new__
+def decode(data: bytes, salt: int, first_id: int, count: int, skip: int = 0) -> list[Entry]:
+    """The entries of ``count`` records that ``data`` holds behind ``skip`` others; fewer where one
+    is bad.
+
+    Of those skipped the lengths alone are looked at. A damaged one leads astray, which ends here:
+    what they lead to is checked as any record is, its id included.
+    """
     entries: list[Entry] = []
-    append = entries.append
-    offset, limit = 0, len(data) - RECORD_OVERHEAD_BYTES
+    offset = hop(data, skip) if skip else 0
+    id_, stop = first_id, first_id + count
+    while id_ < stop and offset >= 0:
+        size, alike = _alike(data, offset, stop - id_) if stop - id_ >= _FEW else (0, 0)
+        if alike:
+            offset = _decode_alike(data, offset, size, alike, salt, id_, entries)
+            id_ += alike
+        else:
+            few = min(_FEW, stop - id_)
+            offset = _decode_few(data, offset, few, salt, id_, entries)
+            id_ += few
+    return entries
+
+
+# So many records are decoded one by one before those behind them are compared again.
+_FEW = 8
+_MANY = 256
+_U32 = struct.Struct(">I")
+_WITHOUT_BIT = bytes(byte & 0x7F for byte in range(256))
+
+
+def hop(data: bytes, count: int) -> int:
+    """Where the record behind the first ``count`` begins, by their lengths alone.
+
+    Lengths that lead out of ``data`` end the hop there.
+    """
+    unpack, last = _U32.unpack_from, len(data) - RECORD_OVERHEAD_BYTES
+    offset = 0
+    for _ in range(count):
+        if offset > last:
+            break
+        offset += RECORD_HEAD_BYTES + (unpack(data, offset + 12)[0] & LENGTH_MASK)
+    return offset
+
+
+def _decode_few(
+    data: bytes, offset: int, count: int, salt: int, first_id: int, entries: list[Entry]
+) -> int:
+    """Adds the entries of the next ``count`` records; where they end, -1 if one is bad."""
+    unpack, pack, new = RECORD.unpack_from, COVERED.pack, tuple.__new__
+    limit = len(data) - RECORD_OVERHEAD_BYTES
     for id_ in range(first_id, first_id + count):
         if offset > limit:
-            break
+            return -1
         found, checksum, marked, term, node_id = unpack(data, offset)
         length = marked & LENGTH_MASK
         end = offset + RECORD_HEAD_BYTES + length
@@ -141,10 +186,58 @@ def decode(data: bytes, salt: int, first_id: int, count: int) -> list[Entry]:
             or len(payload) + ENTRY_HEAD_BYTES != length
             or crc32c(payload, crc32c(pack(id_, marked, term, node_id), salt)) != checksum
         ):
-            break
-        append(new(Entry, (term, id_, payload, node_id)))
+            return -1
+        entries.append(new(Entry, (term, id_, payload, node_id)))
         offset = end
-    return entries
+    return offset
+
+
+def _decode_alike(
+    data: bytes, offset: int, size: int, count: int, salt: int, first_id: int, entries: list[Entry]
+) -> int:
+    """As ``_decode_few``, of records that all have the same size, and are all there."""
+    pack, new, append = COVERED.pack, tuple.__new__, entries.append
+    id_, end = first_id, offset + count * size
+    records = _record_of(size - RECORD_OVERHEAD_BYTES).iter_unpack(memoryview(data)[offset:end])
+    for found, checksum, marked, term, node_id, payload in records:
+        if (
+            found != id_
+            or crc32c(payload, crc32c(pack(id_, marked, term, node_id), salt)) != checksum
+        ):
+            return -1
+        append(new(Entry, (term, id_, payload, node_id)))
+        id_ += 1
+    return end
+
+
+@lru_cache(maxsize=64)
+def _record_of(payload_bytes: int) -> struct.Struct:
+    """A record with a payload of that size."""
+    return struct.Struct(f"{RECORD.format}{payload_bytes}s")
+
+
+def _alike(data: bytes, offset: int, most: int) -> tuple[int, int]:
+    """The size of the next records, and how many of them have it: 0 where those are but a few."""
+    here = len(data) - offset
+    if here < RECORD_OVERHEAD_BYTES:
+        return 0, 0
+    place = offset + RECORD_HEAD_BYTES - 4
+    length = _U32.unpack_from(data, place)[0] & LENGTH_MASK
+    size = RECORD_HEAD_BYTES + length
+    most = min(most, here // size, _MANY)
+    if length < ENTRY_HEAD_BYTES or most < _FEW:
+        return 0, 0
+    if data[place + size + 1 : place + size + 4] != data[place + 1 : place + 4]:
+        return 0, 0
+    stop = offset + most * size
+    lengths = length.to_bytes(4, "big")
+    # Of four bytes of the length, each in a column of its own: how many records have the same.
+    columns = [data[place + byte : stop : size] for byte in range(4)]
+    columns[0] = columns[0].translate(_WITHOUT_BIT)
+    alike = most - max(
+        len(column.lstrip(lengths[byte : byte + 1])) for byte, column in enumerate(columns)
+    )
+    return size, alike if alike >= _FEW else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +341,6 @@ def locate(data: bytes, start: int, stop: int, base: int = 0) -> array[int]:
 
 _ALIKE_ENOUGH = 16
 _BLOCK = 256
-_WITHOUT_BIT = bytes(byte & 0x7F for byte in range(256))
 
 
 def _has_lengths(data: bytes, offset: int, stride: int, length: int) -> bool:

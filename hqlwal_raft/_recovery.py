@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from array import array
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +32,7 @@ from ._format import (
 from ._healing import Target, heal_steps
 from ._lock import LockedError
 from ._meta import Meta
+from ._places import Places
 from ._plans import (
     Allocate,
     Copy,
@@ -165,8 +165,9 @@ class _Opening:
         if report.meta is None:
             return self._begin(report)
         judgement = report.judgement
-        kept = [self._open(segment) for segment in judgement.kept]
-        prepared = [self._open(segment) for segment in judgement.prepared]
+        last = judgement.kept[-1] if judgement.kept else None
+        kept = [self._open(each, is_written=each is last) for each in judgement.kept]
+        prepared = [self._open(each, is_written=True) for each in judgement.prepared]
         meta = self._open_meta(report)
         is_healed = judgement.obstacle is not None
         aside: list[str] = []
@@ -211,13 +212,12 @@ class _Opening:
 
     # --- files -----------------------------------------------------------------------------
 
-    def _open(self, segment: SegmentReport) -> Target:
+    def _open(self, segment: SegmentReport, *, is_written: bool) -> Target:
         """What stays; open where it is or will be written to."""
         header = segment.header
         assert header is not None
         target = Target(segment, header)
-        # The last one has its offsets: it was judged to be written to.
-        if not header.is_sealed or segment.is_short or segment.offsets is not None:
+        if is_written or not header.is_sealed or segment.is_short:
             target.file = self._open_same(segment.name, segment.identity)
         return target
 
@@ -324,10 +324,12 @@ class _Opening:
         segment = Segment(report.number, report.name, report.path, target.header, target.file)
         if target in self.rooms:
             segment.has_room = values[self.rooms[target]]
-            segment.offsets = report.offsets if report.is_used else array("I")
+            segment.places = report.places if report.is_used else Places()
             if not target.header.is_unused:
                 segment.next_id = segment.durable_next_id = report.next_id
                 segment.end = segment.durable_end = report.end
+        elif report.places is not None and len(report.places) == segment.count:
+            segment.places = report.places
         return segment
 
 

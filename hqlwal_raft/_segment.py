@@ -6,14 +6,14 @@ given an :class:`Extent`, or a ``Load`` step, and give values back.
 
 from __future__ import annotations
 
-from array import array
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from ._files import File
 from ._format import DATA_START, SEALED, SegmentHeader
+from ._places import Places
 from ._plans import Load, Step, Sync, Write
-from ._records import decode, scan
+from ._records import decode, hop, scan
 from ._types import Entry
 from .errors import CorruptionError
 
@@ -46,8 +46,8 @@ class Segment:
         "name",
         "next_id",
         "number",
-        "offsets",
         "path",
+        "places",
         "salt",
     )
 
@@ -61,8 +61,8 @@ class Segment:
         self.length = header.length
         #: open while written to or lately read
         self.file = file
-        #: where each record begins; None while not loaded
-        self.offsets: array[int] | None = None
+        #: where its records begin; None until they were looked for
+        self.places: Places | None = None
         #: the header as it was written last
         self.header = header
         self.is_sealed = header.is_sealed
@@ -120,35 +120,41 @@ class Segment:
     def load_step(self, *, is_writable: bool = False) -> Load:
         """What finds its records, for another thread; ``loaded`` takes what that gives."""
         file = None if is_writable and self.is_sealed else self.file
-        return Load(self.name, self.salt, self.end, file, is_writable)
+        is_located = self.places is not None
+        return Load(self.name, self.salt, self.end, file, is_writable, is_located)
 
-    def loaded(self, file: File, offsets: array[int]) -> None:
+    def loaded(self, file: File, places: Places | None) -> None:
         """Takes what a load found, unless it is not needed any more."""
-        if self.offsets is None and len(offsets) == self.count:
-            if self.file is None:
-                self.file = file  # first: where there are offsets, there is a file
-            self.offsets = offsets
+        if self.places is None and places is not None and len(places) == self.count:
+            self.places = places
+        if self.file is None and self.places is not None:
+            self.file = file
 
-    def span(self, first: int, stop: int) -> tuple[int, int]:
-        """Where the records ``[first, stop)`` of the loaded segment lie in the file."""
-        assert self.offsets is not None
-        last = stop - self.first_id
-        offsets = self.offsets
-        return (
-            offsets[first - self.first_id],
-            offsets[last] if last < len(offsets) else self.end,
-        )
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its records can be read: ``extent`` may be called."""
+        return self.file is not None and self.places is not None
 
     def extent(self, first: int, stop: int) -> Extent:
         """The records ``[first, stop)`` of the loaded segment, for a reader."""
-        assert self.file is not None
-        start, end = self.span(first, stop)
-        return Extent(self.file, self.salt, first, stop, start, end)
+        file, places, first_id = self.file, self.places, self.first_id
+        assert file is not None
+        assert places is not None
+        start, skip = places.before(first - first_id)
+        end = places.behind(stop - first_id, self.end)
+        return Extent(file, self.salt, first, stop, start, end, skip)
+
+    def fitting(self, first: int, limit: int) -> int:
+        """One past the last of the records from ``first`` on that end before the offset ``limit``,
+        as far as is known without reading; at least one.
+        """
+        assert self.places is not None
+        fitting = self.first_id + self.places.fitting(first - self.first_id, limit)
+        return min(fitting, self.next_id)
 
     def release(self) -> None:
         """Lets go of the file; it is closed when the last reader lets go of it too."""
         self.file = None
-        self.offsets = None
 
     # --- the durable part ------------------------------------------------------------------
 
@@ -191,9 +197,8 @@ class Known(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """The records ``[first, stop)``, which lie in ``[start, end)`` of an open file."""
+class Extent(NamedTuple):
+    """The records ``[first, stop)`` in ``[start, end)`` of an open file, behind ``skip`` others."""
 
     file: File
     salt: int
@@ -201,30 +206,35 @@ class Extent:
     stop: int
     start: int
     end: int
+    skip: int = 0
 
     def read(self) -> list[Entry]:
         """The entries. May wait for the disk. Raises CorruptionError where they are not what
         was written.
         """
-        return self._decode(self.file.read(self.start, self.end - self.start))
+        return self.decode(self.file.read(self.start, self.end - self.start))
 
     def read_cached(self) -> list[Entry] | None:
         """As ``read``; None where that would wait for the disk."""
         data = self.file.read_cached(self.start, self.end - self.start)
-        return None if data is None else self._decode(data)
+        return None if data is None else self.decode(data)
 
-    def _decode(self, data: bytes) -> list[Entry]:
-        entries = decode(data, self.salt, self.first, self.stop - self.first)
+    def decode(self, data: bytes) -> list[Entry]:
+        """The entries in the bytes that were read. Raises as ``read`` does."""
+        entries = decode(data, self.salt, self.first, self.stop - self.first, self.skip)
         if len(entries) < self.stop - self.first:
-            result = scan(data, self.start, self.salt, self.first, self.end)
-            raise damage(
-                self.file.path,
-                result.end,
-                result.next_id,
-                self.stop - 1,
-                result.why or "the file ends here",
-            )
+            raise self._damage(data)
         return entries
+
+    def _damage(self, data: bytes) -> CorruptionError:
+        """Which record is not what was written."""
+        start = hop(data, self.skip)
+        result = scan(data[start:], self.start + start, self.salt, self.first, self.end)
+        if result.next_id == self.first:
+            # Lengths of those before it lead to it: one of them may be to blame.
+            result = scan(data, self.start, self.salt, self.first - self.skip, self.end)
+        why = result.why or "the file ends here"
+        return damage(self.file.path, result.end, result.next_id, self.stop - 1, why)
 
 
 def damage(path: str, offset: int, first: int, last: int, why: str) -> CorruptionError:

@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
-from . import _operations, _truncating
+from . import _mending, _operations, _truncating
 from ._answers import Answer, call_back
 from ._arguments import (
     check_callback,
@@ -22,6 +22,7 @@ from ._arguments import (
     listed,
 )
 from ._block import Block
+from ._calls import Append
 from ._core import Core
 from ._entry_rules import NotPlainError, plain
 from ._environment import Environment, Loop
@@ -30,7 +31,7 @@ from ._phases import Phase
 from ._plans import Work
 from ._reader import RaftLogReader
 from ._statistics import statistics_of
-from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
+from ._types import AppendOutcome, Entry, LogId, LogSync, MendOutcome, StorageStatistics, Vote
 from ._waiting import begin_waiting
 from .protocols import AppendCallback
 
@@ -98,7 +99,8 @@ class RaftLogStorage(RaftLogReader):
         Votes, truncations and purges are durable on return under each of them.
 
         - ``segment_size``: bytes of a segment file, 8192 at least. Larger entries get a segment
-          of their own.
+          of their own. Where entries take more than an eighth of it, and it is a mebibyte at
+          least, the next segments are larger: eight such entries, 64 MiB at the most.
         - ``max_entry_size``: the largest payload accepted, in bytes.
         - ``auto_heal``: where durable entries are damaged, keep the damaged file as
           ``.broken`` and cut the log back to the last healthy entry, instead of raising
@@ -187,13 +189,7 @@ class RaftLogStorage(RaftLogReader):
             group = committer.append_now(batch, callback)
         if group is None:
             # it waits for its place in the order: from here on the batch is ours
-            waiting = committer.append_later(plain(batch), callback)
-            try:
-                await waiting.answer.event.wait()
-            except BaseException:
-                committer.forsake(waiting)
-                raise
-            group = waiting.answer.result()
+            group = await self._turn_of(committer.append_later(plain(batch), callback))
         if self._entries_wait and callback is None:
             await group.wait()
             if self._interruptions:
@@ -203,6 +199,43 @@ class RaftLogStorage(RaftLogReader):
         turns.work -= 2 + len(batch)
         if turns.work < 0:
             await turns.yield_now()
+
+    async def append_after(
+        self, prev_log_id: LogId | None, entries: Iterable[Entry]
+    ) -> AppendOutcome:
+        """Raft's receiver rule, in one step: what a follower does with a leader's entries.
+
+        ``entries`` follow ``prev_log_id``, None meaning that they are the leader's from the very
+        start. Where the log does not hold ``prev_log_id`` nothing is changed, and the outcome has
+        a hint where the leader should go on. Otherwise what is there already is skipped (entries
+        are compared by their log ids), the first conflict truncates, and the rest is appended; no
+        other call comes in between. What was purged is committed, and so it matches. With None an
+        empty log that was never purged takes any first index; other logs match where their first
+        index, or one that was purged, is the first entry's. Without entries it only compares.
+
+        Returns as ``append`` does: under ``immediate`` once all that it acknowledges is durable,
+        what was there before included; a truncation is so under every policy. Where nothing
+        changes, and all is durable, nothing is synced. A crash meanwhile leaves the beginning of
+        the old log or of the new one, with all that both hold: never a mixture.
+
+        Raises LogGapError (the entries do not follow ``prev_log_id``, or each other) and what
+        ``append`` raises, before anything is touched; RaftRuleError where an entry conflicts with
+        the purge frontier or, under ``check_raft``, with what is committed; CorruptionError where
+        an entry that must be compared is damaged: in each of these cases nothing is changed.
+        OSError (``ENOSPC``): the log may have been truncated, and nothing was appended.
+        Cancelled, it goes on.
+        """
+        core = self._core
+        core.check_open()
+        check_log_id(prev_log_id, is_none_allowed=True, name="prev_log_id")
+        batch = plain(listed(entries))
+        outcome: AppendOutcome
+        outcome, group = await self._turn_of(core.committer.append_after(prev_log_id, batch))
+        if self._entries_wait and group is not None:
+            await self._wait(group)
+        else:
+            await self._turns.did(1 + len(batch))
+        return outcome
 
     async def truncate(self, log_id: LogId) -> None:
         """Removes ``[log_id.index, ∞)``; durable on return. Past the end nothing happens.
@@ -220,12 +253,7 @@ class RaftLogStorage(RaftLogReader):
         """
         self._core.check_open()
         check_log_id(log_id, is_none_allowed=True)
-        if log_id is not None:
-            await self._run(
-                partial(_truncating.truncate, self._core.log, log_id.index + 1), is_quiet=True
-            )
-        else:
-            await self._run(partial(_truncating.truncate_all, self._core.log), is_quiet=True)
+        await self._run(partial(_truncating.truncate_after, self._core.log, log_id), is_quiet=True)
 
     async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free.
@@ -301,6 +329,19 @@ class RaftLogStorage(RaftLogReader):
         else:
             await self._turns.did(1)
 
+    async def mend(self, entries: Iterable[Entry]) -> MendOutcome:
+        """Gives damaged records back from a peer's copies of the entries; durable on return.
+
+        A copy is taken only where the stored, salted checksum proves it to be the very entry (by
+        CRC-32C: with 1 - 2**-32), or, where the checksum itself was damaged, every other byte.
+        Nothing else is changed: healthy records, and entries that the log does not hold, are left
+        alone. CorruptionError says which entries to ask a peer for. Raises as :meth:`append`
+        does for what is no entry, OSError, WalPoisonedError where a write failed.
+        """
+        self._core.check_open()
+        begin = partial(_mending.mend, self._core.log, plain(listed(entries)))
+        return await self._run(begin, is_quiet=True)  # type: ignore[no-any-return]
+
     async def flush(self) -> None:
         """Everything that was accepted before is durable on return."""
         self._core.check_open()
@@ -349,12 +390,22 @@ class RaftLogStorage(RaftLogReader):
         self._core.check_open()
         return statistics_of(self._core)
 
-    async def _run(self, begin: Callable[[], Work[Any]], *, is_quiet: bool = False) -> None:
-        await self._wait(self._core.committer.run(begin, is_quiet=is_quiet))
+    async def _turn_of(self, append: Append) -> Any:
+        """Waits for its place in the order."""
+        try:
+            await append.answer.event.wait()
+        except BaseException:
+            self._core.committer.forsake(append)
+            raise
+        return append.answer.result()
 
-    async def _wait(self, answer: Answer) -> None:
+    async def _run(self, begin: Callable[[], Work[Any]], *, is_quiet: bool = False) -> Any:
+        return await self._wait(self._core.committer.run(begin, is_quiet=is_quiet))
+
+    async def _wait(self, answer: Answer) -> Any:
         """Waits for an answer. One that was there at once does not starve other tasks either."""
-        await answer.wait()
+        value = await answer.wait()
         if self._interruptions:
             raise self._interruptions.popleft()
         await self._turns.did(1)
+        return value

@@ -13,7 +13,6 @@ that those left have no gap in their numbers.
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_right
 from collections import deque
 from dataclasses import replace
@@ -23,14 +22,15 @@ from . import _said
 from ._files import File
 from ._format import DATA_START, SegmentHeader, segment_name
 from ._log import Log
+from ._places import Places
 from ._plans import Plan, Read, Step, Sync, SyncDirectory, Unlink, Work, Write, Zero
-from ._records import decode
-from ._segment import Segment, damage
+from ._records import hop
+from ._segment import Extent, Segment, damage
 from ._types import LogId
 from ._view import Cut
 from .errors import LogRangeError
 
-__all__ = ["truncate", "truncate_all"]
+__all__ = ["truncate", "truncate_after"]
 
 
 def truncate(log: Log, index: int) -> Work[None]:
@@ -55,9 +55,11 @@ def truncate(log: Log, index: int) -> Work[None]:
         yield from _remove_behind(log, position, index)
 
 
-def truncate_all(log: Log) -> Work[None]:
-    """Removes every entry that is not purged."""
-    if log.count:
+def truncate_after(log: Log, log_id: LogId | None) -> Work[None]:
+    """Keeps ``log_id`` and what is before it; None: removes every entry that is not purged."""
+    if log_id is not None:
+        yield from truncate(log, log_id.index + 1)
+    elif log.count:
         yield from truncate(log, log.first_index)
 
 
@@ -65,8 +67,8 @@ class _End(NamedTuple):
     """Where a segment will end, and what must be read to know it."""
 
     file: File
-    #: of the records that stay
-    offsets: array[int]
+    #: of its records, those that go included
+    places: Places
     offset: int
     #: of the last entry that stays; None where all that is left was purged
     last: LogId | None
@@ -74,26 +76,36 @@ class _End(NamedTuple):
 
 def _find_end(log: Log, kept: Segment, index: int) -> Work[_End]:
     """Where ``kept`` ends once ``index`` is gone. Changes nothing."""
-    file, offsets = kept.file, kept.offsets
-    if file is None or offsets is None or kept.is_sealed:
+    file, places = kept.file, kept.places
+    if file is None or places is None or kept.is_sealed:
         # A sealed one may be open for reading only, and the plan writes it.
         outcome = yield Plan("load", (kept.load_step(is_writable=True),))
-        file, offsets = outcome.values[0]
-        if len(offsets) != kept.count:
+        file, located = outcome.values[0]
+        places = located if places is None else places
+        if len(places) != kept.count:
             why = "not all of its records can be found"
             raise damage(kept.path, DATA_START, kept.first_id, kept.next_id - 1, why)
-    place = index - kept.first_id
-    end = offsets[place] if place < len(offsets) else kept.end
-    last = None
-    if index > log.first_index:
-        start = offsets[place - 1]
-        outcome = yield Plan("read", (Read(file, start, end - start),))
-        found = decode(outcome.values[0], kept.salt, index - 1, 1)
-        if not found:  # the log must not end with an entry that cannot be read
-            raise damage(kept.path, start, index - 1, index - 1, "the checksum is wrong")
-        last = found[0].log_id
-    # a copy: a reader may have the old one
-    return _End(file, offsets[:place], end, last)
+    record = index - 1 - kept.first_id  # the last one that stays
+    end, further = kept.end, 0
+    if index < kept.next_id:
+        end, further = places.before(record + 1)
+    is_purged = index == log.first_index
+    if is_purged and not further:
+        return _End(file, places, end, None)
+    start, skip = places.before(record)
+    stop = places.behind(record + 1, kept.end)
+    outcome = yield Plan("read", (Read(file, start, stop - start),))
+    data = outcome.values[0]
+    behind = hop(data, skip + 1)
+    if not is_purged:
+        # The log must not end with an entry that cannot be read; it proves where it ends as well.
+        extent = Extent(file, kept.salt, index - 1, index, start, stop, skip)
+        return _End(file, places, start + behind, extent.decode(data)[0].log_id)
+    if data[behind : behind + 8] != index.to_bytes(8, "big"):
+        # Nobody reads purged entries, but here their lengths say where the log goes on.
+        why = "the lengths of purged entries lead astray"
+        raise damage(kept.path, start, index - 1 - skip, kept.next_id - 1, why)
+    return _End(file, places, start + behind, None)
 
 
 def _remove_behind(log: Log, position: int, index: int) -> Work[None]:
@@ -113,7 +125,8 @@ def _remove_behind(log: Log, position: int, index: int) -> Work[None]:
         log.stale.clear()
     log.reads.forget([*removed, kept])
     kept.file, kept.header, kept.is_sealed = end.file, header, False
-    kept.offsets = end.offsets
+    kept.places = end.places
+    kept.places.cut(index - kept.first_id)
     kept.end = kept.durable_end = end.offset
     kept.next_id = kept.durable_next_id = index
     if log.options.is_buffered and log.directory.allows_maps:

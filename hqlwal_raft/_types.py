@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
 
 __all__ = [
+    "AppendOutcome",
     "Entry",
     "Finding",
     "FindingKind",
     "LogId",
     "LogState",
     "LogSync",
+    "MendOutcome",
     "StorageStatistics",
     "Vote",
 ]
@@ -85,6 +87,40 @@ class LogState:
 
     last_purged_log_id: LogId | None
     last_log_id: LogId | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class AppendOutcome:
+    """What ``append_after`` found and did: what a follower answers its leader with.
+
+    Where ``matched``, the log holds the leader's entries up to the last one given (the previous
+    log id, where none was given). Not more: entries behind it, which did not conflict, stay.
+    """
+
+    #: whether the log holds the previous log id; where it does not, nothing was changed
+    matched: bool
+    #: the log's last log id, as the call left it; the purge frontier where the log is empty
+    last_log_id: LogId | None
+    #: where not matched, where the leader should go on: the last log id that this log has at or
+    #: before the previous one's index and of no later leader than that one's (the leader has no
+    #: entry of a later one there); at the least the purge frontier. None: from the very start
+    hint: LogId | None = None
+    #: the index of the first conflict, from which on the log was truncated; None: nothing was
+    truncated_from: int | None = None
+    #: how many entries were new; the others, from the first on, were there already
+    appended: int = 0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class MendOutcome:
+    """What ``mend`` did; indexes, ascending."""
+
+    #: records that are healthy again, durably
+    mended: tuple[int, ...] = ()
+    #: damaged ones for which no copy was proven: they are as they were
+    refused: tuple[int, ...] = ()
 
 
 #: of milliseconds: longer ones are no policy but a mistake

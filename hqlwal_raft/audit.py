@@ -226,7 +226,7 @@ def _looked(
         # The log's last record is always decoded, and a segment that is written to again is
         # read whole, wherever they lie: what that finds is judged as well.
         last = judgement.kept[-1] if judgement.kept else None
-        if last is None or last.offsets is not None:
+        if last is None or last.places is not None:
             break
         if not scan_segment(directory, last):
             seen.is_torn = True

@@ -16,7 +16,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from . import _operations, _truncating
+from . import _mending, _operations, _truncating
 from ._answers import Answer, call_back
 from ._arguments import (
     check_callback,
@@ -37,7 +37,7 @@ from ._plans import Work
 from ._reading import Reading
 from ._stand_ins import Callbacks, StandIns, end_store
 from ._statistics import statistics_of
-from ._types import Entry, LogId, LogSync, StorageStatistics, Vote
+from ._types import AppendOutcome, Entry, LogId, LogSync, MendOutcome, StorageStatistics, Vote
 from ._waiting import begin_waiting
 from .errors import WalClosedError
 from .protocols import AppendCallback
@@ -208,6 +208,19 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         if group is not None:
             self._lane.wait(group)
 
+    def append_after(self, prev_log_id: LogId | None, entries: Iterable[Entry]) -> AppendOutcome:
+        """Raft's receiver rule, in one step, as :meth:`hqlwal_raft.RaftLogStorage.append_after`."""
+        self._core.check_open()
+        check_log_id(prev_log_id, is_none_allowed=True, name="prev_log_id")
+        batch = plain(listed(entries))
+        receive = self._core.committer.append_after
+        return self._call(lambda: receive(prev_log_id, batch).answer, self._wait_after)  # type: ignore[no-any-return]
+
+    def _wait_after(self, result: tuple[AppendOutcome, Answer | None]) -> AppendOutcome:
+        outcome, group = result
+        self._wait(group if self._entries_wait else None)
+        return outcome
+
     def truncate(self, log_id: LogId) -> None:
         """Removes ``[log_id.index, ∞)``; durable on return. Past the end nothing happens."""
         self._core.check_open()
@@ -218,11 +231,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """Keeps the entries up to and including ``log_id``, None of them for None."""
         self._core.check_open()
         check_log_id(log_id, is_none_allowed=True)
-        if log_id is not None:
-            begin = partial(_truncating.truncate, self._core.log, log_id.index + 1)
-            self._run(begin, is_quiet=True)
-        else:
-            self._run(partial(_truncating.truncate_all, self._core.log), is_quiet=True)
+        self._run(partial(_truncating.truncate_after, self._core.log, log_id), is_quiet=True)
 
     def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
         """Removes ``[.., log_id.index]``; durable on return, and the space is free."""
@@ -238,9 +247,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         self._run(partial(_operations.save_vote, self._core.log, vote))
 
     def save_state(self, data: bytes) -> None:
-        """Saves a small state of the node's own, at most 2048 bytes, beside the vote: a cluster's
-        configuration, say, or how far it was applied. Durable on return, as safe as the vote.
-        """
+        """Saves a small state of the node's own, at most 2048 bytes; durable on return."""
         self._core.check_open()
         own = copied_state("data", data)
         self._run(partial(_operations.save_state, self._core.log, own))
@@ -261,15 +268,18 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         committed: LogId | None = self._call(lambda: self._core.log.meta.committed)
         return committed
 
+    def mend(self, entries: Iterable[Entry]) -> MendOutcome:
+        """As :meth:`hqlwal_raft.RaftLogStorage.mend`."""
+        self._core.check_open()
+        begin = partial(_mending.mend, self._core.log, plain(listed(entries)))
+        return self._call(partial(self._core.committer.run, begin, is_quiet=True))  # type: ignore[no-any-return]
+
     def flush(self) -> None:
         """Everything that was accepted before is durable on return."""
         self._call(self._core.committer.flush)
 
     def wait_durable(self, log_id: LogId) -> None:
-        """Returns once that very entry is durable; asks for no sync of its own.
-
-        As :meth:`hqlwal_raft.RaftLogStorage.wait_durable`.
-        """
+        """As :meth:`hqlwal_raft.RaftLogStorage.wait_durable`."""
         self._core.check_open()
         check_log_id(log_id)
         self._call(partial(begin_waiting, self._core, log_id), self._go_on_waiting)

@@ -6,10 +6,10 @@ passes it may stand in for :class:`hqlwal_raft.RaftLogStorage`. Knows only the v
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import Protocol, runtime_checkable
 
-from ._types import Entry, LogId, LogState, Vote
+from ._types import AppendOutcome, Entry, LogId, LogState, Vote
 
 __all__ = ["AppendCallback", "LogReader", "LogStorage"]
 
@@ -72,6 +72,17 @@ class LogReader(Protocol):
         """
         ...
 
+    def follow(self, start: int, *, durable: bool = True) -> AsyncGenerator[list[Entry]]:
+        """Batches of entries from ``start`` on, without an end: what there is, then what comes.
+
+        - Every entry comes once and in order; no batch is empty.
+        - With ``durable`` none comes that a crash can take.
+        - Where a purge overtakes it: ``LogRangeError``. Where what it gave is truncated, or
+          replaced: ``LogTruncatedError``. What it gave and was purged is no concern of its.
+        - Where no more will come, ``WalClosedError`` or ``WalPoisonedError``; it never ends.
+        """
+        ...
+
     async def get_key_log_ids(
         self, first: LogId | int | None = None, last: LogId | int | None = None
     ) -> list[LogId]:
@@ -112,6 +123,29 @@ class LogStorage(LogReader, Protocol):
           is called exactly once, on the event loop, when they are durable or with the error.
         - An empty iterable returns at once (a callback is then called with None).
         - A term lower than the entry's before it: ``RaftRuleError``, nothing written.
+        """
+        ...
+
+    async def append_after(
+        self, prev_log_id: LogId | None, entries: Iterable[Entry]
+    ) -> AppendOutcome:
+        """Raft's receiver rule: the entries of a leader, which follow ``prev_log_id`` there.
+
+        - The log does not hold ``prev_log_id``: not ``matched``, nothing is changed, and ``hint``
+          is the last log id at or before its index of no later leader (term and node id), the
+          purge frontier at the least, else None.
+        - What is at or below the purge frontier is held; of the frontier itself the term must be
+          the entry's. ``None`` stands for the very start: it is held by an empty log that was
+          never purged, and where the first entry is the log's first, or was purged.
+        - Entries that the log holds, by their log ids, are skipped; the first that it holds
+          another one for truncates, once; the rest is appended. Entries behind the last one
+          given that are not in conflict stay.
+        - Nothing comes in between; a crash leaves the beginning of the log as it was before or as
+          it is afterwards, with all that both hold: never a mixture.
+        - Durable on return as by ``append``, what was skipped included.
+        - Entries that do not follow ``prev_log_id`` and each other: ``LogGapError``; a conflict
+          with what is committed, or purged: ``RaftRuleError``; what ``append`` refuses: as there.
+          Nothing is changed.
         """
         ...
 

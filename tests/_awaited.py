@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from hqlwal_raft import Entry, LogId, LogState, Vote
+from hqlwal_raft import AppendOutcome, Entry, LogId, LogState, Vote
 from hqlwal_raft._answers import call_back
 from hqlwal_raft._environment import Environment
 from hqlwal_raft.blocking import BlockingRaftLogReader, BlockingRaftLogStorage
@@ -115,6 +115,11 @@ class AwaitedReader:
                 return
             yield entry
 
+    async def follow(self, start: int, *, durable: bool = True) -> AsyncGenerator[list[Entry]]:
+        batches = self._reader.follow(start, durable=durable)
+        while True:
+            yield await self._calls.make(partial(next, batches))
+
     async def get_key_log_ids(
         self, first: LogId | int | None = None, last: LogId | int | None = None
     ) -> list[LogId]:
@@ -139,6 +144,12 @@ class AwaitedStorage(AwaitedReader):
         if callback is not None:
             posted = lambda error: self._calls.post(partial(call_back, callback, error))  # noqa: E731
         await self._calls.make(partial(self._store.append, list(entries), posted))
+
+    async def append_after(
+        self, prev_log_id: LogId | None, entries: Iterable[Entry]
+    ) -> AppendOutcome:
+        batch = list(entries)
+        return await self._calls.make(partial(self._store.append_after, prev_log_id, batch))
 
     async def truncate(self, log_id: LogId) -> None:
         await self._calls.make(partial(self._store.truncate, log_id))

@@ -156,7 +156,6 @@ def recovered(
 
 
 def entries_of(directory: Directory, segment: Segment) -> list[Entry]:
-    if segment.offsets is None:
-        file, offsets = load(directory, segment.load_step())
-        segment.loaded(file, offsets)
+    if not segment.is_loaded:
+        segment.loaded(*load(directory, segment.load_step()))
     return segment.extent(segment.first_id, segment.next_id).read() if segment.count else []

@@ -24,6 +24,7 @@ from hqlwal_raft import (
     Vote,
 )
 from hqlwal_raft.testing import MemoryDisk, MemoryLogReader, MemoryLogStorage
+from hqlwal_raft.testing._memory_reader import MemoryLife
 
 #: every mutant with the case that has to catch it
 MUTANTS: list[tuple[type[MemoryLogStorage], str]] = []
@@ -347,8 +348,8 @@ class ForgetsWhatItTruncated(MemoryLogStorage):
 class _StaleReader(MemoryLogReader):
     """A reader of what its disk held when it was made; new entries are seen."""
 
-    def __init__(self, disk: MemoryDisk, open_flag: list[bool]) -> None:
-        super().__init__(disk, open_flag)
+    def __init__(self, disk: MemoryDisk, life: MemoryLife) -> None:
+        super().__init__(disk, life)
         self._seen: dict[int, Entry] = {}
 
     def _held(self, start: int, stop: int | None) -> list[Entry]:
@@ -359,13 +360,13 @@ class _StaleReader(MemoryLogReader):
 @_caught_by("a_reader_that_outlives_a_truncation_sees_the_new_entries")
 class CachesInReaders(MemoryLogStorage):
     async def get_log_reader(self) -> MemoryLogReader:
-        return _StaleReader(self._disk, self._open_flag)
+        return _StaleReader(self._disk, self._life)
 
 
 @_caught_by("a_reader_that_outlives_a_purge_sees_it")
 class ReadersKeepWhatIsPurged(MemoryLogStorage):
     async def get_log_reader(self) -> MemoryLogReader:
-        reader = MemoryLogReader(self._disk, self._open_flag)
+        reader = MemoryLogReader(self._disk, self._life)
         entries = self._disk.entries
 
         async def read(start: int, stop: int | None = None) -> list[Entry]:
@@ -592,7 +593,8 @@ class ReadsAfterTheClose(MemoryLogStorage):
 @_caught_by("a_close_may_be_repeated")
 class ClosesOnlyOnce(MemoryLogStorage):
     async def aclose(self) -> None:
-        self._open_flag.remove(True)
+        self._check_open()
+        self._life.is_open = False
 
 
 @_caught_by("what_was_accepted_survives_a_body_that_raises")

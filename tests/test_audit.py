@@ -203,7 +203,7 @@ def test_a_sealed_last_segment_is_legal_where_an_earlier_one_is_open() -> None:
     store = Store(File(1, group(1, 4), marked=4), File(2, group(5, 4), is_sealed=True))
     report = store.examine()
     assert (report.first_obstacle, ids(report)) == (None, list(range(1, 9)))
-    assert report.judgement.kept[-1].offsets is not None
+    assert report.judgement.kept[-1].places is not None
     assert report.last_log_id == entry(8).log_id
 
 

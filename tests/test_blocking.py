@@ -620,6 +620,10 @@ def test_a_forked_child_is_refused_at_once(tmp_path: Path, *, is_locked: bool) -
     calls: list[Callable[[], Any]] = [
         lambda: store.append(entries(2, 3)),
         lambda: store.append([]),
+        lambda: store.append_after(None, entries(1, 2)),
+        lambda: store.append_after(LogId(1, 1), entries(2, 3)),
+        lambda: next(store.follow(1)),
+        lambda: store.mend(entries(1, 2)),
         lambda: store.truncate(LogId(1, 1)),
         lambda: store.truncate_after(None),
         lambda: store.purge(LogId(1, 1)),

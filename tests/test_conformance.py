@@ -27,9 +27,11 @@ from hqlwal_raft.testing import (
     StorageFactory,
     check_log_storage,
 )
-from tests._mutants import MUTANTS
+from tests._mutants import MUTANTS as MUTANTS_OF_THE_REST
+from tests._mutants_of_followers import MUTANTS_OF_FOLLOWERS
 from tests._support import run_python
 
+MUTANTS = MUTANTS_OF_THE_REST + MUTANTS_OF_FOLLOWERS
 BACKENDS = ["asyncio", "trio"]
 
 #: on the real disk: options of open, and the size the payloads are padded to

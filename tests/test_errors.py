@@ -189,9 +189,11 @@ async def failures(path: Path) -> list[BaseException]:
         ]
         for batch in bad:
             await fails(store.append(batch))
+            await fails(store.append_after(LogId(3, 1), batch))
         wrong: Any
         for wrong in (entry, MARKER, TEXT, [entry], bytearray(MARKER)):
             await fails(store.append([Entry(3, 2)], wrong))
+            await fails(store.append_after(wrong, []))
             await fails(store.truncate(wrong))
             await fails(store.truncate_after(wrong))
             await fails(store.purge(wrong))

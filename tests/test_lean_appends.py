@@ -20,10 +20,17 @@ from hqlwal_raft._log import Log
 from hqlwal_raft._operations import make_room, name_first, prepare, purge
 from hqlwal_raft._options import Opening
 from hqlwal_raft._plans import carry_out, drive
+from hqlwal_raft._segment import Segment
 from hqlwal_raft._truncating import truncate
 
 SEGMENT_SIZE = 8192
 POLICIES = ("immediate", "immediate_async", "interval_5")
+
+
+def places_of(segment: Segment) -> list[tuple[int, int]]:
+    """Where each of its records begins, as far as that is known without reading."""
+    assert segment.places is not None
+    return [segment.places.before(record) for record in range(len(segment.places))]
 
 
 class Same(int):
@@ -98,7 +105,7 @@ class Twin:
             log.is_changing,
             log.recent.read(log.recent.first_index or 0, log.next_index or 0),
             log.recent.bytes,
-            [(s.name, s.first_id, s.next_id, s.end, list(s.offsets or ())) for s in log.segments],
+            [(s.name, s.first_id, s.next_id, s.end, places_of(s)) for s in log.segments],
             [(u.segment.name, u.offset, b"".join(u.parts)) for u in log.unsynced.unwritten],
             [segment.name for segment in log.unsynced.dirty],
         )

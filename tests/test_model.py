@@ -268,6 +268,36 @@ class Machine(RuleBasedStateMachine):
 
         self._portal.call(run)
 
+    @rule(
+        place=st.one_of(st.none(), places),
+        payload_sizes=st.one_of(st.just([]), sizes),
+        held=st.integers(0, 4),
+        next_term=st.booleans(),
+        is_exact=st.booleans(),
+        moves=st.sampled_from([0, 0, 0, -1, 3]),
+    )
+    def append_after(
+        self,
+        place: int | None,
+        payload_sizes: list[int],
+        held: int,
+        next_term: bool,
+        is_exact: bool,
+        moves: int,
+    ) -> None:
+        """As a leader sends them: some that the log holds, then new ones, or others in their place."""
+        self._term += next_term
+        prev, start = None, self._index(0)
+        if place is not None:
+            prev = self._log_id(place)
+            if not is_exact:
+                prev = LogId(max(prev.term - 1, 0), prev.index, prev.node_id)
+            start = prev.index + 1
+        batch = [e for e in self._disk.entries if start <= e.index < start + held]
+        batch += self._new(payload_sizes, max(start + len(batch) + moves, 0))
+        self._both(lambda side: side.append_after(prev, batch))
+        self._saved_committed.append(self._disk.committed)  # it may have been cut
+
     @rule(place=places)
     def truncate(self, place: int) -> None:
         cut = LogId(self._term, self._index(place))
@@ -374,10 +404,17 @@ class Machine(RuleBasedStateMachine):
             assert committed == saved
         self._disk.committed = committed
 
+    def _replacing(self, log_id: LogId, batch: list[Entry]) -> tuple[LogId | None, list[Entry]]:
+        """What a leader of the next term sends for the entries from ``log_id`` on."""
+        held = [e.log_id for e in self._disk.entries if e.index == log_id.index - 1]
+        prev = held[0] if held else self._disk.last_log_id
+        start = log_id.index if prev is None else prev.index + 1
+        return prev, [e._replace(index=n, term=e.term + 1) for n, e in enumerate(batch, start)]
+
     @precondition(is_short)
     @rule(
         countdown=st.integers(1, 12),
-        kind=st.sampled_from(["appends", "append", "truncate", "purge", "vote"]),
+        kind=st.sampled_from(["appends", "append", "receive", "truncate", "purge", "vote"]),
         payload_sizes=sizes,
         place=places,
         vote=votes,
@@ -397,6 +434,9 @@ class Machine(RuleBasedStateMachine):
         """A copy taken in mid-flight opens and holds what was acknowledged by then."""
         batch = self._new(payload_sizes)
         log_id = self._log_id(place)
+        received = self._replacing(log_id, batch)
+        if self._options["sync"] == "immediate":  # what has a callback may not be written yet
+            self._portal.call(self._store.flush)
         before = self._disk.copy()
         acknowledged: list[Entry] = []
         by_then: list[Entry] = []
@@ -409,10 +449,12 @@ class Machine(RuleBasedStateMachine):
         kinds: dict[str, list[Callable[[Any], Awaitable[Any]]]] = {
             "appends": [functools.partial(_call, append_one, entry) for entry in batch],
             "append": [functools.partial(_append, batch)],
+            "receive": [lambda side: side.append_after(*received)],
             "truncate": [lambda side: side.truncate(log_id)],
             "purge": [lambda side: side.purge(log_id)],
             "vote": [lambda side: side.save_vote(vote)],
         }
+        self._term += kind == "receive"
         calls = kinds[kind]
         copy = self._new_directory()
         self._files.arm(countdown, copy, lambda: by_then.extend(acknowledged))
@@ -486,6 +528,13 @@ def _check_survivor(
     known = before.entries + after.entries
     assert all(entry in known for entry in survivor.entries)
     frontier = survivor.last_purged
+    least = 0 if frontier is None else frontier.index + 1
+    # Never a mixture: one of the two logs, or its beginning.
+    assert any(
+        survivor.entries
+        == [entry for entry in disk.entries if entry.index >= least][: len(indexes)]
+        for disk in (before, after)
+    )
     for entry in [*(entry for entry in before.entries if entry in after.entries), *acknowledged]:
         if frontier is None or entry.index > frontier.index:
             assert entry in survivor.entries

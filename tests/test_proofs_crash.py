@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 
 from tests.proofs.every_crash import NARROW, ROOTS, Crashes, Scope, replay, run
-from tests.proofs.mutants import COMMITS, CRASHES, Mutant
+from tests.proofs.mutants import COMMITS, CRASHES, RECEIVING, Mutant
 
 #: all histories of two letters behind each beginning
 EVERYTHING = Scope(ROOTS, NARROW, 2)
@@ -33,6 +33,13 @@ OF_STORES = [
 OF_BUFFERED = [
     Scope(("A2 a1",), ("a1", "F+1", "T", "H", "S", "K"), 2, is_buffered=True, face=face)
     for face in ("blocking", "async")
+]
+#: what comes from a leader: inside of a segment, at its border, across it, behind unsynced entries
+RECEIVED = [
+    Scope(("", "A2 A2 A1"), ("L", "a1", "T", "R"), 2),
+    Scope(("A2 A2 a1",), ("L", "a1", "K"), 2, is_buffered=True),
+    Scope(("A2 A2 a1",), ("L",), 2, face="blocking"),
+    Scope(("A2 A2 a1",), ("L",), 2, is_buffered=True, face="async"),
 ]
 #: a part of everything, so the engine without a planted fault passes it
 MUTATED = Scope(("A2", "A2 A2"), ("A1", "a2", "T", "P", "F+1", "H", "S"), 2)
@@ -86,6 +93,23 @@ def test_no_crash_of_a_store_breaks_a_promise(scope: Scope) -> None:
     assert found.is_complete
     assert found.counts["histories"] > 30
     assert found.images > 300
+
+
+@pytest.mark.parametrize("scope", RECEIVED, ids=lambda s: f"{s.face}-{s.is_buffered}")
+def test_no_crash_leaves_a_mixture_of_two_leaders(scope: Scope) -> None:
+    assert _found(scope) == []
+    found = crashes(scope)
+    assert found.is_complete
+    assert found.counts["histories"] > 20
+    assert found.images > 300
+
+
+@pytest.mark.parametrize("face", ["log", "blocking", "async"])
+@pytest.mark.parametrize("mutant", RECEIVING, ids=lambda mutant: mutant.name)
+def test_a_mixture_is_found(mutant: Mutant, face: str) -> None:
+    with mutant.applied():
+        found = run(Scope(("A2 A2 A1",), ("L",), 1, face=face)).violations
+    assert any("do not belong there" in violation.message for violation in found.values())
 
 
 @pytest.mark.parametrize("face", ["blocking", "async"])

@@ -110,6 +110,10 @@ PLANTED = {
         "told: task 0 to pwrite, task 1 to unlock, task 0, task 2",
     ),
     "of many threads one is answered": ("threads: four appends", "seed-{}"),
+    "others come between a cut and its append": (
+        "threads: what leaders send among appends and reads",
+        "loop-{}",
+    ),
     "a stream takes the epoch late": ("threads: a stream under a purge", "loop-{}"),
     "an abandoned store gives up its lock at once": (
         "threads: abandoning under calls",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from crc32c import crc32c
@@ -11,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hqlwal_raft import Entry, EntryTooLargeError, LogGapError
+from hqlwal_raft import _records as _records_module
 from hqlwal_raft._entry_rules import NotPlainError
 from hqlwal_raft._find import candidates
 from hqlwal_raft._findings import MetaReport
 from hqlwal_raft._format import (
+    COVERED,
     DATA_START,
     ENTRY_HEAD_BYTES,
     LENGTH_MASK,
@@ -31,7 +34,7 @@ from hqlwal_raft._format import (
     unpack_slot,
 )
 from hqlwal_raft._look import _judge_slots
-from hqlwal_raft._records import decode, encode, encode_one, locate, scan
+from hqlwal_raft._records import decode, encode, encode_one, hop, locate, scan
 from tests._directories import record
 
 SALT = 0x5EED
@@ -126,6 +129,93 @@ def test_decoding_any_bytes_gives_consecutive_entries_or_fewer(
     assert [entry.index for entry in entries] == list(range(first_id, first_id + len(entries)))
     size = sum(RECORD_OVERHEAD_BYTES + len(entry.payload) for entry in entries)
     assert size <= len(data)
+
+
+#: many of one size, then others
+alike_payloads = st.lists(
+    st.tuples(st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=5
+).map(lambda runs: [bytes([size]) * size for count, size in runs for _ in range(count)])
+
+
+@settings(max_examples=300)
+@given(
+    alike_payloads,
+    st.integers(0, 300),
+    st.randoms(use_true_random=False),
+    damages,
+    st.integers(0, 150),
+    st.integers(0, 150),
+)
+def test_decoding_behind_others_gives_what_a_scan_finds_there_or_fewer(
+    payloads: list[bytes],
+    first_id: int,
+    rng: random.Random,
+    damages: list[tuple[int, bytes]],
+    skip: int,
+    count: int,
+) -> None:
+    """Whatever lengths lead to, and however long the run of one size that a damaged record is in."""
+    skip %= len(payloads)
+    count = count % (len(payloads) - skip) + 1
+    settled = [rng.random() < 0.5 for _ in payloads]
+    written = _entries(payloads, first_id)[skip : skip + count]
+    good = _with_bits(payloads, first_id, settled)
+    assert decode(good, SALT, first_id + skip, count, skip) == written
+    bad = _damaged(good, damages)
+    found = decode(bad, SALT, first_id + skip, count, skip)
+    assert found == written[: len(found)]
+    place = hop(bad, skip)
+    healthy = scan(bad[place:], place, SALT, first_id + skip, len(bad))
+    assert len(found) == min(count, len(healthy.offsets))
+
+
+@given(st.binary(max_size=400), st.integers(0, 80), numbers, st.integers(0, 40))
+def test_decoding_behind_any_bytes_ends_and_stays_inside(
+    data: bytes, skip: int, first_id: int, count: int
+) -> None:
+    assert 0 <= hop(data, skip) <= len(data) + RECORD_HEAD_BYTES + LENGTH_MASK
+    assert len(decode(data, SALT, first_id, count, skip)) <= count
+
+
+@pytest.mark.parametrize("place", [0, 1, 7, 8, 255, 256, 299])
+def test_every_bit_of_a_record_in_a_run_of_one_size_counts(place: int) -> None:
+    data = bytearray(_records([b"some bytes"] * 300, 1))
+    size = len(data) // 300
+    for bit in range(place * size * 8, (place + 1) * size * 8):
+        data[bit // 8] ^= 1 << bit % 8
+        assert len(decode(bytes(data), SALT, 1, 300)) == place
+        data[bit // 8] ^= 1 << bit % 8
+
+
+class _Counting:
+    """A struct or a function that counts its calls."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.calls = 0
+
+    def __call__(self, *arguments: Any) -> Any:
+        self.calls += 1
+        return self._real(*arguments)
+
+    @property
+    def pack(self) -> _Counting:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize("sizes", [[256], [256, 90, 30]])
+def test_an_entry_is_packed_once_and_its_checksum_takes_two_calls(
+    monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    data = _records([b"x" * sizes[i % len(sizes)] for i in range(1000)], 1)
+    checksum, packing = _Counting(crc32c), _Counting(COVERED.pack)
+    monkeypatch.setattr(_records_module, "crc32c", checksum)
+    monkeypatch.setattr(_records_module, "COVERED", packing)
+    assert len(decode(data, SALT, 1, 1000)) == 1000
+    assert (checksum.calls, packing.calls) == (2000, 1000)
 
 
 @given(payloads, st.integers(0, 300), damages, st.integers(0, 200), st.integers(0, 2000))

@@ -51,13 +51,13 @@ def test_a_healthy_log_is_opened_with_all_that_a_log_needs() -> None:
     assert [s.is_sealed for s in result.segments] == [True, True, False]
     tail = result.segments[-1]
     assert (tail.next_id, tail.durable_next_id, tail.end) == (13, 13, tail.durable_end)
-    assert (tail.count, len(tail.offsets or ())) == (4, 4)
+    assert (tail.count, len(tail.places or ())) == (4, 4)
     (prepared,) = result.prepared
     for each in (tail, prepared):
         assert each.file is not None
         each.file.write(each.end, (b"x",))
         assert each.has_room
-    assert prepared.offsets is not None
+    assert prepared.places is not None
     result.directory.close()
 
 

@@ -104,6 +104,7 @@ WRONG: dict[str, list[Any]] = {
     "state": [3, 1.5, True, "x", [1], (1, 2), object(), b"x" * 2049, memoryview(bytes(9000))],
 }
 WRONG["last"] = WRONG["first"]
+WRONG["prev_log_id"] = WRONG["log_id or None"]
 #: methods whose log id may be None
 TAKES_NONE = {"truncate_after", "save_committed"}
 #: of the others: something that is right
@@ -111,6 +112,7 @@ RIGHT: dict[str, Any] = {
     "start": 0,
     "index": 1,
     "log_id": LogId(1, 2),
+    "prev_log_id": LogId(1, 3),
     "vote": Vote(1, 1, committed=True),
     "entries": [Entry(1, 4)],
     "data": b"",
@@ -264,10 +266,14 @@ async def test_an_iterable_that_raises_leaves_the_log_as_it_was(tmp_path: Path) 
             await side.append(entries(1, 4))
             with pytest.raises(ZeroDivisionError):
                 await side.append(Raising())
+            with pytest.raises(ZeroDivisionError):
+                await side.append_after(LogId(1, 3), Raising())
             assert await side.try_get_log_entries(0) == entries(1, 4)
     with BlockingRaftLogStorage.open(tmp_path) as blocking:
         with pytest.raises(ZeroDivisionError):
             blocking.append(Raising())
+        with pytest.raises(ZeroDivisionError):
+            blocking.append_after(LogId(1, 3), Raising())
         assert blocking.try_get_log_entries(0) == entries(1, 4)
 
 

@@ -33,6 +33,12 @@ async def first(stream: Any) -> None:
 #: by the method: calls that have next to nothing to do
 CALLS: dict[str, list[Callable[[Any], Awaitable[Any]]]] = {
     "append": [lambda s: s.append([]), lambda s: s.append([], lambda _: None)],
+    "append_after": [
+        lambda s: s.append_after(LogId(1, 8), []),
+        lambda s: s.append_after(LogId(1, 4), entries(5, 9)),
+        lambda s: s.append_after(LogId(7, 6), []),
+    ],
+    "mend": [lambda s: s.mend([]), lambda s: s.mend(entries(3, 5))],
     "truncate": [lambda s: s.truncate(LogId(1, 99))],
     "truncate_after": [lambda s: s.truncate_after(LogId(1, 99))],
     "purge": [lambda s: s.purge(LogId(1, 1))],

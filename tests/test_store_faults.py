@@ -23,6 +23,8 @@ Write = Callable[[RaftLogStorage], Awaitable[Any]]
 WRITES: dict[str, Write] = {
     "append": lambda store: store.append(entries(11, 12)),
     "append with a callback": lambda store: store.append(entries(11, 12), lambda error: None),
+    "append_after": lambda store: store.append_after(LogId(1, 10), entries(11, 12)),
+    "append_after with a conflict": lambda s: s.append_after(LogId(1, 8), entries(9, 12, term=2)),
     "truncate": lambda store: store.truncate(LogId(1, 8)),
     "truncate_after": lambda store: store.truncate_after(None),
     "purge": lambda store: store.purge(LogId(1, 3)),

@@ -16,7 +16,7 @@ import pytest
 
 from hqlwal_raft import LogId, RaftLogStorage, Vote
 from hqlwal_raft.testing import PassingEnvironment
-from tests._support import PATIENCE_SECONDS, entries
+from tests._support import PATIENCE_SECONDS, entries, run_python
 
 SEGMENT_SIZE = 8192
 SIZE = 700
@@ -183,3 +183,45 @@ def test_while_any_write_or_sync_waits_the_loop_turns(tmp_path: Path, loop: str)
 
     run(loop, main)
     assert environment.waited > 50
+
+
+IMPORTS = """
+    import asyncio, sys
+    import anyio
+    from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote
+
+    async def main():
+        async with RaftLogStorage.open(sys.argv[1]) as store:
+            before = set(sys.modules)
+            for index in range(1, 101):
+                await store.append([Entry(1, index, b"x")])
+            for _ in range(300):
+                await store.try_get_log_entries(1, 5)
+            assert len([entry async for entry in store.entries_stream(1)]) == 100
+            await store.save_vote(Vote(2, 1))
+            print(sorted(set(sys.modules) - before))
+        async with RaftLogStorage.open(sys.argv[1], cache_bytes=0) as store:
+            before = set(sys.modules)
+            assert len(await store.try_get_log_entries(1)) == 100
+            assert len([entry async for entry in store.entries_stream(1)]) == 100
+            await store.truncate(LogId(1, 90))
+            await store.purge(LogId(1, 50))
+            print(sorted(set(sys.modules) - before))
+
+    if sys.argv[2] == "trio":
+        import trio
+
+        trio.run(main)
+    elif sys.argv[2] == "uvloop":
+        import uvloop
+
+        uvloop.run(main())
+    else:
+        asyncio.run(main())
+"""
+
+
+@on_each_loop
+def test_nothing_is_imported_by_a_read_or_an_append(tmp_path: Path, loop: str) -> None:
+    """What anyio imports at its first use would hold the loop up for some 20 ms."""
+    assert run_python(IMPORTS, tmp_path, loop).split() == ["[]", "[]"]

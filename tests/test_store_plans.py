@@ -167,8 +167,8 @@ CARRY_OUT = """
     package.__path__ = [sys.argv[1]]
     sys.modules["hqlwal_raft"] = package
     free = {
-        *("_primitives", "_environment", "_files", "_paths", "_lock", "_directory"),
-        *("_format", "_entry_rules", "_records", "_plans", "_types", "errors"),
+        *("_primitives", "_environment", "_files", "_gathering", "_paths", "_lock", "_directory"),
+        *("_format", "_entry_rules", "_places", "_records", "_plans", "_types", "errors"),
     }
 
     class Guard(importlib.abc.MetaPathFinder):
@@ -255,16 +255,18 @@ async def test_plans_alone_make_the_same_directory_where_no_log_can_be_imported(
 ANYWHERE: dict[str, set[str] | None] = {
     "_plans": None,
     "_files": None,
+    "_gathering": None,
     "_paths": None,
     "_lock": None,
     "_directory": None,
     "_format": None,
+    "_places": None,
     "_records": None,
     "_environment": None,
     "_threads": None,
     "_types": None,
     "errors": None,
-    "_segment": {"Extent.read", "Extent._decode", "damage"},
+    "_segment": {"Extent.read", "Extent.decode", "Extent._damage", "damage"},
     # the watchdog's thread, and what is carried out beside the owner, know a watch alone
     "_watchdog": None,
     "_chores": {"_carry_out"},

@@ -79,14 +79,36 @@ class FailsOnce(PassingEnvironment):
 class Case:
     """A write: how it is made, and what the log holds afterwards."""
 
-    write: Callable[[RaftLogStorage], Awaitable[None]]
+    write: Callable[[RaftLogStorage], Awaitable[Any]]
     entries: list[Entry]
     frontier: int = 0
     vote: Vote = VOTE
     #: it takes entries away: readers may be left without those
     cuts: bool = False
+    #: what it may leave where only its beginning was done
+    between: list[Entry] | None = None
+    checks_raft: bool = True
+
+    @property
+    def surviving(self) -> list[Entry]:
+        """What both logs hold."""
+        return [entry for entry in LOG if entry in self.entries]
 
 
+def replacing(index: int, count: int) -> Case:
+    """A leader's entries that take the place of those from ``index`` on."""
+    new = entries(index, index + count, size=SIZE, term=2)
+
+    async def write(store: RaftLogStorage) -> None:
+        await store.append_after(LogId(1, index - 3), LOG[index - 3 : index - 1] + new)
+
+    kept = LOG[: index - 1]
+    # what is committed is never cut
+    return Case(write, kept + new, cuts=True, between=kept, checks_raft=False)
+
+
+#: cases without a write that could poison
+UNWRITING = {"flush", "save committed", "receive what is there", "mend where nothing is damaged"}
 MORE = entries(COUNT + 1, COUNT + 2, size=SIZE)
 MANY = entries(COUNT + 1, COUNT + 30, size=SIZE)
 LARGE = entries(COUNT + 1, COUNT + 2, size=20_000)
@@ -99,6 +121,12 @@ CASES = {
     "truncate at a border": Case(lambda s: s.truncate(LogId(1, 17)), LOG[:16], cuts=True),
     "truncate a sealed one": Case(lambda s: s.truncate(LogId(1, 12)), LOG[:11], cuts=True),
     "truncate all": Case(lambda s: s.truncate_after(None), [], cuts=True),
+    "replace the tail": replacing(COUNT - 1, 1),
+    "replace at a border": replacing(17, 4),
+    "replace in a sealed one": replacing(12, 30),
+    "receive": Case(lambda s: s.append_after(LogId(1, COUNT - 1), LOG[-1:] + MORE), LOG + MORE),
+    "receive what is there": Case(lambda s: s.append_after(LogId(1, 9), LOG[9:25]), LOG),
+    "mend where nothing is damaged": Case(lambda s: s.mend(LOG), LOG),
     "purge": Case(lambda s: s.purge(LogId(1, 12)), LOG[12:], frontier=12),
     "purge beyond": Case(lambda s: s.purge(LogId(1, 90)), [], frontier=90),
     "save vote": Case(lambda s: s.save_vote(Vote(2)), LOG, vote=Vote(2)),
@@ -139,13 +167,16 @@ async def test_a_failed_write_is_refused_or_leaves_readers_the_durable_log(
         if kind is None:
             break
         kinds.add(kind)
-    if name not in ("flush", "save committed"):
+    if name not in UNWRITING:
         assert "poisoned" in kinds, number
 
 
 @on_both_backends
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
-@pytest.mark.parametrize("name", ["append across segments", "append of a large entry", "purge"])
+@pytest.mark.parametrize(
+    "name",
+    ["append across segments", "append of a large entry", "replace in a sealed one", "purge"],
+)
 async def test_a_failed_chore_is_refused_or_leaves_readers_the_durable_log(
     name: str, code: int
 ) -> None:
@@ -166,7 +197,11 @@ async def fail(case: Case, policy: str, thread: str, number: int, code: int) -> 
     with anyio.fail_after(PATIENCE_SECONDS):
         try:
             async with RaftLogStorage.open(
-                "/log", environment=environment, sync=policy, **options
+                "/log",
+                environment=environment,
+                sync=policy,
+                check_raft=case.checks_raft,
+                **options,
             ) as store:
                 reader = await store.get_log_reader()
                 environment.arm()
@@ -209,6 +244,8 @@ async def check(
     allowed = [(case.entries, case.frontier, case.vote)]
     if error is not None:
         allowed = [(LOG, 0, VOTE)]
+        if case.between is not None:
+            allowed.append((case.between, 0, VOTE))
         if case.cuts and isinstance(error, WalPoisonedError):
             allowed.append((case.entries, case.frontier, case.vote))
     seen = [each for each in allowed if state == state_of(each[0], each[1])]
@@ -218,7 +255,7 @@ async def check(
         assert await reads(side) == [held] * 4, where
         assert await side.read_vote() == vote, where
         ids = await side.get_key_log_ids()
-        assert ids == [entry.log_id for entry in held[-1:]]
+        assert ids == list({entry.term: entry.log_id for entry in held}.values())
     committed = await store.read_committed()
     if committed is not None:  # never beyond the end, whatever a truncation that failed left
         assert state.last_log_id is not None, (where, committed)
@@ -237,12 +274,12 @@ async def reopen(disk: MemoryKernel, case: Case, *, is_done: bool, where: str) -
             assert held == case.entries, where
             assert await store.read_vote() == case.vote, where
         elif state.last_purged_log_id is None:
-            whole = max(LOG, case.entries, key=len)
-            assert held == whole[: len(held)], where
-            assert len(held) >= min(len(LOG), len(case.entries)), where
+            assert held in (LOG[: len(held)], case.entries[: len(held)]), where
+            assert len(held) >= len(case.surviving), where
         assert await store.read_vote() in (VOTE, case.vote)
         saved = (None, LogId(1, COUNT), LogId(1, 20), state.last_log_id)
-        assert await store.read_committed() in saved, where
+        cut = case.between[-1].log_id if case.between else None
+        assert await store.read_committed() in (*saved, cut), where
 
 
 # --- many at once ------------------------------------------------------------------------

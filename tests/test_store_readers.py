@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import random
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import anyio.lowlevel
 import pytest
 
 from hqlwal_raft import (
+    CorruptionError,
     Entry,
     LeaderChangedError,
     LogId,
@@ -17,7 +22,11 @@ from hqlwal_raft import (
     RaftLogStorage,
     Vote,
     WalClosedError,
+    blocking,
 )
+from hqlwal_raft._files import open_files
+from hqlwal_raft._format import RECORD_OVERHEAD_BYTES, segment_name
+from hqlwal_raft._places import GROUP_BYTES, GROUP_RECORDS
 from tests._support import ColdEnvironment, Gate, entries, on_both_backends
 
 SEGMENT_SIZE = 8192
@@ -261,3 +270,271 @@ async def test_a_stream_of_a_long_log_lets_others_run(tmp_path: Path) -> None:
         assert seen == list(range(1, 601))
         tasks.cancel_scope.cancel()
     assert turns > 2
+
+
+# --- single reads, and what they cost ------------------------------------------------------
+
+
+class Counting(ColdEnvironment):
+    """Counts the calls that read, and their bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = self.bytes = self.opened = 0
+
+    def open(self, path: str, flags: int, mode: int = 0o600, *, dir_fd: int | None = None) -> int:
+        self.opened += 1
+        return super().open(path, flags, mode, dir_fd=dir_fd)
+
+    def pread(self, descriptor: int, length: int, offset: int, /) -> bytes:
+        data = super().pread(descriptor, length, offset)
+        self.reads += 1
+        self.bytes += len(data)
+        return data
+
+
+def log_of(sizes: Sequence[int], count: int) -> list[Entry]:
+    rng = random.Random(count)
+    return [Entry(1, i, rng.randbytes(sizes[i % len(sizes)])) for i in range(1, count + 1)]
+
+
+async def written(directory: Path, log: list[Entry], segment_size: int = SEGMENT_SIZE) -> None:
+    async with RaftLogStorage.open(
+        directory, segment_size=segment_size, sync="immediate_async"
+    ) as store:
+        for first in range(0, len(log), 500):
+            await store.append(log[first : first + 500])
+
+
+@on_both_backends
+@pytest.mark.parametrize(("sizes", "most"), [([68], 100), ([20, 68, 300], GROUP_BYTES)])
+async def test_once_a_segment_was_looked_through_any_entry_takes_one_short_read(
+    tmp_path: Path, sizes: list[int], most: int
+) -> None:
+    """Whichever segments are read in between: more than are kept open."""
+    log = log_of(sizes, 16_000)
+    await written(tmp_path, log, 16 << 10)
+    environment = Counting()
+    async with RaftLogStorage.open(
+        tmp_path, segment_size=16 << 10, cache_bytes=0, environment=environment
+    ) as store:
+        segments = store._core.log.segments
+        assert len(segments) > 90
+        for segment in segments:
+            await store.try_get_log_entry(segment.first_id)
+        some = random.Random(7).sample(log, 300)
+        for entry in some:
+            environment.reads = environment.bytes = environment.opened = 0
+            assert await store.try_get_log_entry(entry.index) == entry
+            # where the file was closed meanwhile, its salt tells whether it is the same
+            assert environment.opened <= 1
+            assert environment.reads <= 1 + environment.opened
+            assert environment.bytes <= most + 4 * environment.opened
+        # what was closed and is read again stays open from then on
+        assert 80 < sum(segment.is_loaded for segment in segments) <= len(segments)
+        environment.opened = 0
+        assert await store.try_get_log_entry(some[-1].index) == some[-1]
+        assert environment.opened == 0
+        memory = sum(segment.places.memory_bytes for segment in segments if segment.places)
+        assert memory <= 0.4 * len(log) + 12 * len(segments)
+
+
+class Poor(Counting):
+    """A process that may have few files open."""
+
+    def descriptor_limit(self) -> int:
+        return 2 * (open_files() + 66)
+
+
+@on_both_backends
+@pytest.mark.parametrize("is_scan", [True, False])
+async def test_neither_a_scan_nor_random_reads_take_the_descriptors_of_others(
+    tmp_path: Path, *, is_scan: bool
+) -> None:
+    log = log_of([900], 1000)
+    await written(tmp_path, log)
+    environment = Counting() if is_scan else Poor()
+    gc.collect()
+    before = open_files()
+    async with RaftLogStorage.open(
+        tmp_path, segment_size=SEGMENT_SIZE, cache_bytes=0, environment=environment
+    ) as store:
+        segments = store._core.log.segments
+        assert len(segments) > 120
+        for entry in log if is_scan else random.Random(1).choices(log, k=500):
+            assert await store.try_get_log_entry(entry.index) == entry
+        assert open_files() - before <= 75
+
+
+@on_both_backends
+async def test_a_warm_read_of_an_entry_takes_as_many_steps_in_a_long_log_as_in_a_short_one(
+    tmp_path: Path,
+) -> None:
+    async def steps(count: int) -> int:
+        path = tmp_path / str(count)
+        await written(path, log_of([900], count))
+        found = 0
+
+        def count_step(frame: Any, event: str, argument: Any) -> None:
+            nonlocal found
+            found += event in ("call", "c_call")
+
+        async with RaftLogStorage.open(path, segment_size=SEGMENT_SIZE, cache_bytes=0) as store:
+            await store.try_get_log_entry(count // 2)
+            await store.try_get_log_entry(count // 2)
+            sys.setprofile(count_step)
+            try:
+                await store.try_get_log_entry(count // 2)
+            finally:
+                sys.setprofile(None)
+        return found
+
+    assert await steps(100) == await steps(3000) <= 60
+
+
+@on_both_backends
+@pytest.mark.parametrize("budget", [1, 500, 5000, 100_000])
+async def test_a_chunk_of_mixed_sizes_ends_where_its_budget_does(
+    tmp_path: Path, budget: int
+) -> None:
+    log = log_of([20, 68, 300, 3000], 1000)
+    await written(tmp_path, log)
+    async with cold(tmp_path) as store:
+        for start in (1, 2, 63, 64, 65, 500, 997):
+            got = await store.limited_get_log_entries(start, None, budget)
+            assert got == log[start - 1 : start - 1 + len(got)]
+            sizes = [len(entry.payload) for entry in log[start - 1 :]]
+            most = next((n for n in range(1, len(sizes) + 1) if sum(sizes[:n]) > budget), None)
+            assert len(got) == (len(sizes) if most is None else max(most - 1, 1))
+
+
+# --- damage that came after a segment was looked through -------------------------------------
+
+
+def _flip(path: Path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    with path.open("r+b") as file:
+        file.seek(bit // 8)
+        file.write(data[bit // 8 : bit // 8 + 1])
+
+
+async def _outcomes(store: Any, log: list[Entry]) -> list[Entry | int]:
+    """Each entry by a read of its own; where that is damage, the first id that it names."""
+    found: list[Entry | int] = []
+    for entry in log:
+        try:
+            got = await store.try_get_log_entry(entry.index)
+            assert got == entry, "read as an entry that was never written, or as not there"
+            found.append(got)
+        except CorruptionError as error:
+            assert error.first_id is not None
+            assert error.last_id == entry.index
+            found.append(error.first_id)
+    return found
+
+
+@on_both_backends
+@pytest.mark.parametrize("sizes", [[30], [30, 70, 1]], ids=["alike", "mixed"])
+async def test_a_damaged_length_never_leads_to_what_is_no_entry(
+    tmp_path: Path, sizes: list[int]
+) -> None:
+    log = log_of(sizes, 2 * GROUP_RECORDS + 10)
+    await written(tmp_path, log, 64 << 10)
+    path = tmp_path / segment_name(1)
+    bad = GROUP_RECORDS + 20
+    start = 64 + sum(RECORD_OVERHEAD_BYTES + len(entry.payload) for entry in log[: bad - 1])
+    async with RaftLogStorage.open(tmp_path, cache_bytes=0) as store:
+        assert await store.try_get_log_entries(1) == log
+        for bit in range(32):
+            place = (start + 12) * 8 + bit
+            _flip(path, place)
+            found = await _outcomes(store, log)
+            assert found[bad - 1] == bad
+            for entry, outcome in zip(log, found, strict=True):
+                # what only lengths of a damaged group lead to may be lost with it, by its name
+                assert outcome == entry or (outcome == bad and entry.index >= bad)
+                if entry.index > 2 * GROUP_RECORDS or len(sizes) == 1:
+                    assert outcome == entry or entry.index == bad
+            with pytest.raises(CorruptionError) as caught:
+                await store.try_get_log_entries(1)
+            assert caught.value.first_id == bad
+            _flip(path, place)
+        assert await _outcomes(store, log) == log
+
+
+@on_both_backends
+async def test_a_truncation_behind_a_damaged_length_is_refused_or_exact(tmp_path: Path) -> None:
+    log = log_of([30, 70, 1], 2 * GROUP_RECORDS)
+    await written(tmp_path, log, 64 << 10)
+    path = tmp_path / segment_name(1)
+    bad, cut = GROUP_RECORDS + 5, GROUP_RECORDS + 20
+    start = 64 + sum(RECORD_OVERHEAD_BYTES + len(entry.payload) for entry in log[: bad - 1])
+    # Of purged entries that lead astray no one can be named: the first of their group is.
+    for purged, named in (
+        (None, bad),
+        (LogId(1, bad - 1), bad),
+        (LogId(1, cut - 1), GROUP_RECORDS + 1),
+    ):
+        async with RaftLogStorage.open(tmp_path, cache_bytes=0) as store:
+            assert store._core.log.segments[0].places is not None
+            store._core.log.segments[0].places.settle(store._core.log.segments[0].end)
+            if purged is not None:
+                await store.purge(purged)
+            _flip(path, (start + 15) * 8)
+            before = path.read_bytes()
+            with pytest.raises(CorruptionError) as caught:
+                await store.truncate(LogId(1, cut))
+            assert caught.value.first_id == named
+            assert path.read_bytes() == before
+            _flip(path, (start + 15) * 8)
+            assert await store.try_get_log_entries(cut) == log[cut - 1 :]
+
+
+@on_both_backends
+async def test_a_damaged_purged_entry_keeps_no_truncation_back_where_places_are_known(
+    tmp_path: Path,
+) -> None:
+    log = log_of([30], 2 * GROUP_RECORDS)
+    await written(tmp_path, log)
+    path, cut = tmp_path / segment_name(1), GROUP_RECORDS + 20
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE, cache_bytes=0) as store:
+        await store.purge(LogId(1, cut - 1))
+        start = 64 + (cut - 2) * (RECORD_OVERHEAD_BYTES + 30)
+        _flip(path, (start + 15) * 8)
+        await store.truncate(LogId(1, cut))
+        assert await store.try_get_log_entries(0) == []
+        await store.append(log[cut - 1 :])
+        await store.flush()
+        assert await store.try_get_log_entries(0) == log[cut - 1 :]
+        _flip(path, (start + 15) * 8)
+    async with RaftLogStorage.open(tmp_path, segment_size=SEGMENT_SIZE) as store:
+        assert await store.try_get_log_entries(0) == log[cut - 1 :]
+
+
+# --- scans ----------------------------------------------------------------------------------
+
+
+def _living() -> int:
+    return sum(type(each) is Entry for each in gc.get_objects())
+
+
+@on_both_backends
+async def test_a_scan_holds_a_few_hundred_entries_at_a_time_however_small_they_are(
+    tmp_path: Path,
+) -> None:
+    await written(tmp_path, log_of([3], 3000), 1 << 20)
+    gc.collect()
+    before = _living()
+    async with RaftLogStorage.open(tmp_path, cache_bytes=0) as store:
+        async for entry in store.entries_stream(0):
+            if entry.index % 250 == 0:
+                assert _living() - before <= 260
+        following = store.follow(1)
+        assert len(await anext(following)) <= 256
+        await following.aclose()
+        assert entry.index == 3000
+    with blocking.BlockingRaftLogStorage.open(tmp_path, cache_bytes=0) as other:
+        for each in other.entries_stream(0):
+            if each.index % 250 == 0:
+                assert _living() - before <= 261

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 
 from hqlwal_raft import (
+    Entry,
     EntryTooLargeError,
     LogId,
     RaftLogStorage,
 )
+from hqlwal_raft._directory import Directory
+from hqlwal_raft._environment import Environment
 from hqlwal_raft.testing import MemoryKernel
 from tests._support import (
     Gate,
@@ -185,3 +192,105 @@ async def test_the_store_runs_on_any_files(tmp_path: Path) -> None:
     async with RaftLogStorage.open("/log", environment=disk, segment_size=SEGMENT_SIZE) as store:
         assert await store.try_get_log_entries(0) == entries(1, 61, size=900)
     assert list(tmp_path.iterdir()) == []
+
+
+@on_both_backends
+@pytest.mark.parametrize(
+    ("segment_size", "size", "most", "count"),
+    [
+        (1 << 20, 300_000, 8 * 300_032 + 64, 24),  # eight of them
+        (1 << 20, 120_000, 1 << 20, 24),  # eight fit anyway
+        (1 << 20, 9_000_000, 64 << 20, 3),  # up to a length
+        (8192, 5000, 8192, 24),  # small segments stay small
+    ],
+)
+async def test_segments_ahead_have_room_for_eight_entries_as_large_as_the_newest(
+    segment_size: int, size: int, most: int, count: int
+) -> None:
+    kernel = MemoryKernel()
+    async with RaftLogStorage.open(
+        "/log", environment=kernel, segment_size=segment_size, cache_bytes=0
+    ) as store:
+        for index in range(1, count + 1):
+            await store.append(entries(index, index + 1, size=size))
+        log = store._core.log
+        assert [each.length for each in log.segments[1:]] == [most] * (len(log.segments) - 1)
+        per_segment = (most - 64) // (size + 32)
+        assert len(log.segments) <= 2 + count / per_segment
+        assert await store.try_get_log_entries(1) == entries(1, count + 1, size=size)
+        # and are of the usual length again
+        last = count
+        while log.segments[-1].length != segment_size:
+            last += 1
+            assert last < 10_000
+            await store.append(entries(last, last + 1, size=segment_size // 16))
+    async with RaftLogStorage.open("/log", environment=kernel, segment_size=segment_size) as store:
+        assert await store.try_get_log_entries(1, count + 1) == entries(1, count + 1, size=size)
+
+
+class Gathering(Environment):
+    """Notes the buffers of every write to a segment's records."""
+
+    def __init__(self) -> None:
+        self.writes: list[list[bytes]] = []
+
+    def pwrite(self, descriptor: int, data: Any, offset: int, /) -> int:
+        if offset:
+            self.writes.append([data])
+        return super().pwrite(descriptor, data, offset)
+
+    def pwritev(self, descriptor: int, buffers: Sequence[Any], offset: int, /) -> int:
+        self.writes.append(list(buffers))
+        return super().pwritev(descriptor, buffers, offset)
+
+
+@on_both_backends
+@pytest.mark.parametrize("sync", ["immediate", "immediate_async"])
+@pytest.mark.parametrize("mebibytes", [1, 4])
+async def test_a_large_entry_is_written_as_it_is_and_copied_once_when_it_is_read(
+    tmp_path: Path, mebibytes: int, sync: str
+) -> None:
+    environment = Gathering()
+    size = mebibytes << 20
+    payloads = [bytes([i]) * size for i in range(1, 4)]
+    async with RaftLogStorage.open(
+        tmp_path, sync=sync, environment=environment, cache_bytes=0
+    ) as store:
+        tracemalloc.start()
+        try:
+            for index, payload in enumerate(payloads, 1):
+                tracemalloc.reset_peak()
+                before, _ = tracemalloc.get_traced_memory()
+                await store.append([Entry(1, index, payload)])
+                await store.flush()
+                assert tracemalloc.get_traced_memory()[1] - before < size // 4
+                (write,) = [each for each in environment.writes if payload in each]
+                assert len(write) == 2
+                assert write[1] is payload
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            assert await store.try_get_log_entries(2, 3) == [Entry(1, 2, payloads[1])]
+            assert tracemalloc.get_traced_memory()[1] - before < 2 * size + size // 4
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("sizes", [[1], [32, 256], [32, 100_000], [32, 1, 32, 300_000, 32, 20_000]])
+def test_whatever_the_sizes_a_write_gathers_large_parts_and_joins_small_ones(
+    tmp_path: Path, sizes: list[int]
+) -> None:
+    environment = Gathering()
+    directory = Directory.make(environment, str(tmp_path / "log"))
+    parts = [bytes([i % 251]) * size for i, size in zip(range(3000), itertools.cycle(sizes))]
+    del parts[3 + (20 << 20) // (sum(sizes) // len(sizes) + 1) :]
+    file = directory.create("some", 1 << 20, b"")
+    environment.writes.clear()
+    file.write(7, parts)
+    assert file.read(7, sum(map(len, parts))) == b"".join(parts)
+    pieces = [each for write in environment.writes for each in write]
+    large = [each for each in parts if len(each) > 64 << 10]
+    assert [each for each in pieces if any(each is part for part in large)] == large
+    assert len(pieces) <= 2 * len(large) + sum(map(len, parts)) // (64 << 10) + 1
+    assert len(environment.writes) <= 1 + len(pieces) // 1024
+    file.close()
+    directory.close()

@@ -13,7 +13,8 @@ from .._directory import Directory
 from .._environment import Environment
 from .._format import DATA_START, SegmentHeader
 from .._lock import LockedError
-from .._records import encode, scan
+from .._mending import proven
+from .._records import scan
 from .._types import Entry, FindingKind
 from ..audit import DirectoryReport
 from ..errors import WalLockedError
@@ -63,8 +64,8 @@ def _mend_segment(directory: Directory, name: str, last: int, copies: Copies) ->
             known = {}
             for entry in copies(index, last + 1):
                 known.setdefault(entry.index, []).append(entry)
-        proven = (_proven(entry, header.salt, data) for entry in known.get(index, ()))
-        record = next((record for record in proven if record is not None), None)
+        records = (proven(entry, header.salt, data) for entry in known.get(index, ()))
+        record = next((record for record in records if record is not None), None)
         if record is None or index > last:
             break
         file.write(offset, (record,))
@@ -73,17 +74,3 @@ def _mend_segment(directory: Directory, name: str, last: int, copies: Copies) ->
     if mended:
         file.sync()
     return mended
-
-
-def _proven(entry: Entry, salt: int, data: bytes) -> bytes | None:
-    """The entry's record, if ``data`` begins with what is left of that very record."""
-    for is_settled in (False, True):
-        size = len(entry.payload)
-        parts, _, _ = encode([entry], entry.index, salt, 0, size, is_settled=is_settled)
-        record = b"".join(parts)
-        there = data[: len(record)]
-        has_checksum = there[8:12] == record[8:12]
-        has_rest = there[:8] + there[12:] == record[:8] + record[12:]
-        if len(there) == len(record) and (has_checksum or has_rest):
-            return record
-    return None

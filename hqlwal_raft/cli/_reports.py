@@ -15,7 +15,7 @@ from .._environment import Environment
 from .._files import File, IrregularFileError
 from .._format import META_NAME, broken_name, record_bytes, segment_number
 from .._look import find_valid, scan_segment
-from .._records import decode
+from .._records import decode, hop
 from .._types import Entry, Finding, FindingKind, LogId, Vote
 from ..audit import DirectoryReport, SegmentReport, Verdict, examine, salvage
 
@@ -250,25 +250,25 @@ def _segment_records(
         return
     if header.is_sealed and (header.id_until < start or (stop and header.id_from >= stop)):
         return
-    is_known = segment.offsets is not None
+    is_known = segment.is_scanned
     if not is_known and not scan_segment(directory, segment):
         return  # the store is in use, and has removed it
-    offsets, end, next_id = segment.offsets, segment.end, segment.next_id
-    assert offsets is not None
-    if not is_known:
-        segment.offsets = None  # a long log has many
+    places, end, next_id = segment.places, segment.end, segment.next_id
+    assert places is not None
     try:
         file = directory.open_file(segment.name)
     except (FileNotFoundError, IrregularFileError):
         return
     first, last = max(start, header.id_from), next_id if stop is None else min(stop, next_id)
     if first < last:
-        places = offsets[first - header.id_from : last - header.id_from]
-        behind = offsets[last - header.id_from] if last < next_id else end
+        offset, skip = places.before(first - header.id_from)
+        behind = places.behind(last - header.id_from, end)
+        data = file.read(offset, behind - offset)
+        offset += hop(data, skip)
         # Fewer where a store in use truncated in the meantime.
-        entries = decode(file.read(places[0], behind - places[0]), header.salt, first, last - first)
-        for offset, entry in zip(places, entries, strict=False):
+        for entry in decode(data, header.salt, first, last - first, skip):
             yield _record_report(segment.path, offset, entry)
+            offset += record_bytes(len(entry.payload))
     is_short = header.has_mark and next_id <= header.id_until
     if not is_known and is_short and file.read(0, len(segment.head)) == segment.head:
         message = f"{segment.path}: offset {end}: {segment.why}; it cannot be trusted"

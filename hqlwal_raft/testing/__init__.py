@@ -9,7 +9,8 @@ from ._case import Case, StorageFactory
 from ._conformance import CASES, check_log_storage
 from ._faults import CALLS, FailingEnvironment
 from ._kernel import Image, MemoryKernel, NeverReturns, Snapshot
-from ._memory import MemoryDisk, MemoryLogReader, MemoryLogStorage
+from ._memory import MemoryLogStorage
+from ._memory_reader import MemoryDisk, MemoryLogReader
 from ._passing import PassingEnvironment
 
 __all__ = [

@@ -18,7 +18,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -44,6 +44,10 @@ __all__ = [
     "refused",
     "require",
 ]
+
+
+#: a stream
+S = TypeVar("S")
 
 
 class StorageFactory(Protocol):
@@ -243,7 +247,7 @@ def ignore(_error: BaseException | None) -> None:
 
 
 @contextlib.asynccontextmanager
-async def closing(stream: AsyncIterator[Entry]) -> AsyncIterator[AsyncIterator[Entry]]:
+async def closing(stream: S) -> AsyncIterator[S]:
     """The stream, closed at the end where it can be: trio minds generators left open."""
     try:
         yield stream

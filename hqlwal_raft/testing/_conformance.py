@@ -11,9 +11,11 @@ from typing import Final
 from . import (  # noqa: F401
     _cases_append,
     _cases_callback,
+    _cases_follow,
     _cases_life,
     _cases_purge,
     _cases_read,
+    _cases_receive,
     _cases_rules,
     _cases_state,
     _cases_stream,

@@ -7,184 +7,31 @@ held against each other.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Self
 
 import anyio.lowlevel
 
 from hqlwal_raft._answers import call_back
 from hqlwal_raft._arguments import (
-    check_budget,
     check_callback,
-    check_index,
     check_log_id,
-    check_range,
     check_vote,
     copied_state,
-    index_of,
     listed,
 )
 from hqlwal_raft._entry_rules import plain, refusal
-from hqlwal_raft._format import U64_MAX
-from hqlwal_raft._types import Entry, LogId, LogState, Vote
+from hqlwal_raft._types import AppendOutcome, Entry, LogId, Vote
 from hqlwal_raft.errors import (
-    LeaderChangedError,
     LogRangeError,
     LogTruncatedError,
     RaftRuleError,
-    WalClosedError,
 )
 from hqlwal_raft.protocols import AppendCallback, LogReader
 
-__all__ = ["MemoryDisk", "MemoryLogReader", "MemoryLogStorage"]
+from ._memory_reader import MemoryDisk, MemoryLife, MemoryLogReader
 
-
-@dataclasses.dataclass
-class MemoryDisk:
-    """What outlives a :class:`MemoryLogStorage`: open another one on it, and all is there."""
-
-    entries: list[Entry] = dataclasses.field(default_factory=list)
-    last_purged: LogId | None = None
-    vote: Vote | None = None
-    committed: LogId | None = None
-    state: bytes | None = None
-
-    @property
-    def last_log_id(self) -> LogId | None:
-        return self.entries[-1].log_id if self.entries else self.last_purged
-
-    def copy(self) -> MemoryDisk:
-        """A disk that holds the same and is changed on its own."""
-        return dataclasses.replace(self, entries=list(self.entries))
-
-
-class MemoryLogReader:
-    """The reading half of :class:`MemoryLogStorage`."""
-
-    def __init__(self, disk: MemoryDisk, open_flag: list[bool]) -> None:
-        self._disk = disk
-        #: shared by the storage and its readers; emptied by the close
-        self._open_flag = open_flag
-
-    def _check_open(self) -> None:
-        if not self._open_flag:
-            raise WalClosedError("the memory storage is closed: open it again on its disk")
-
-    def _held(self, start: int, stop: int | None) -> list[Entry]:
-        """What the log holds in ``[start, stop)``."""
-        entries = self._disk.entries
-        if not entries:
-            return []
-        first = entries[0].index
-        end = len(entries) if stop is None else max(stop - first, 0)
-        return entries[max(start - first, 0) : end]
-
-    async def try_get_log_entries(self, start: int, stop: int | None = None) -> list[Entry]:
-        """See :class:`hqlwal_raft.protocols.LogReader`, as for every method here."""
-        self._check_open()
-        check_range(start, stop)
-        entries = self._held(start, stop)
-        await anyio.lowlevel.checkpoint()
-        return entries
-
-    async def limited_get_log_entries(
-        self, start: int, stop: int | None = None, max_bytes: int = 1 << 20
-    ) -> list[Entry]:
-        self._check_open()
-        check_range(start, stop)
-        check_budget(max_bytes)
-        entries: list[Entry] = []
-        for entry in self._held(start, stop):
-            max_bytes -= len(entry.payload)
-            if entries and max_bytes < 0:
-                break
-            entries.append(entry)
-        await anyio.lowlevel.checkpoint()
-        return entries
-
-    async def try_get_log_entry(self, index: int) -> Entry | None:
-        check_index("index", index)
-        found = await self.try_get_log_entries(index, index + 1)
-        return found[0] if found else None
-
-    async def log_id_at(self, index: int) -> LogId | None:
-        entry = await self.try_get_log_entry(index)
-        return None if entry is None else entry.log_id
-
-    def entries_stream(self, start: int, stop: int | None = None) -> AsyncGenerator[Entry, None]:
-        self._check_open()
-        check_range(start, stop)
-        return self._stream(start, stop)
-
-    async def _stream(self, start: int, stop: int | None) -> AsyncGenerator[Entry, None]:
-        self._check_open()
-        held = self._held(start, stop)
-        while held:
-            yield held[0]
-            start = held[0].index + 1
-            await anyio.lowlevel.checkpoint()
-            self._check_open()
-            frontier = self._disk.last_purged
-            is_at_end = stop is not None and start >= stop
-            if frontier is not None and frontier.index >= start and not is_at_end:
-                raise LogRangeError(
-                    f"index {start} was purged while the stream was about to read it: "
-                    f"begin a new one at {frontier.index + 1}",
-                    index=start,
-                    first_index=frontier.index + 1,
-                )
-            held = self._held(start, stop)
-        await anyio.lowlevel.checkpoint()
-
-    def leader_bounded_stream(
-        self, vote: Vote, start: int, stop: int | None = None
-    ) -> AsyncGenerator[Entry, None]:
-        self._check_open()
-        check_vote(vote)
-        check_range(start, stop)
-        return self._bounded_stream(vote, start, stop)
-
-    async def _bounded_stream(
-        self, vote: Vote, start: int, stop: int | None
-    ) -> AsyncGenerator[Entry, None]:
-        self._check_leader(vote)
-        async with contextlib.aclosing(self._stream(start, stop)) as stream:
-            async for entry in stream:
-                self._check_leader(vote)
-                yield entry
-        self._check_leader(vote)
-
-    def _check_leader(self, vote: Vote) -> None:
-        self._check_open()
-        if not vote.committed or self._disk.vote != vote:
-            raise LeaderChangedError(
-                f"the stream is bound to {vote}, but the saved vote is {self._disk.vote}: "
-                "ask the present leader",
-                vote=vote,
-                saved=self._disk.vote,
-            )
-
-    async def get_key_log_ids(
-        self, first: LogId | int | None = None, last: LogId | int | None = None
-    ) -> list[LogId]:
-        self._check_open()
-        low, high = index_of("first", first, 0), index_of("last", last, U64_MAX)
-        lasts = {(entry.term, entry.node_id): entry.log_id for entry in self._held(low, high + 1)}
-        await anyio.lowlevel.checkpoint()
-        return list(lasts.values())
-
-    async def get_log_state(self) -> LogState:
-        self._check_open()
-        state = LogState(self._disk.last_purged, self._disk.last_log_id)
-        await anyio.lowlevel.checkpoint()
-        return state
-
-    async def read_vote(self) -> Vote | None:
-        self._check_open()
-        vote = self._disk.vote
-        await anyio.lowlevel.checkpoint()
-        return vote
+__all__ = ["MemoryLogStorage"]
 
 
 class MemoryLogStorage(MemoryLogReader):
@@ -201,7 +48,7 @@ class MemoryLogStorage(MemoryLogReader):
     def __init__(
         self, disk: MemoryDisk, *, max_entry_size: int = 64 << 20, check_raft: bool = True
     ) -> None:
-        super().__init__(disk, [True])
+        super().__init__(disk, MemoryLife())
         self._max_entry_size = max_entry_size
         self._check_raft = check_raft
         #: the indexes that were ever appended, since it was opened at least
@@ -238,16 +85,17 @@ class MemoryLogStorage(MemoryLogReader):
         self._check_open()
         check_callback(callback)
         accepted = self._accepted(entries)
-        self._disk.entries += accepted
-        self._ever.update(entry.index for entry in accepted)
+        self._add(accepted)
         if callback is not None:
             call_back(callback, None)
         await anyio.lowlevel.checkpoint()
 
     def _accepted(self, entries: Iterable[Entry]) -> list[Entry]:
         """The entries as the log keeps them; raises where it must not take all of them."""
+        return self._following(self._disk.last_log_id, entries)
+
+    def _following(self, last: LogId | None, entries: Iterable[Entry]) -> list[Entry]:
         accepted = plain(listed(entries))
-        last = self._disk.last_log_id
         term = 0 if last is None else last.term
         for number, entry in enumerate(accepted):
             expected = number + (accepted[0].index if last is None else last.index + 1)
@@ -256,6 +104,77 @@ class MemoryLogStorage(MemoryLogReader):
                 raise error
             term = entry.term
         return accepted
+
+    def _add(self, accepted: list[Entry]) -> None:
+        self._disk.entries += accepted
+        self._ever.update(entry.index for entry in accepted)
+        self._life.change()
+
+    async def append_after(
+        self, prev_log_id: LogId | None, entries: Iterable[Entry]
+    ) -> AppendOutcome:
+        self._check_open()
+        check_log_id(prev_log_id, is_none_allowed=True, name="prev_log_id")
+        outcome = self._receive(prev_log_id, self._following(prev_log_id, entries))
+        await anyio.lowlevel.checkpoint()
+        return outcome
+
+    def _receive(self, prev: LogId | None, given: list[Entry]) -> AppendOutcome:
+        disk = self._disk
+        if prev is None:
+            if given and not self._may_begin_with(given[0].index):
+                return AppendOutcome(
+                    matched=False, last_log_id=disk.last_log_id, hint=disk.last_log_id
+                )
+        elif not self._has(prev):
+            return AppendOutcome(matched=False, last_log_id=disk.last_log_id, hint=self._hint(prev))
+        truncated_from = None
+        new = list(given)
+        while new and self._is_there(new[0]):
+            del new[0]
+        if new and self._held(new[0].index, None):
+            conflict = new[0].log_id
+            truncated_from = conflict.index
+            committed = disk.committed
+            if self._check_raft and committed is not None and committed.index >= truncated_from:
+                raise self._broken("committed", conflict, committed)
+            self._truncate(truncated_from)
+        self._add(new)
+        return AppendOutcome(
+            matched=True,
+            last_log_id=disk.last_log_id,
+            truncated_from=truncated_from,
+            appended=len(new),
+        )
+
+    def _may_begin_with(self, index: int) -> bool:
+        frontier = self._disk.last_purged
+        if frontier is not None:
+            return index <= frontier.index
+        return not self._disk.entries or self._disk.entries[0].index == index
+
+    def _has(self, log_id: LogId) -> bool:
+        frontier = self._disk.last_purged
+        if frontier is not None and log_id.index <= frontier.index:
+            return log_id.index < frontier.index or log_id.term == frontier.term
+        held = self._held(log_id.index, log_id.index + 1)
+        return bool(held) and held[0].log_id == log_id
+
+    def _is_there(self, entry: Entry) -> bool:
+        frontier = self._disk.last_purged
+        if frontier is not None and entry.index <= frontier.index:
+            if self._check_raft and not self._has(entry.log_id):
+                raise self._broken("committed", entry.log_id, frontier)
+            return True
+        return self._has(entry.log_id)
+
+    def _hint(self, prev: LogId) -> LogId | None:
+        """Where a leader that has ``prev`` should go on."""
+        hint = self._disk.last_purged
+        for entry in self._held(0, prev.index + 1):
+            if (entry.term, entry.node_id) <= (prev.term, prev.node_id):
+                hint = entry.log_id
+        return hint
 
     async def truncate(self, log_id: LogId) -> None:
         self._check_open()
@@ -285,6 +204,7 @@ class MemoryLogStorage(MemoryLogReader):
             return
         cut = disk.entries[len(kept)].index
         disk.entries = kept
+        self._life.change()
         if disk.committed is not None and disk.committed.index >= cut:
             disk.committed = disk.last_log_id
 
@@ -299,6 +219,7 @@ class MemoryLogStorage(MemoryLogReader):
                     raise self._broken("purge", log_id, held.log_id)
             self._disk.last_purged = log_id
             self._disk.entries = self._held(log_id.index + 1, None)
+            self._life.change()
         self._disk.state = data
         await anyio.lowlevel.checkpoint()
 
@@ -368,7 +289,7 @@ class MemoryLogStorage(MemoryLogReader):
     async def get_log_reader(self) -> LogReader:
         self._check_open()
         await anyio.lowlevel.checkpoint()
-        return MemoryLogReader(self._disk, self._open_flag)
+        return MemoryLogReader(self._disk, self._life)
 
     async def flush(self) -> None:
         """Everything accepted so far is durable, as it always is here."""
@@ -376,7 +297,8 @@ class MemoryLogStorage(MemoryLogReader):
         await anyio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
-        self._open_flag.clear()
+        self._life.is_open = False
+        self._life.change()
         await anyio.lowlevel.checkpoint()
 
 

@@ -9,6 +9,7 @@ A history is written as letters with blanks between them, and means the same in 
 ``O``      appends an entry that is larger than a segment
 ``S``      syncs
 ``T4``     truncates from entry 4 on
+``L4``     receives from the leader of the next term: what is held before entry 4, then two entries
 ``P4``     purges up to 4
 ``V``      saves a new vote
 ``C``      saves the last log id as committed
@@ -191,6 +192,18 @@ class Model:
             for i, size in enumerate(sizes, index)
         ]
 
+    def received(self, letter: str) -> tuple[LogId | None, list[Entry], list[Entry]]:
+        """What a leader sends: the log id before, all entries, and those that are new."""
+        index, term = int(letter[1:]), self.term + 1
+        new = [
+            Entry(term, i, bytes((16 * term + i & 0xFF,)) * (RECORD_BYTES - RECORD_OVERHEAD_BYTES))
+            for i in (index, index + 1)
+        ]
+        before = [entry for entry in self.log if entry.index < index]
+        kept = before[-1:]
+        prev = before[-2].log_id if before[1:] else self.frontier
+        return prev, kept + new, new
+
     def purged_to(self, index: int) -> LogId:
         found = next((entry.log_id for entry in self.log if entry.index == index), None)
         return found or LogId(self.term, index)
@@ -210,6 +223,13 @@ class Model:
             kept = sum(entry.index < int(letter[1:]) for entry in self.log)
             allowed = Allowed(self.frontier, tuple(self.log), min(durable, kept))
             return now._replace(logs=(allowed,))
+        if kind == "L":
+            before = [entry for entry in self.log if entry.index < int(letter[1:])]
+            after = (*before, *self.received(letter)[2])
+            logs = (tuple(self.log), after)  # or the beginning of one: never a mixture
+            at_least = min(durable, len(before))
+            allowed_logs = tuple(Allowed(self.frontier, log, at_least) for log in logs)
+            return now._replace(logs=allowed_logs)
         if kind == "P":
             log_id = self.purged_to(int(letter[1:]))
             rest = tuple(entry for entry in self.log if entry.index > log_id.index)
@@ -232,6 +252,10 @@ class Model:
         elif kind == "T":
             self.log = [entry for entry in self.log if entry.index < int(letter[1:])]
             self.term += 1
+        elif kind == "L":
+            before = [entry for entry in self.log if entry.index < int(letter[1:])]
+            self.log = before + self.received(letter)[2]
+            self.term += 1
         elif kind == "P":
             self.frontier = self.purged_to(int(letter[1:]))
             self.log = [entry for entry in self.log if entry.index > self.frontier.index]
@@ -242,7 +266,7 @@ class Model:
             self.committed |= {self.last}
         # a truncation, a purge, an end and an opening make durable what was accepted before; where
         # it is kept in memory until then, a vote and the next commit do as well
-        if kind in ("AFGOTPSRK" if self.is_buffered else "AFGOTPSRKVC"):
+        if kind in ("AFGOTLPSRK" if self.is_buffered else "AFGOTLPSRKVC"):
             self.durable = len(self.log)
 
 
@@ -272,6 +296,9 @@ class Life:
             core.append(model.entries(letter), sync=kind.isupper())
         elif kind == "T":
             core.truncate(int(letter[1:]))
+        elif kind == "L":
+            prev, entries, _ = model.received(letter)
+            core.append_after(prev, entries)
         elif kind == "P":
             core.purge(model.purged_to(int(letter[1:])))
         elif kind == "V":
@@ -296,7 +323,7 @@ class Life:
 
 
 def letters(life: Life, families: Sequence[str]) -> Iterator[str]:
-    """The letters that may come next. ``T``, ``P``, ``H`` stand for every one that makes sense."""
+    """The letters that may come next. ``T``, ``L``, ``P``, ``H`` stand for every one that makes sense."""
     model = life.model
     last = model.last_index
     for family in families:
@@ -304,6 +331,10 @@ def letters(life: Life, families: Sequence[str]) -> Iterator[str]:
             # a node never truncates what is committed
             held = max(log_id.index if log_id else 0 for log_id in model.committed)
             yield from (f"T{entry.index}" for entry in model.log if entry.index > held)
+        elif family == "L":
+            held = max(log_id.index if log_id else 0 for log_id in model.committed)
+            first = max(held, model.frontier_index) + 1
+            yield from (f"L{index}" for index in range(first, last + 2))
         elif family == "P":
             ends = [*range(model.frontier_index + 1, last + 2), last + 3]
             yield from (f"P{index}" for index in ends)

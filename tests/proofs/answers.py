@@ -54,6 +54,8 @@ class Answer:
     #: it was readable and is taken back, as the callback was told
     is_taken_back: bool = False
     is_settled: bool = False
+    #: it was refused, and its first part may have been done
+    is_half: bool = False
     #: what an append adds to the ledger
     nodes: list[Node] = field(default_factory=list)
     #: notes in the ledger that it succeeded; that it was refused and nothing was changed

@@ -265,6 +265,25 @@ class Run:
         await store.truncate(LogId(2, index))
         self.ledger.cut_durable(cut)
 
+    async def _receive(self, store: RaftLogStorage, back: int, size: int) -> None:
+        """What a leader sends: an entry that is held, and two in the place of the last ``back``."""
+        live = self.ledger.live
+        kept = live[: max(len(live) - back, 0)]
+        held = [node.entry for node in kept[-1:]]
+        prev = kept[-2].entry.log_id if kept[1:] else self.ledger.frontier
+        cut = self.ledger.truncate(live[len(kept)].entry.index) if live[len(kept) :] else []
+        batch = self._entries(2, size)
+        nodes = self.ledger.append(batch)
+        outcome = await store.append_after(prev, held + batch)
+        if not outcome.matched or outcome.appended != 2 or (cut and not outcome.truncated_from):
+            self.problem("answer", f"receive({back}) says {outcome}")
+        if cut:
+            self.ledger.cut_durable(cut)
+        if self.history.policy == "immediate":
+            self.ledger.durable(nodes)
+        else:
+            self.ledger.readable(nodes)
+
     async def _purge(self, store: RaftLogStorage, number: int, _: int) -> None:
         live = self.ledger.live
         if not live:

@@ -25,7 +25,7 @@ _MOST_JUMPS = 1000
 #: so often time moves while a disk hangs before it answers
 _PATIENT_JUMPS = 10
 #: their place in the order is where they take the lock first: there the ledger notes them
-_WRITES = ("append", "callback", "truncate", "purge", "vote")
+_WRITES = ("append", "callback", "receive", "truncate", "purge", "vote")
 
 
 class ThreadRun(Run):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hqlwal_raft import Entry, LogId, Vote, _operations, _truncating
+from hqlwal_raft import Entry, LogId, Vote, _operations, _receiving, _truncating
 from hqlwal_raft._appending import Need, append
 from hqlwal_raft._commits import begin_commit, committed, save_committed
 from hqlwal_raft._environment import Environment
@@ -132,9 +132,9 @@ class Core:
             found = log.reads.extents(position, end, 1 << 20, 1 << 30)
             if isinstance(found, Segment):
                 step = found.load_step()
-                file, offsets = step.carry_out(log.directory)
-                found.loaded(file, offsets)
-                if found.offsets is None:  # lengths lead astray: reading all of it says where
+                file, places = step.carry_out(log.directory)
+                found.loaded(file, places)
+                if not found.is_loaded:  # lengths lead astray: reading all of it says where
                     first, stop = found.first_id, found.next_id
                     Extent(file, found.salt, first, stop, DATA_START, step.end).read()
                 continue
@@ -188,6 +188,18 @@ class Core:
             if outcome.error is not None:
                 raise outcome.error
             committed(log, outcome)
+
+    def append_after(self, prev: LogId | None, entries: Sequence[Entry]) -> None:
+        log = self._log
+        _receiving.check_batch(log, prev, entries)
+        verdict = drive(_receiving.judge(log, prev, entries), log.directory)
+        if verdict.conflict is not None:
+            self.sync()
+            cut = _receiving.begin_cut(log, verdict)
+            assert cut is not None
+            verdict = drive(cut, log.directory)
+        assert verdict.is_match
+        self.append(entries[verdict.held :], sync=True)
 
     def truncate(self, index: int) -> None:
         self.sync()

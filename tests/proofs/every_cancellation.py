@@ -40,6 +40,7 @@ MANNERS = ("asyncio scope", "asyncio task", "trio scope")
 
 _WRITES = (
     *("append 300", "append! 300", "append 2000*9", "append! 2000*9", "append 20000"),
+    *("receive 0 300", "receive 2 2000*9", "receive 5", "receive all 300*2", "mend"),
     *("truncate 2", "truncate 7", "truncate all", "after 2", "after none"),
     *("purge 1", "purge 6", "purge +3", "vote", "committed", "flush"),
 )

@@ -53,10 +53,12 @@ ROOTS = ("", "A2 A2", "A2 A2 A2 A1")
 NARROW = ("A1", "A2", "a1", "G+1", "F+1", "T", "P", "V", "H", "S", "K", "R")
 FULL = (
     *("A1", "A2", "a1", "a2", "O", "F-1", "F+0", "F+1", "G-1", "G+1", "F-64", "F+64"),
-    *("T", "P", "V", "C", "H", "S", "K", "R"),
+    *("T", "L", "P", "V", "C", "H", "S", "K", "R"),
 )
 #: of the stores of both faces: with what their committer does late
-OF_STORES = ("A1", "A2", "a1", "a2", "G+1", "F+1", "O", "T", "P", "V", "C", "H", "S", "K", "R")
+OF_STORES = (
+    *("A1", "A2", "a1", "a2", "G+1", "F+1", "O", "T", "L", "P", "V", "C", "H", "S", "K", "R"),
+)
 
 
 #: how often the power is cut again within the recovery from a cut

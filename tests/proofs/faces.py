@@ -159,6 +159,11 @@ class _StoreCore:
     def sync(self) -> None:
         self._write("flush")
 
+    def append_after(self, prev: LogId | None, entries: Sequence[Entry]) -> None:
+        self._write("append_after", prev, list(entries))
+        if self._is_buffered:
+            self.sync()
+
     def truncate(self, index: int) -> None:
         self._write("truncate", LogId(1, index))
 

@@ -25,12 +25,14 @@ from hqlwal_raft import (
     _on_lane,
     _operations,
     _plans,
+    _receiving,
     _records,
     _recovery,
     _truncating,
 )
 from hqlwal_raft._answers import Answer
 from hqlwal_raft._blocking_reader import BlockingRaftLogReader
+from hqlwal_raft._calls import Received
 from hqlwal_raft._commit import Committer
 from hqlwal_raft._directory import Directory
 from hqlwal_raft._environment import Environment, Loop
@@ -53,17 +55,18 @@ from hqlwal_raft._plans import (
     carry_out,
 )
 from hqlwal_raft._reading import CHUNK_BYTES
+from hqlwal_raft._receiving import Verdict
 from hqlwal_raft._segment import Segment
 from hqlwal_raft._threads import Outcomes, Worker
 
 from . import core
 
-__all__ = ["CALLS", "CHECKSUMS", "COMMITS", "CRASHES", "OPCODES", "ORDERS", "Mutant"]
+__all__ = ["CALLS", "CHECKSUMS", "COMMITS", "CRASHES", "OPCODES", "ORDERS", "RECEIVING", "Mutant"]
 
 _encode, _encode_one = _records.encode, _records.encode_one
 _marked = Segment.marked
 _give, _is_refused = Answer.give, _plans._is_refused
-_call = Lane.call
+_call, _start_received = Lane.call, Committer._start_received
 _begin_commit, _send = GroupCommit._begin, OnLane._send
 _start_operation = Committer._start_operation
 _abandon, _commit_ended = Committer.abandon, GroupCommit._ended
@@ -86,13 +89,13 @@ class Mutant:
             yield
 
 
-def _planned(name: str, change: Callable[[Plan], Plan]) -> Mutant:
-    """A mutant of the plans."""
+def _planned(name: str, change: Callable[[Plan], Plan], *more: Any) -> Mutant:
+    """A mutant of the plans that the log carries out, and those that ``more`` modules do."""
 
     def carry_out_changed(directory: Directory, plan: Plan) -> Outcome:
         return carry_out(directory, change(plan))
 
-    places = (core, _log, _plans, _recovery)
+    places = (core, _log, _plans, _recovery, *more)
     return Mutant(name, tuple((place, "carry_out", carry_out_changed) for place in places))
 
 
@@ -192,6 +195,21 @@ CRASHES = (
         "the outcome of a truncation is applied by half",
         ((_truncating, "truncate", _truncate_by_half),),
     ),
+)
+
+
+def _cut_behind(log: Log, verdict: Verdict, conflict: LogId) -> Work[Verdict]:
+    """The entry in conflict stays, and the leader's entries follow it."""
+    yield from _truncate(log, conflict.index + 1)
+    return verdict._replace(
+        epoch=log.epoch, conflict=None, held=verdict.held + 1, truncated_from=conflict.index
+    )
+
+
+#: what the loop over crashes must find where entries come from a leader
+RECEIVING = (
+    Mutant("the log is cut behind the conflict", ((_receiving, "_cut", _cut_behind),)),
+    _planned("segments that are cut off for a leader come back", _sync_no_names, _on_lane),
 )
 
 #: what the loop over bits must find
@@ -322,6 +340,15 @@ def _find_nothing_gone(self: BlockingRaftLogReader, start: int, stop: int | None
                 break
 
 
+def _let_others_in(self: Committer, received: Received) -> bool:
+    """What waits behind what a leader sent comes between the cut for it and its append."""
+    is_started = _start_received(self, received)
+    if self._queue and self._queue[0] is not received and received in self._queue:
+        self._queue.remove(received)
+        self._queue.append(received)
+    return is_started
+
+
 #: what the loop over orders must find on the blocking face
 ORDERS = (
     Mutant("memory is changed without the lock", ((Lane, "call", _call_without_the_lock),)),
@@ -330,6 +357,10 @@ ORDERS = (
     Mutant(
         "an abandoned store gives up its lock at once",
         ((Committer, "abandon", _let_go_at_once),),
+    ),
+    Mutant(
+        "others come between a cut and its append",
+        ((Committer, "_start_received", _let_others_in),),
     ),
     Mutant(
         "a stream takes the epoch late",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from hqlwal_raft import Entry, LogId, Vote
+from hqlwal_raft import AppendOutcome, Entry, LogId, MendOutcome, Vote
 from tests.torture.ledger import Violation
 
 from .answers import Answer
@@ -87,6 +87,47 @@ def _append(player: Player, answer: Answer, *words: str) -> Awaitable[None]:
                 undo()
 
     return player.store.append(entries, callback)
+
+
+def _receive(player: Player, answer: Answer, word: str, *words: str) -> Awaitable[AppendOutcome]:
+    """What a leader sends: one entry that is held, then others in the place of the last ``word``;
+    without others, those are what it sends.
+    """
+    assert player.store is not None
+    ledger = player.ledger
+    index = _index(player, word)
+    held = [node.entry for node in ledger.live if node.entry.index < index][-2:]
+    prev = held.pop(0).log_id if held[1:] else ledger.frontier
+    if not words:
+        held += [node.entry for node in ledger.live if node.entry.index >= index]
+    cut = ledger.truncate(index) if words else []
+    ledger.term += bool(cut)
+    entries = _entries(player, words)
+    nodes = answer.nodes = ledger.append(entries)
+    want = AppendOutcome(
+        matched=True,
+        last_log_id=ledger.last,
+        truncated_from=index if cut else None,
+        appended=len(entries),
+    )
+
+    def acknowledge() -> None:
+        if cut:
+            ledger.cut_durable(cut)
+        (ledger.durable if player.is_immediate else ledger.readable)(nodes)
+
+    def undo() -> None:
+        ledger.withdraw_entries([node for node in nodes if node in ledger.live])
+        # where the disk refused it, the log may have been cut
+        answer.is_half = isinstance(answer.error, OSError)
+        if not answer.is_half:
+            ledger.restore(cut)
+
+    answer.acknowledge, answer.undo = acknowledge, undo
+    answer.check = lambda value: (
+        None if value == want or len(player.called) > 1 else f"{value} instead of {want}"
+    )
+    return player.store.append_after(prev, held + entries)
 
 
 def _index(player: Player, word: str) -> int:
@@ -181,6 +222,13 @@ def _flush(player: Player, answer: Answer) -> Awaitable[None]:
     return player.store.flush()
 
 
+def _mend(player: Player, answer: Answer) -> Awaitable[MendOutcome]:
+    """Where nothing is damaged, nothing is changed."""
+    assert player.store is not None
+    answer.check = lambda value: None if value == MendOutcome() else f"{value}"
+    return player.store.mend([node.entry for node in player.ledger.live])
+
+
 # --- reading
 
 
@@ -273,6 +321,8 @@ OPERATIONS: dict[str, Callable[..., Awaitable[Any]]] = {
     "close": _close,
     "aclose": _aclose,
     "append": _append,
+    "receive": _receive,
+    "mend": _mend,
     "truncate": _truncate,
     "after": _after,
     "purge": _purge,

@@ -31,6 +31,19 @@ HISTORIES = (
         cancelled=(0, 1),
     ),
     History(
+        "what leaders send among appends and reads",
+        (
+            (Op("receive", 3, 3000), Op("receive", 0, 64)),
+            (Op("append", 1, 64), Op("receive", 1, 64)),
+            (Op("read", 8, 14), Op("limited", 9, 5000)),
+        ),
+    ),
+    History(
+        "what a leader sends, cancelled",
+        ((Op("receive", 3, 64),), (Op("receive", 1, 3000),), (Op("vote", 2), Op("read", 8, 99))),
+        cancelled=(0, 1),
+    ),
+    History(
         "a purge under reads",
         ((Op("read", 1, 9), Op("limited", 2, 3000)), (Op("purge", 6),), (Op("append", 1, 64),)),
     ),
@@ -166,6 +179,7 @@ def drawn_history(seed: int, face: str = "async") -> History:
         lambda: Op("append", rng.randint(1, 4), rng.choice((9, 64, 700, 3000, 9000))),
         lambda: Op("append", 1, 64),
         lambda: Op("callback", rng.randint(1, 3)),
+        lambda: Op("receive", rng.randint(0, 5), rng.choice((9, 700, 3000))),
         lambda: Op("truncate", rng.randint(1, 9)),
         lambda: Op("purge", rng.randint(1, 5)),
         lambda: Op("vote", rng.randint(1, 99)),

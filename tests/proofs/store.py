@@ -8,7 +8,7 @@ acknowledged in a ledger, and collects as ``Problem`` what a caller must never m
 The operations: ``open``, ``close``, ``append 300*3 9000`` (payload sizes), ``append! 300`` (with a
 callback), ``truncate N`` (the last N; ``all``), ``after N`` (truncate_after all but the last N;
 ``none``), ``purge N`` (the first N; ``all``; ``+N`` beyond the end), ``vote``, ``committed``,
-``flush``, ``aclose``, ``read``, ``limited BYTES``, ``stream``, ``leader``, ``keys``, ``state``, ``reader``.
+``receive N 300`` (a leader's, in the place of the last N), ``mend``, ``flush``, ``aclose``, ``read``, ``limited BYTES``, ``stream``, ``leader``, ``keys``, ``state``, ``reader``.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Player:
                 wrong = None if self.has_unknown else answer.check(answer.value)
                 if wrong:
                     self.problem("wrong", answer.operation, wrong)
-        is_unknown = any(answer.is_unknown for answer in called)
+        is_unknown = any(answer.is_unknown or answer.is_half for answer in called)
         self.has_unknown |= is_unknown
         if any(answer.calls == [] for answer in called):
             await anyio.sleep(0.001)  # a callback may be about to say that it is taken back

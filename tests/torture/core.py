@@ -93,7 +93,7 @@ class Core:
             found = log.reads.extents(position, written, 1 << 20, 1 << 30)
             if isinstance(found, Segment):
                 found.loaded(*found.load_step().carry_out(log.directory))
-                if found.offsets is None:
+                if not found.is_loaded:
                     why = "not all of its records can be found"
                     raise damage(found.path, 0, found.first_id, found.next_id - 1, why)
                 continue
