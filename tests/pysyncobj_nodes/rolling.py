@@ -14,12 +14,13 @@ and those that are killed may lose what they acknowledged. WAL directories go on
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hqlwal_raft.pysyncobj import export_in_place, import_in_place
 from tests.pysyncobj_nodes.cluster import Cluster, wait_until
@@ -117,7 +118,19 @@ class Rolling:
         for index, kind in enumerate(self._kinds):
             if kind.is_stock:
                 self.cluster.ask(index, "stop")
-                self.cluster.ask(index, "check")  # whatever it put before is done
+                self._ask_check(index)  # whatever it put before is done
+
+    def _ask_check(self, index: int) -> dict[str, Any]:
+        """Asks until a leader takes the barrier."""
+        found: list[dict[str, Any]] = []
+
+        def is_answered() -> bool:
+            with contextlib.suppress(AssertionError):
+                found.append(self.cluster.ask(index, "check"))
+            return bool(found)
+
+        wait_until(is_answered, f"node {index} checked", 90)
+        return found[0]
 
     def _check(self) -> None:
         wait_until(
@@ -125,7 +138,7 @@ class Rolling:
         )
         self._write_more()
         self.cluster.ask_all("stop")
-        answers = self.cluster.ask_all("check")
+        answers = [self._ask_check(index) for index in range(3)]
         assert [answer["missing"] for answer in answers] == [0, 0, 0], answers
 
         def is_same() -> bool:
