@@ -9,7 +9,8 @@ memory-mapped WAL segments. What it acknowledged survives a crash at any instant
         await store.append([Entry(term=1, index=1, payload=b"x = 1")])  # durable on return
 
 How it is built, ``docs/design/architecture.md`` says. ``hqlwal_raft.blocking`` is the same store
-for threads, ``hqlwal_raft.pysyncobj`` the journal adapter for pysyncobj clusters,
+for threads, ``hqlwal_raft.snapshots`` keeps the snapshots that a purge goes by,
+``hqlwal_raft.pysyncobj`` is the journal adapter for pysyncobj clusters,
 ``hqlwal_raft.testing`` the conformance suite and the faulty systems.
 """
 
@@ -22,6 +23,7 @@ from ._types import (
     LogState,
     LogSync,
     MendOutcome,
+    SnapshotInfo,
     StorageStatistics,
     Vote,
 )
@@ -33,6 +35,8 @@ from .errors import (
     LogRangeError,
     LogTruncatedError,
     RaftRuleError,
+    SnapshotError,
+    SnapshotOrderError,
     UnknownVersionError,
     UnsupportedPlatformError,
     WalClosedError,
@@ -59,6 +63,9 @@ __all__ = [
     "RaftLogReader",
     "RaftLogStorage",
     "RaftRuleError",
+    "SnapshotError",
+    "SnapshotInfo",
+    "SnapshotOrderError",
     "StorageStatistics",
     "UnknownVersionError",
     "UnsupportedPlatformError",

@@ -34,6 +34,7 @@ __all__ = [
     "index_of",
     "listed",
     "parse_truth",
+    "viewed",
 ]
 
 #: what a thread can wait for at all lies not far above
@@ -175,6 +176,17 @@ def copied_state(name: str, data: object) -> bytes:
     except TypeError:
         raise TypeError(f"{name} is {given(data)}: give bytes, or something bytes-like") from None
     raise ValueError(f"{name} has {size} bytes: give at most {STATE_BYTES_MAX}")
+
+
+def viewed(name: str, data: object) -> memoryview:
+    """The bytes of something bytes-like, without a copy where they lie in a row."""
+    try:
+        view = memoryview(data)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} is {given(data)}: give bytes, or something bytes-like") from None
+    if not view.nbytes or not view.c_contiguous:
+        return memoryview(view.tobytes())
+    return view.cast("B")
 
 
 def parse_truth(name: str, text: str) -> bool:

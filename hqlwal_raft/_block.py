@@ -27,7 +27,7 @@ from ._threads import Worker
 from ._types import LogSync
 from ._watchdog import Watch
 
-__all__ = ["Block"]
+__all__ = ["Block", "patiently"]
 
 
 class _Store(Protocol):
@@ -77,7 +77,7 @@ class Block(AbstractAsyncContextManager[S]):
         if store is None:
             return
         try:
-            if not await _patiently(store.aclose):
+            if not await patiently(store.aclose):
                 await store.aclose()  # the disk does not answer: who is cancelled waits no longer
         except GeneratorExit:  # nobody runs this any more
             store.abandon()
@@ -113,7 +113,7 @@ async def _open_on(disk: Worker, loop: Loop, opening: Opening, path: str, watch:
         disk.submit(undo, partial(undone.give, loop))
         disk.stop()
         with contextlib.suppress(OSError):
-            await _patiently(undone.wait)
+            await patiently(undone.wait)
         raise
 
 
@@ -124,7 +124,7 @@ def _import_backend(library: str) -> None:
             import_module(name)
 
 
-async def _patiently(wait: Callable[[], Awaitable[object]]) -> bool:
+async def patiently(wait: Callable[[], Awaitable[object]]) -> bool:
     """Waits through cancellations, which are raised afterwards; False: the patience was over.
 
     A ``with`` can be interrupted between its two first instructions: the scope would stay

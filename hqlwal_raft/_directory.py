@@ -154,6 +154,17 @@ class Directory:
             raise
         return file
 
+    def make_temporary(self, name: str) -> File:
+        """An empty file of a temporary name, for who gives it another once it is durable."""
+        path = self.path_of(name)
+        descriptor = self._open_temporary(name, path)
+        try:
+            return File(self.environment, descriptor, name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.unlink(name)
+            raise
+
     def _open_temporary(self, name: str, path: str) -> int:
         """An empty file, in the place of what an attempt that was killed left behind."""
         self.unlink(name)
@@ -193,7 +204,7 @@ class Directory:
             raise
 
     def set_aside(self, name: str, target: str) -> None:
-        """Renames a file that is used no more; ``target`` must be free."""
+        """Renames a file; ``target`` must be free."""
         if self.identify(target) is not None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), self.path_of(target))
         self._rename(name, target)

@@ -23,8 +23,13 @@ from ._files import (
     open_at,
 )
 from ._format import LOCK_BYTES, LOCK_NAME, pack_lock, unpack_lock
+from .errors import WalLockedError
 
 __all__ = ["DirectoryLock", "LockedError"]
+
+# Who only asks whether the lock is held (``audit``) holds it for an instant itself.
+_TRIES = 3
+_PAUSE_SECONDS = 0.01
 
 
 class LockedError(Exception):
@@ -74,6 +79,25 @@ class DirectoryLock:
         except BaseException:
             self._environment.flock(self._directory_descriptor, LOCK_UN)
             raise
+
+    def take_or_refuse(self, what: str) -> None:
+        """As :meth:`take`, a few times; raises WalLockedError. ``what`` has one owner, it says."""
+        for tries_left in range(_TRIES - 1, -1, -1):
+            try:
+                self.take()
+                return
+            except LockedError as error:
+                if tries_left:
+                    self._environment.sleep(_PAUSE_SECONDS)
+                    continue
+                path = os.path.dirname(self._path)
+                holder = f"process {error.pid}" if error.pid else "another process, or this one,"
+                raise WalLockedError(
+                    f"{path} is in use: {holder} holds its lock. {what} has one owner; close "
+                    "that store or choose another directory",
+                    path=path,
+                    pid=error.pid,
+                ) from None
 
     def _take_file(self) -> None:
         environment, path = self._environment, self._path

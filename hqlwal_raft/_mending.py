@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ._format import record_bytes
 from ._log import Log
 from ._plans import Plan, Read, Sync, Work, Write
-from ._records import decode, encode
+from ._records import decode, encode, hop
 from ._types import Entry, MendOutcome
 
 __all__ = ["mend", "proven"]
@@ -25,14 +25,20 @@ _ID_BYTES = 8
 
 def proven(entry: Entry, salt: int, data: bytes) -> bytes | None:
     """The entry's record, if ``data`` begins with what is left of that very record."""
-    for is_settled in (False, True):
-        size = len(entry.payload)
-        parts, _, _ = encode([entry], entry.index, salt, 0, size, is_settled=is_settled)
-        record = b"".join(parts)
-        there = data[: len(record)]
-        has_checksum = there[8:12] == record[8:12]
-        has_rest = there[:8] + there[12:] == record[:8] + record[12:]
-        if len(there) == len(record) and (has_checksum or has_rest):
+    size = len(entry.payload)
+    records = [
+        b"".join(encode([entry], entry.index, salt, 0, size, is_settled=is_settled)[0])
+        for is_settled in (False, True)
+    ]
+    there = data[: len(records[0])]
+    if len(there) < len(records[0]):
+        return None
+    # The checksum first: it tells a damaged settled bit from a damaged checksum.
+    for record in records:
+        if there[8:12] == record[8:12]:
+            return record
+    for record in records:
+        if there[:8] + there[12:] == record[:8] + record[12:]:
             return record
     return None
 
@@ -59,19 +65,20 @@ def mend(log: Log, copies: Sequence[Entry]) -> Work[MendOutcome]:
 def _mend_one(log: Log, entry: Entry) -> Work[bool | None]:
     """Whether the record was mended; None where it is healthy."""
     segment = log.reads.segment_of(entry.index)
-    file, offsets = segment.file, segment.offsets
-    if file is None or offsets is None or segment.is_sealed:
+    file, places = segment.file, segment.places
+    if file is None or places is None or segment.is_sealed:
         outcome = yield Plan("load", (segment.load_step(is_writable=True),))
-        file, offsets = outcome.values[0]
+        file, located = outcome.values[0]
+        places = located if places is None else places
     place = entry.index - segment.first_id
-    if place >= len(offsets):
+    if place >= len(places):
         return False
-    start = offsets[place]
-    following = offsets[place + 1] if place + 1 < len(offsets) else segment.end
+    near, skip = places.before(place)
     size = record_bytes(len(entry.payload))
-    length = min(max(size + _ID_BYTES, following - start), segment.end - start)
-    outcome = yield Plan("read", (Read(file, start, length),))
-    data = outcome.values[0]
+    length = min(places.behind(place + 1, segment.end) + size + _ID_BYTES, segment.end) - near
+    outcome = yield Plan("read", (Read(file, near, length),))
+    within = hop(outcome.values[0], skip)
+    start, data = near + within, outcome.values[0][within:]
     if decode(data, segment.salt, entry.index, 1):
         return None
     record = proven(entry, segment.salt, data)
@@ -79,12 +86,15 @@ def _mend_one(log: Log, entry: Entry) -> Work[bool | None]:
         return False
     # The neighbours must agree: the next record begins where this one ends.
     next_id = (entry.index + 1).to_bytes(_ID_BYTES, "big")
-    if start + size != following and data[size : size + _ID_BYTES] != next_id:
+    is_last = place + 1 == len(places)
+    following = (segment.end, 0) if is_last else places.before(place + 1)
+    if following != (start + size, 0) and data[size : size + _ID_BYTES] != next_id:
         return False
     yield Plan("mend", (Write(file, start, (record,)), Sync(file)), point=0)
     if segment.is_sealed:  # its records may have been looked for by a damaged length
         log.is_changing = True
         log.reads.forget([segment])
         segment.release()
+        segment.places = None
         log.is_changing = False
     return True

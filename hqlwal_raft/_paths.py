@@ -54,7 +54,8 @@ def sync_directory_at(environment: Environment, path: str, *, must: bool) -> Non
         with noting(path, "syncing the directory"):
             environment.fsync(descriptor)
     finally:
-        environment.close(descriptor)
+        with noting(path, "closing"):
+            environment.close(descriptor)
 
 
 def file_system_of(environment: Environment, descriptor: int) -> str:

@@ -30,7 +30,6 @@ from ._format import (
     segment_number,
 )
 from ._healing import Target, heal_steps
-from ._lock import LockedError
 from ._meta import Meta
 from ._places import Places
 from ._plans import (
@@ -50,15 +49,10 @@ from ._refusals import refuse
 from ._segment import Segment
 from ._types import Finding, FindingKind, LogId
 from .audit import DirectoryReport, examine
-from .errors import WalLockedError
 
 __all__ = ["Recovered", "recover"]
 
 logger = logging.getLogger("hqlwal_raft")
-
-# Who only asks whether the lock is held (``audit``) holds it for an instant itself.
-_LOCK_TRIES = 3
-_LOCK_PAUSE_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +86,7 @@ def recover(
     """
     directory = Directory.make(environment, path)
     try:
-        _lock(directory)
+        directory.lock.take_or_refuse("A log")
         opening = _Opening(directory)
         try:
             directory.lock.say_held()
@@ -110,24 +104,6 @@ def recover(
     except BaseException:
         directory.close()
         raise
-
-
-def _lock(directory: Directory) -> None:
-    for tries_left in range(_LOCK_TRIES - 1, -1, -1):
-        try:
-            directory.lock.take()
-            return
-        except LockedError as error:
-            if tries_left:
-                directory.environment.sleep(_LOCK_PAUSE_SECONDS)
-                continue
-            holder = f"process {error.pid}" if error.pid else "another process, or this one,"
-            raise WalLockedError(
-                f"{directory.path} is in use: {holder} holds its lock. A log has one owner; close "
-                "that store or choose another directory",
-                path=directory.path,
-                pid=error.pid,
-            ) from None
 
 
 def _reload(directory: Directory) -> None:

@@ -22,6 +22,10 @@ __all__ = [
     "purged",
     "room_again",
     "sealed",
+    "snapshot_damaged",
+    "snapshot_published",
+    "snapshot_stays",
+    "snapshots_opened",
     "truncated",
 ]
 
@@ -111,3 +115,39 @@ def closed(path: str, reason: str | None) -> None:
 
 def abandoned(path: str) -> None:
     logger.info("%s: abandoned: what was not durable may be lost, as after a kill", path)
+
+
+# --- snapshots ---------------------------------------------------------------------------
+
+
+def snapshots_opened(
+    path: str,
+    lock_before: bytes | None,
+    findings: Iterable[Finding],
+    *,
+    snapshots: int,
+    newest: LogId | None,
+) -> None:
+    """INFO: how it ended last, what was found, what there is."""
+    logger.info(
+        "%s: opened; %s; %s; %d snapshots, the newest at %s",
+        path,
+        _ending(lock_before),
+        _counts(findings),
+        snapshots,
+        newest,
+    )
+
+
+def snapshot_published(path: str, log_id: LogId, size: int) -> None:
+    logger.info("%s: published, the snapshot at %s; %d bytes", path, log_id, size)
+
+
+def snapshot_damaged(message: str) -> None:
+    """WARNING, when it is found."""
+    logger.warning("%s", message)
+
+
+def snapshot_stays(path: str, error: OSError) -> None:
+    """WARNING: a file that is used no more could not be removed."""
+    logger.warning("%s could not be removed (%s); it is tried again later", path, error)

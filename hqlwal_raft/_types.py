@@ -15,6 +15,7 @@ __all__ = [
     "LogState",
     "LogSync",
     "MendOutcome",
+    "SnapshotInfo",
     "StorageStatistics",
     "Vote",
 ]
@@ -247,6 +248,19 @@ class Finding:
     last_id: int | None = None
     #: the version found, for UNKNOWN_VERSION
     version: int | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class SnapshotInfo:
+    """A snapshot in a directory of ``hqlwal_raft.snapshots``."""
+
+    #: the last entry whose effect it holds
+    log_id: LogId
+    #: how many bytes were written to it; the file has some more
+    size_bytes: int
+    #: its file
+    path: str
 
 
 @final

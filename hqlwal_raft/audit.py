@@ -187,7 +187,7 @@ def examine(
 def _examine_unlocked(
     directory: Directory, *, deep: bool, progress: Progress | None
 ) -> DirectoryReport:
-    lock = _probe_lock(directory)
+    lock = probe_lock(directory)
     seen = _looked(directory, deep=deep, progress=progress)
     suspicions = _suspicions(*seen) if not seen[0].is_torn else set()
     confirmed: set[tuple[Finding, object]] = set()
@@ -205,7 +205,7 @@ def _examine_unlocked(
             break
         suspicions = again
     if not lock.is_held:
-        lock = _probe_lock(directory)
+        lock = probe_lock(directory)
     sound = {finding for finding, _ in confirmed}
     findings = seen[1].findings
     for place, finding in enumerate(findings):
@@ -295,7 +295,7 @@ def _report(
 # --- the lock ----------------------------------------------------------------------------
 
 
-def _probe_lock(directory: Directory) -> LockReport:
+def probe_lock(directory: Directory) -> LockReport:
     """Whether somebody holds the lock: by trying it, shared, for an instant.
 
     Other probes are not disturbed by that; a store that is being opened tries again.

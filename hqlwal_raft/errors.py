@@ -27,6 +27,8 @@ __all__ = [
     "LogRangeError",
     "LogTruncatedError",
     "RaftRuleError",
+    "SnapshotError",
+    "SnapshotOrderError",
     "UnknownVersionError",
     "UnsupportedPlatformError",
     "WalClosedError",
@@ -235,6 +237,28 @@ class CorruptionError(WalError):
         self.first_id = first_id
         #: the last index concerned, where it is known
         self.last_id = last_id
+
+
+class SnapshotError(WalError):
+    """There is no such snapshot, or none can be made so: nothing was published."""
+
+    def __init__(self, message: str, *, path: str, log_id: LogId | None = None) -> None:
+        super().__init__(message)
+        #: the snapshot's file, or the directory
+        self.path = path
+        self.log_id = log_id
+
+
+class SnapshotOrderError(WalError, ValueError):
+    """The snapshot ends before the newest one: they never go back. Nothing was published."""
+
+    def __init__(self, message: str, *, path: str, log_id: LogId, newest: LogId) -> None:
+        super().__init__(message)
+        #: the directory
+        self.path = path
+        self.log_id = log_id
+        #: the newest one's
+        self.newest = newest
 
 
 class UnknownVersionError(WalError):

@@ -19,6 +19,7 @@ from pysyncobj.journal import FileJournal
 from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote
 from hqlwal_raft._format import pack_slot, unpack_slot
 from hqlwal_raft.cli._commands import hqlwal
+from hqlwal_raft.snapshots import BlockingSnapshotStore
 from tests._support import start_python
 
 #: 41 records of 8 + payload fit a segment
@@ -538,3 +539,32 @@ def test_import_of_what_is_no_journal_says_so_and_leaves_nothing(tmp_path: Path)
         assert str(tmp_path / name) in result.stderr
         assert result.stderr.count("\n") == 1
     assert [file.name for file in tmp_path.iterdir()] == ["text"]
+
+
+# --- snapshots -----------------------------------------------------------------------------
+
+
+def test_verify_checks_a_directory_of_snapshots(tmp_path: Path) -> None:
+    with BlockingSnapshotStore.open(tmp_path) as snapshots:
+        for index in (1, 2):
+            with snapshots.create(LogId(3, index, 7)) as writer:
+                writer.write(b"state")
+        newest = snapshots.latest()
+        assert newest is not None
+    shown = run("verify", tmp_path)
+    assert shown.exit_code == 0
+    assert "2 snapshots" in shown.stdout
+    assert "intact" in shown.stdout
+    report = run_json("verify", tmp_path)
+    assert report["snapshots"][-1]["log_id"] == {"term": 3, "index": 2, "node_id": 7}
+    corrupt(Path(newest.path), 66)
+    shown = run("verify", tmp_path)
+    assert shown.exit_code == 4
+    assert "1 snapshots" in shown.stdout
+    assert run_json("verify", tmp_path)["findings"][0]["kind"] == "damage"
+
+
+def test_verify_of_a_directory_without_either_says_so(tmp_path: Path) -> None:
+    shown = run("verify", tmp_path)
+    assert shown.exit_code == 1
+    assert "holds no store" in shown.stderr

@@ -108,6 +108,15 @@ def test_the_readme_s_first_snippet_runs(
     )
 
 
+def test_the_snippets_on_snapshots_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for snippet in snippets("docs/snapshots.md"):
+        exec(compile(snippet, "docs/snapshots.md", "exec"), {"__name__": "snippet"})
+    assert capsys.readouterr().out == "b'x = 100'\n" * 2
+
+
 def test_the_readme_s_second_snippet_counts_in_a_cluster_and_after_a_restart(
     tmp_path: Path, ports: list[int]
 ) -> None:

@@ -43,6 +43,8 @@ FACTS: dict[str, dict[str, Any]] = {
     "LeaderChangedError": {"vote": Vote(1, 1, committed=True), "saved": Vote(2)},
     "RaftRuleError": {"rule": "vote", "given": Vote(1), "held": Vote(2)},
     "CorruptionError": {"path": "/log/x", "offset": 64, "first_id": 1, "last_id": 9},
+    "SnapshotError": {"path": "/snapshots", "log_id": LogId(1, 3)},
+    "SnapshotOrderError": {"path": "/snapshots", "log_id": LogId(1, 3), "newest": LogId(1, 4)},
     "UnknownVersionError": {"path": "/log/x", "version": 9},
     "WrongLoopError": {"path": "/log"},
     "UnsupportedPlatformError": {},

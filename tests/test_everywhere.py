@@ -45,9 +45,11 @@ ELSEWHERE = """
 
     from hqlwal_raft import Entry, LogId, RaftLogStorage, UnsupportedPlatformError
     from hqlwal_raft.blocking import BlockingRaftLogStorage
+    from hqlwal_raft.snapshots import BlockingSnapshotStore, SnapshotStore
     from hqlwal_raft.testing import MemoryDisk, MemoryLogStorage
 
-    for kind in (RaftLogStorage, BlockingRaftLogStorage):
+    snapshots = SnapshotStore, BlockingSnapshotStore
+    for kind in (RaftLogStorage, BlockingRaftLogStorage, *snapshots):
         try:
             kind.open("log")
         except UnsupportedPlatformError as error:

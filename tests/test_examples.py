@@ -49,6 +49,17 @@ def test_the_store_example_runs() -> None:
     assert "the vote and the last entry are as they were" in result.stdout
 
 
+def test_the_snapshot_example_runs(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, EXAMPLES / "snapshots.py", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "taken over: the state after entry 10000" in result.stdout
+
+
 @pytest.mark.parametrize("program", ["counter_cluster.py", "demo_cluster.py"])
 def test_a_program_explains_itself(program: str) -> None:
     result = subprocess.run(

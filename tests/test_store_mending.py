@@ -58,6 +58,22 @@ def flips() -> Iterator[int]:
     yield from (RECORD_BYTES - SIZE, RECORD_BYTES - SIZE + 7, RECORD_BYTES - 1)
 
 
+@pytest.mark.parametrize("index", [9, 12])
+async def test_a_settled_bit_is_given_back_as_it_was(tmp_path: Path, index: int) -> None:
+    # the first record of a commit has it, the others do not; each is flipped
+    async with RaftLogStorage.open(tmp_path, **OPTIONS) as store:
+        for start in range(0, 30, 8):
+            await store.append(LOG[start : start + 8])
+    path = segments(tmp_path)[1]
+    data = path.read_bytes()
+    place = data.index(b"%d.xxx" % index) - (RECORD_BYTES - SIZE) + 12
+    assert data[place] == (0x80 if index == 9 else 0)
+    path.write_bytes(data[:place] + bytes([data[place] ^ 0x80]) + data[place + 1 :])
+    async with RaftLogStorage.open(tmp_path, **OPTIONS) as store:
+        assert await store.mend(LOG) == MendOutcome(mended=(index,))
+    assert path.read_bytes() == data
+
+
 @on_both_backends
 async def test_every_byte_of_a_record_is_given_back(
     tmp_path: Path, second: tuple[Path, bytes, int]

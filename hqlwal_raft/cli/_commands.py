@@ -97,9 +97,17 @@ def segments(directory: str, *, as_json: bool) -> None:
 def verify(context: click.Context, directory: str, *, as_json: bool) -> None:
     """Reads every record and checks it; the exit code tells torn from damaged.
 
-    The other commands that read take sealed segments at their headers' word.
+    The other commands that read take sealed segments at their headers' word. A directory of
+    snapshots is read and checked as well.
     """
-    report = reports.verify_report(_examine_deeply(directory, is_shown=not as_json))
+    try:
+        report = reports.verify_report(_examine_deeply(directory, is_shown=not as_json))
+    except reports.NoStoreError:
+        snapshots = reports.snapshots_report(directory)
+        if snapshots is None:
+            raise
+        (render.show_json if as_json else render.show_snapshots)(snapshots)
+        context.exit(_EXIT_CODES[snapshots.verdict])
     (render.show_json if as_json else render.show_verdict)(report)
     context.exit(_EXIT_CODES[report.verdict])
 

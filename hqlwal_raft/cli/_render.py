@@ -20,6 +20,7 @@ from ._reports import (
     LogReport,
     RecordReport,
     SegmentLine,
+    SnapshotsReport,
     StatsReport,
     VerifyReport,
     to_json,
@@ -38,6 +39,7 @@ __all__ = [
     "show_payload",
     "show_records",
     "show_segments",
+    "show_snapshots",
     "show_stats",
     "show_text",
     "show_verdict",
@@ -147,6 +149,21 @@ def show_verdict(report: VerifyReport) -> None:
         f"{report.records:,} records in {report.segments} segments "
         f"({report.segment_bytes:,} bytes) of {escape(report.path)}"
     )
+    _show_findings(report.findings)
+    _show_verdict_line(report.verdict)
+
+
+def show_snapshots(report: SnapshotsReport) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in ("index", "term", "node", "bytes", "file"):
+        table.add_column(name, justify="left" if name == "file" else "right")
+    for each in report.snapshots:
+        log_id = each.log_id
+        numbers = (log_id.index, log_id.term, log_id.node_id)
+        table.add_row(*map(str, numbers), f"{each.size_bytes:,}", escape(each.path))
+    _console().print(f"{escape(report.path)}, {report.lock}: {len(report.snapshots)} snapshots")
+    if report.snapshots:
+        _console().print(table)
     _show_findings(report.findings)
     _show_verdict_line(report.verdict)
 

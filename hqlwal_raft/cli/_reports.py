@@ -16,7 +16,8 @@ from .._files import File, IrregularFileError
 from .._format import META_NAME, broken_name, record_bytes, segment_number
 from .._look import find_valid, scan_segment
 from .._records import decode, hop
-from .._types import Entry, Finding, FindingKind, LogId, Vote
+from .._snapshot_audit import examine_snapshots
+from .._types import Entry, Finding, FindingKind, LogId, SnapshotInfo, Vote
 from ..audit import DirectoryReport, SegmentReport, Verdict, examine, salvage
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "NoStoreError",
     "RecordReport",
     "SegmentLine",
+    "SnapshotsReport",
     "StatsReport",
     "VerifyReport",
     "examine_store",
@@ -32,6 +34,7 @@ __all__ = [
     "records",
     "salvaged_records",
     "segment_lines",
+    "snapshots_report",
     "stats_report",
     "to_json",
     "verify_report",
@@ -111,6 +114,18 @@ class VerifyReport:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotsReport:
+    """``hqlwal verify`` of a directory of snapshots."""
+
+    path: str
+    verdict: Verdict
+    lock: str
+    #: those that are whole, the newest last
+    snapshots: list[SnapshotInfo]
+    findings: list[Finding]
+
+
+@dataclass(frozen=True, slots=True)
 class LeaderLine:
     """The entries in a row that one leader proposed."""
 
@@ -186,6 +201,16 @@ def verify_report(report: DirectoryReport) -> VerifyReport:
         segments=len(report.segments),
         segment_bytes=sum(segment.size for segment in report.segments),
         findings=report.all_findings,
+    )
+
+
+def snapshots_report(directory: str) -> SnapshotsReport | None:
+    """None where there are no snapshots. Raises OSError."""
+    report = examine_snapshots(directory)
+    if not report.snapshots and not report.findings:
+        return None
+    return SnapshotsReport(
+        report.path, report.verdict, str(report.lock), report.snapshots, report.findings
     )
 
 
