@@ -45,12 +45,13 @@ PYSYNCOBJ_TESTS := tests/test_pysyncobj_repairs.py tests/test_pysyncobj_journal.
 PYSYNCOBJ_WARNINGS := -W ignore::ResourceWarning -W ignore::FutureWarning \
 	-W ignore::pytest.PytestUnraisableExceptionWarning
 
-test-pysyncobj-versions:  ## the adapter's tests under each pysyncobj; PYSYNCOBJ="0.3.11 0.3.17" to choose
+test-pysyncobj-versions: $(VENV)/.test  ## the adapter's tests under each pysyncobj, and rolling changes; PYSYNCOBJ="0.3.11 0.3.17" to choose
 	@failed=; for version in $(PYSYNCOBJ); do \
 		echo "== pysyncobj $$version"; venv=.venv-pysyncobj-$$version; \
 		$(MAKE) --no-print-directory $$venv/.test VENV=$$venv \
 			&& $$venv/bin/$(PIP) install --quiet pysyncobj==$$version \
 			&& $$venv/bin/python -m pytest $(PYSYNCOBJ_WARNINGS) $(PYSYNCOBJ_TESTS) $(ARGS) \
+			&& $(BIN)/python -m tests.pysyncobj_nodes.rolling --older $$venv/bin/python \
 			|| failed+=" $$version"; \
 	done; echo "tried: $(PYSYNCOBJ); failed:$${failed:- none}"; test -z "$$failed"
 
@@ -75,6 +76,8 @@ bench: $(VENV)/.bench  ## measures the store against its peers; ARGS=--quick for
 torture: $(VENV)/.test  ## every loop of the proofs whole, then random histories; ARGS="--seconds 600"
 	$(BIN)/python -m tests.proofs $(ARGS)
 	$(BIN)/python -m hqlwal_raft.testing.simulation --seed 1000 --seconds 300
+	$(BIN)/python -m tests.pysyncobj_nodes.torture --rounds 10
+	$(BIN)/python -m tests.pysyncobj_nodes.weather --rounds 30
 
 simulate: $(VENV)/.test  ## simulated clusters from seeds, until one breaks a promise; ARGS="--seconds 600 --seed 1"
 	$(BIN)/python -m hqlwal_raft.testing.simulation $(ARGS)

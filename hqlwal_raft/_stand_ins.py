@@ -126,7 +126,8 @@ class StandIns:
         self._under_way: set[_Made] = set()
         #: those that wait for a call; the main thread never touches it
         self._idle: set[object] = set()
-        self._is_stopped = False
+        #: nothing that is submitted from then on is made
+        self.is_stopped = False
         self._start()
 
     def call(
@@ -151,7 +152,7 @@ class StandIns:
         """Makes a call in another thread. For the main thread."""
         made = _Made(self._environment.lock(), make, self._under_way)
         self._calls.put(made)
-        if self._is_stopped:  # perhaps before it was put there
+        if self.is_stopped:  # perhaps before it was put there
             made.give(None, WalClosedError("the store is closed"))
         return made.wait()
 
@@ -169,7 +170,7 @@ class StandIns:
 
     def stop(self) -> None:
         """Ends the threads when what they make is made. The store is closed."""
-        self._is_stopped = True
+        self.is_stopped = True
         self._calls.put(_end)
 
     def _run(self, me: object) -> None:

@@ -340,6 +340,9 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     def close_at_exit(self) -> None:
         """Closes it, as long as the disk answers: the interpreter must be able to end."""
+        core = self._core
+        if self._stand_ins.is_stopped or core.pid != core.log.directory.environment.getpid():
+            return  # it was closed, and is only kept; or it is the process's that forked this one
         closed: Queue[None] = self._core.log.directory.environment.queue()
 
         def close() -> None:

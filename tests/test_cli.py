@@ -507,6 +507,12 @@ def test_import_in_place_and_export_lead_there_and_back(journal: Path, tmp_path:
     aside = run("export-pysyncobj", tmp_path / "again", tmp_path / "aside")
     assert aside.exit_code == 0, aside.output
     assert (tmp_path / "aside").is_file()
+    refused = run(
+        *("export-pysyncobj", tmp_path / "again", tmp_path / "other"),
+        *("--dump", tmp_path / "no-dump"),
+    )
+    assert refused.exit_code == 1
+    assert "no-dump" in refused.stderr
 
 
 def test_import_and_export_want_either_a_target_or_in_place(journal: Path, tmp_path: Path) -> None:

@@ -142,6 +142,32 @@ def test_the_interpreter_ends_with_a_store_open_and_says_nothing(
     assert not is_locked(tmp_path)
 
 
+KEPT = """
+    import os, sys
+    from hqlwal_raft import blocking
+
+    blocking.PATIENCE_SECONDS = 3600
+    for end in ("close", "abandon"):
+        store = blocking.BlockingRaftLogStorage.open(f"{sys.argv[1]}/{end}")
+        globals()[end] = store
+        if end == "close":
+            pid = os.fork()
+            if pid == 0:
+                sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        getattr(store, end)()
+    print("end", flush=True)
+"""
+
+
+def test_the_interpreter_does_not_wait_for_a_store_that_is_closed_or_another_processs(
+    tmp_path: Path,
+) -> None:
+    with start_python(KEPT, tmp_path) as process:
+        out, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert (process.returncode, out.strip()) == (0, "end")
+
+
 STRICT = """
     import sys, anyio
     from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote

@@ -11,7 +11,9 @@ import pytest
 
 from hqlwal_raft._format import unpack_lock
 from tests.pysyncobj_nodes.cluster import Cluster, running_cluster, wait_until
+from tests.pysyncobj_nodes.rolling import NEW_STOCK, NEW_WAL, OLD_STOCK, Rolling
 from tests.pysyncobj_nodes.torture import torture
+from tests.pysyncobj_nodes.weather import KINDS, Weather, kind_of
 
 
 @pytest.mark.parametrize(("is_batched", "rounds"), [(True, 2), (False, 1)])
@@ -87,3 +89,21 @@ def test_a_cluster_goes_on_while_one_node_after_the_other_is_killed(tmp_path: Pa
             lambda: len({answer["held"] for answer in cluster.ask_all("check")}) == 1,
             "all nodes the same",
         )
+
+
+def test_nothing_is_missing_or_there_twice_after_a_few_seconds_of_bad_luck(tmp_path: Path) -> None:
+    found = Weather(tmp_path, 5, "everything", seconds=6).play()
+    assert found.is_clean, found
+    assert found.acknowledged > 100
+    assert found.faults["paused"] + found.faults["killed"] + found.faults["outages"] > 0
+
+
+def test_each_kind_of_bad_luck_has_its_turn() -> None:
+    assert {kind_of(seed) for seed in range(len(KINDS))} == set(KINDS)
+
+
+def test_nodes_change_their_journals_one_by_one_and_back(tmp_path: Path) -> None:
+    rolling = Rolling(tmp_path)
+    rolling.roll(steps=[(0, NEW_WAL), (1, NEW_WAL), (0, OLD_STOCK), (1, NEW_STOCK)])
+    assert (tmp_path / "0.wal").is_file()
+    assert rolling.cluster.acknowledged() > 4 * 700

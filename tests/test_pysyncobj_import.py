@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import gzip
 import os
 import pickle
+import shutil
 import struct
+from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from hqlwal_raft.pysyncobj import (
     import_in_place,
 )
 from tests.pysyncobj_nodes.cluster import free_addresses, stop, wait_until
+from tests.pysyncobj_nodes.fed import Counter, Fed, StockCounter
 
 # pysyncobj's own journal leaves its .meta open to the garbage collector
 pytestmark = pytest.mark.filterwarnings(
@@ -302,6 +306,61 @@ def test_a_store_becomes_a_stock_journal_again(stock: Path, tmp_path: Path) -> N
     back._destroy()
     end = records(before)[-1]
     assert stock.read_bytes()[HEADER:end] == before[HEADER:end]
+
+
+class Keeper(Counter):
+    """With values in its dump that are no plain ones."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.kept = [Path("a"), {1, 2}, OrderedDict(a=b"b"), deque([3]), b"\xff"]
+
+
+class StockKeeper(StockCounter):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.kept: Any = None
+
+
+def test_what_follows_the_dump_is_not_lost_on_the_way_back_after_a_kill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = Fed(tmp_path, monkeypatch, base=Keeper)
+    fed.tick()
+    fed.grow(120)
+    fed.feed(1, 121, 101)
+    fed.node.destroy()
+    shutil.copytree(tmp_path / "log", tmp_path / "unpurged")
+    fed.start()
+    fed.tick()
+    fed.feed(121, 121, 101)
+    fed.compact()
+    fed.node.destroy()
+    shutil.rmtree(tmp_path / "log")
+    ends = []
+    for dump in (None, tmp_path / "dump"):
+        # killed after the dump was in its place, and before the log was purged
+        export_file_journal(tmp_path / "unpurged", tmp_path / "log", dump=dump)
+        fed._base = StockKeeper
+        fed.start()
+        fed.tick()
+        assert fed.applied == 101
+        ends.append(fed.node._SyncObj__raftLog[-1][1])
+        fed.node.destroy()
+        for name in ("log", "log.meta"):
+            (tmp_path / name).unlink()
+    assert ends == [101, 121]
+
+
+def test_an_export_wants_a_dump_that_pysyncobj_wrote(stock: Path, tmp_path: Path) -> None:
+    import_in_place(stock)
+    with pytest.raises(FileNotFoundError):
+        export_in_place(stock, dump=tmp_path / "dump")
+    for content in (b"", b"text", gzip.compress(b"no pickle"), gzip.compress(pickle.dumps((1, 2)))):
+        (tmp_path / "dump").write_bytes(content)
+        with pytest.raises(ValueError, match="no dump"):
+            export_in_place(stock, dump=tmp_path / "dump")
+    assert stock.is_dir()
 
 
 def test_an_export_overwrites_nothing_and_needs_a_store(stock: Path, tmp_path: Path) -> None:

@@ -67,18 +67,27 @@ def test_a_seed_gives_the_same_trace_in_every_process(weather: str) -> None:
 
 
 #: each repair of the adapter's that can be switched off, the seed that misses it, and how
-MISSED: dict[str, tuple[Callable[..., Any], int, str | None, str]] = {
+MISSED: dict[str, tuple[Callable[..., Any], int, str, str]] = {
     "is_newer_dump": (lambda *_: True, 4, "dumps", "a node gave up on a healthy disk"),
+    "apply_membership_again": (lambda *_: None, 6, "rewinds", "nodes know different members"),
+    "go_back_to_commit": (
+        lambda next_index, _: next_index,
+        383,
+        "members",
+        "not every healthy node became ready",
+    ),
+    "is_damage": (lambda _: False, 3, "damage", "a node goes on with a damaged log"),
+    "lacks_its_dump": (lambda *_: False, 4, "damage", "not every healthy node became ready"),
     "keep_commit_index": (
         lambda commit, *_, **__: commit,
         1,
-        None,
+        "partitions",
         "what was committed is another entry now",
     ),
     "push_election_deadline": (
         lambda *_: None,
         10,
-        None,
+        "stalls",
         "its own disk's silence was taken for the leader's",
     ),
     "wait_for_another_leader": (
@@ -88,6 +97,13 @@ MISSED: dict[str, tuple[Callable[..., Any], int, str | None, str]] = {
         "its own disk's silence was taken for the leader's",
     ),
 }
+
+
+def test_every_repair_is_switched_off_once_and_its_seed_is_told() -> None:
+    assert set(MISSED) == set(_repairs.__all__)
+    page = (ROOT / "docs" / "design" / "proofs.md").read_text()
+    for repair, (_, seed, weather, _) in MISSED.items():
+        assert f"| `{repair}` | {weather}, {seed} |" in page
 
 
 @pytest.mark.parametrize("repair", sorted(MISSED))
@@ -105,15 +121,16 @@ def test_a_repair_that_is_switched_off_is_missed(
 def test_a_failing_history_is_shortened_and_printed_with_the_line_that_replays_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    instead, seed, _, rule = MISSED["push_election_deadline"]
+    instead, seed, weather, rule = MISSED["push_election_deadline"]
     monkeypatch.setattr(_repairs, "push_election_deadline", instead)
-    assert main(["--seed", str(seed), "--seeds", "1"]) == 1
+    assert main(["--seed", str(seed), "--seeds", "1", "--weather", weather]) == 1
     said = capsys.readouterr().out
     line = said.rpartition("replay: ")[2].strip()
-    assert line.startswith(f"python -m hqlwal_raft.testing.simulation --seed {seed} --once --keep ")
+    assert line.startswith(f"python -m hqlwal_raft.testing.simulation --seed {seed} --once ")
+    assert " --keep " in line
     kept = line.rpartition(" ")[2]
-    assert len(kept.split(",")) < len(make_plan(seed).actions) / 3
-    assert main(["--seed", str(seed), "--once", "--keep", kept]) == 1
+    assert len(kept.split(",")) < len(make_plan(seed, weather).actions) / 3
+    assert main([*line.split()[3:]]) == 1
     assert rule in capsys.readouterr().out
 
 

@@ -305,22 +305,32 @@ def import_pysyncobj(
     is_flag=True,
     help="Give the journal the name of DIRECTORY, which becomes DIRECTORY.wal.",
 )
+@click.option(
+    "--dump",
+    type=click.Path(),
+    help="The node's dump file: begin the journal where it ends. Needed after a kill.",
+)
 @_telling_errors
-def export_pysyncobj(directory: str, journal: str | None, *, in_place: bool) -> None:
+def export_pysyncobj(
+    directory: str, journal: str | None, *, in_place: bool, dump: str | None
+) -> None:
     """Turns a pysyncobj node's store into a journal file of pysyncobj's own: the way back.
 
     The node must not be running, and JOURNAL must not exist. The store stays as it is, and the
-    dump file serves both.
+    dump file serves both. Unless the node was stopped in order give --dump: with a journal that
+    does not begin where the dump ends, pysyncobj's own forgets what follows the dump.
     """
     _need_one_target(journal, "JOURNAL", in_place=in_place)
     adapter = _adapter()
     with render.progress_bar("exporting", is_shown=True, in_bytes=False) as progress:
         try:
             if journal is None:
-                count = adapter.export_in_place(directory, progress=progress)
+                count = adapter.export_in_place(directory, dump=dump, progress=progress)
             else:
-                count = adapter.export_file_journal(directory, journal, progress=progress)
-        except ValueError as error:  # too large
+                count = adapter.export_file_journal(
+                    directory, journal, dump=dump, progress=progress
+                )
+        except ValueError as error:  # too large, or no dump
             raise click.ClickException(str(error)) from None
     render.show_export(count, directory, journal or directory)
 

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 
 from ..blocking import BlockingRaftLogStorage
+from ._dump_end import read_last_entries
 from ._import import (
     FORMAT_VERSION,
     HEADER,
@@ -68,7 +69,12 @@ def import_in_place(
     return report
 
 
-def export_in_place(directory: str | os.PathLike[str], *, progress: Progress | None = None) -> int:
+def export_in_place(
+    directory: str | os.PathLike[str],
+    *,
+    dump: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> int:
     """:func:`export_file_journal`, after which the stock journal has the directory's name.
 
     The directory is kept beside it as ``NAME.wal``. Gives the number of entries.
@@ -79,7 +85,7 @@ def export_in_place(directory: str | os.PathLike[str], *, progress: Progress | N
     workplace = tempfile.mkdtemp(prefix=f".{name}.", suffix=".exporting", dir=folder)
     try:
         made = os.path.join(workplace, name)
-        count = export_file_journal(path, made, progress=progress)
+        count = export_file_journal(path, made, dump=dump, progress=progress)
         # the .meta first: a journal without it could vote twice
         os.rename(f"{made}.meta", f"{path}.meta")
         _swap(made, path, f"{path}.wal")
@@ -93,13 +99,18 @@ def export_file_journal(
     directory: str | os.PathLike[str],
     journal_path: str | os.PathLike[str],
     *,
+    dump: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Writes a WAL directory's entries, term, vote and commit index to a new stock journal.
 
+    ``dump`` is the node's dump file, which stays as it is. A node with a stock journal forgets
+    every entry after its dump unless the journal begins where the dump ends: given the dump, it
+    does. A node that was stopped in order has made it so; one that was killed may not have.
+
     Gives the number of entries. The directory stays as it is. Raises FileExistsError where the
     journal or its ``.meta`` exists, ValueError where the log is too large for a stock journal
-    (4 GiB), and what opening the directory raises.
+    (4 GiB) or the dump is none of pysyncobj's own, and what opening the directory raises.
     """
     target = os.path.abspath(os.fspath(journal_path))
     _refuse_taken([target, f"{target}.meta"])
@@ -116,7 +127,7 @@ def export_file_journal(
         count, end = 0, HEADER.size
         with open(f"{target}.tmp", "wb") as file:
             file.seek(end)
-            for entry in store.entries_stream(0):
+            for entry in store.entries_stream(_first_index(store, dump)):
                 data = RECORD_HEAD.pack(entry.index, entry.term) + entry.payload
                 size = SIZE.pack(len(data))
                 end += file.write(size + data + size)
@@ -140,6 +151,16 @@ def export_file_journal(
     os.rename(f"{target}.tmp", target)
     sync_directory(os.path.dirname(target))
     return count
+
+
+def _first_index(store: BlockingRaftLogStorage, dump: str | os.PathLike[str] | None) -> int:
+    """Where a stock journal has to begin; 0 for all that there is."""
+    if dump is None:
+        return 0
+    wanted = read_last_entries(os.fspath(dump))
+    start = wanted[0][1]
+    found = tuple((e.payload, e.index, e.term) for e in store.try_get_log_entries(start, start + 2))
+    return start if found == wanted else 0
 
 
 def _refuse_taken(names: Iterable[str]) -> None:

@@ -95,11 +95,18 @@ def on_answer(
     nextNodeIdx: int | None = None,
     success: bool = False,  # noqa: FBT001, FBT002
 ) -> None:
-    journal = journal_of(node)
+    journal, wanted = journal_of(node), nextNodeIdx
+    if journal is not None and reset and not success:
+        state = node.__dict__
+        _, last, term = journal[-1]
+        wanted = last + 1 if nextNodeIdx is None else nextNodeIdx
+        if term != state["_SyncObj__raftCurrentTerm"]:  # else all of it is this leader's
+            committed = max(state["_SyncObj__raftCommitIndex"], state["_SyncObj__raftLastApplied"])
+            wanted = _repairs.go_back_to_commit(wanted, committed)
     if journal is None or not journal.hold_answer(
-        receiver, reset=reset, next_index=nextNodeIdx, success=success
+        receiver, reset=reset, next_index=wanted, success=success
     ):
-        original(node, receiver, reset=reset, nextNodeIdx=nextNodeIdx, success=success)
+        original(node, receiver, reset=reset, nextNodeIdx=wanted, success=success)
     elif journal.has_held_enough():
         _release_answers(node, journal)
 

@@ -18,6 +18,7 @@ from ._entries import PlainEntry
 
 __all__ = [
     "apply_membership_again",
+    "go_back_to_commit",
     "is_damage",
     "is_newer_dump",
     "keep_commit_index",
@@ -48,6 +49,17 @@ def keep_commit_index(commit: int, before: int, log_end: int, *, is_installed: b
     overwritten. Only the last piece, once the snapshot is installed, says something of the log.
     """
     return commit if is_installed else min(before, log_end)
+
+
+def go_back_to_commit(next_index: int, committed: int) -> int:
+    """The entry that a follower asks for which does not have what comes before ``next_index``.
+
+    pysyncobj asks for the one before that, so its leader goes back one by one, and what then
+    follows fills more than one message at some time. The second is turned down as well, with an
+    index that is higher than the first's: the leader never gets any further back. What is committed
+    is in every later leader's log, so there the search ends at once.
+    """
+    return min(next_index, committed + 1)
 
 
 def apply_membership_again(node: Any, entries: Iterable[PlainEntry]) -> None:

@@ -3,14 +3,20 @@
 Run as ``python -m tests.pysyncobj_nodes.node OPTIONS`` with the options as JSON. It obeys lines
 on its standard input and answers with lines of JSON:
 
-``write``   puts numbers for as long as it leads, and notes each acknowledged one in a file
+``write``   puts numbers (for as long as it leads, unless ``everyone`` writes), and notes each
+            acknowledged one in a file
 ``stop``    stops writing
 ``check``   says which acknowledged numbers it does not have
+``state``   says how many numbers it has, a digest of them, and how many came twice
 ``status``  says whether it is ready, whether it leads, and how long its log is
+``quit``    ends it in order
+
+Nothing here is newer than the oldest pysyncobj that is supported.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -19,40 +25,26 @@ import threading
 import time
 from typing import Any
 
-from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, replicated
-
-from hqlwal_raft.pysyncobj import WalSyncObj
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf, SyncObjConsumer, replicated
+from pysyncobj.version import VERSION
 
 PAD = "x" * 80
+#: a paced writer puts so many bursts a second
+BURSTS = 50
 
 
-class LedgerMethods:
-    """What both ledgers do; each class needs the decorated methods in its own body."""
+class Ledger(SyncObjConsumer):
+    """The state machine: a set of numbers, and how many of them came more than once."""
 
-    numbers: set[int]
-
-
-class StockLedger(SyncObj):
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    def __init__(self) -> None:
+        super().__init__()
         self.numbers: set[int] = set()
+        self.twice = 0
 
     @replicated
     def put(self, number: int, pad: str) -> None:
-        self.numbers.add(number)
-
-    @replicated
-    def barrier(self) -> None:
-        pass
-
-
-class WalLedger(WalSyncObj):
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.numbers: set[int] = set()
-
-    @replicated
-    def put(self, number: int, pad: str) -> None:
+        if number in self.numbers:
+            self.twice += 1
         self.numbers.add(number)
 
     @replicated
@@ -61,27 +53,37 @@ class WalLedger(WalSyncObj):
 
 
 class Writer(threading.Thread):
-    """Keeps a window of commands under way and notes what was acknowledged."""
+    """Puts numbers and notes what was acknowledged: a window of them as fast as it goes, or, paced,
+    so many a second whatever became of those before.
+    """
 
-    def __init__(self, ledger: Any, first: int, log: str, window: int) -> None:
+    def __init__(self, node: Any, ledger: Ledger, options: dict[str, Any]) -> None:
         super().__init__(daemon=True)
+        self._node = node
         self._ledger = ledger
-        self._number = first
-        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._room = threading.Semaphore(window)
+        self._number: int = options["first"]
+        self._log = os.open(options["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._room = threading.Semaphore(options.get("window", 2000))
+        self._pace: int = options.get("pace", 0)
+        self._is_everyone = options.get("everyone", False)
         self.wanted = threading.Event()
 
     def run(self) -> None:
         while True:
             self.wanted.wait()
-            if not self._ledger._isLeader():
+            if not (self._is_everyone or self._node._isLeader()):
                 time.sleep(0.01)
-                continue
-            if self._room.acquire(timeout=0.1):
-                self._number += 1
-                self._put(self._number)
+            elif self._pace:
+                for _ in range(self._pace // BURSTS):
+                    self._put()
+                time.sleep(1 / BURSTS)
+            elif self._room.acquire(timeout=0.1):
+                self._put()
 
-    def _put(self, number: int) -> None:
+    def _put(self) -> None:
+        self._number += 1
+        number = self._number
+
         def acknowledged(_result: Any, error: int) -> None:
             self._room.release()
             if error == FAIL_REASON.SUCCESS:
@@ -90,7 +92,7 @@ class Writer(threading.Thread):
         self._ledger.put(number, PAD, callback=acknowledged)
 
 
-def make_ledger(options: dict[str, Any]) -> Any:
+def make_node(options: dict[str, Any], ledger: Ledger) -> Any:
     index, addresses, folder = options["index"], options["addresses"], options["folder"]
     conf = SyncObjConf(
         journalFile=f"{folder}/{index}.wal",
@@ -104,12 +106,25 @@ def make_ledger(options: dict[str, Any]) -> Any:
         appendEntriesPeriod=options.get("period", 0.05),
     )
     others = [address for address in addresses if address != addresses[index]]
+    arguments = addresses[index], others, conf, [ledger]
+    hiccups = options.get("hiccups")
     if options.get("stock", False):
-        return StockLedger(addresses[index], others, conf)
-    return WalLedger(addresses[index], others, conf, **options.get("store", {}))
+        if hiccups is not None:
+            from tests.pysyncobj_nodes.hiccups import Hiccups, hold_up_stock
+
+            hold_up_stock(Hiccups(*hiccups))
+        return SyncObj(*arguments)
+    from hqlwal_raft.pysyncobj import WalSyncObj
+
+    store = dict(options.get("store", {}))
+    if hiccups is not None:
+        from tests.pysyncobj_nodes.hiccups import HiccupingEnvironment, Hiccups
+
+        store["environment"] = HiccupingEnvironment(Hiccups(*hiccups))
+    return WalSyncObj(*arguments, **store)
 
 
-def check(ledger: Any, log: str) -> dict[str, Any]:
+def check(ledger: Ledger, log: str) -> dict[str, Any]:
     acknowledged = set()
     with open(log, "rb") as file:
         for line in file:
@@ -125,6 +140,12 @@ def check(ledger: Any, log: str) -> dict[str, Any]:
     }
 
 
+def state(ledger: Ledger) -> dict[str, Any]:
+    numbers = sorted(ledger.numbers.copy())
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).hexdigest()
+    return {"held": len(numbers), "twice": ledger.twice, "digest": digest}
+
+
 def main() -> None:
     options = json.loads(sys.argv[1])
     logging.basicConfig(
@@ -134,8 +155,9 @@ def main() -> None:
     )
     # what a follower undoes and adds again is pysyncobj's daily life
     logging.getLogger("pysyncobj.syncobj").setLevel(logging.ERROR)
-    ledger = make_ledger(options)
-    writer = Writer(ledger, options["first"], options["log"], options.get("window", 2000))
+    ledger = Ledger()
+    node = make_node(options, ledger)
+    writer = Writer(node, ledger, options)
     writer.start()
     for line in sys.stdin:
         command = line.strip()
@@ -147,15 +169,20 @@ def main() -> None:
                 writer.wanted.clear()
             elif command == "check":
                 answer |= check(ledger, options["log"])
+            elif command == "state":
+                answer |= state(ledger)
             elif command == "status":
                 answer |= {
-                    "ready": ledger.isReady(),
-                    "leads": ledger._isLeader(),
-                    "log": ledger._getRaftLogSize(),
-                    "applied": ledger.raftLastApplied,
+                    "ready": node.isReady(),
+                    "leads": node._isLeader(),
+                    "log": node._getRaftLogSize(),
+                    "applied": node.raftLastApplied,
+                    "version": VERSION,
                 }
             elif command == "quit":
-                ledger.destroy_synchronous()
+                writer.wanted.clear()
+                node.destroy()
+                node._SyncObj__thread.join()
         except Exception as error:
             answer["error"] = repr(error)
         print(json.dumps(answer), flush=True)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from ...errors import WalError
+from ...errors import CorruptionError, WalError
 from ._faults import Action, Plan
 from ._host import Host, Node, World
 from ._judge import Judge, Violation
-from ._node import Options, PySyncObjNode
+from ._node import Options, PySyncObjNode, is_membership
 from ._upstream import Upstream
 
 __all__ = ["Cluster", "Outcome", "play"]
@@ -60,11 +60,16 @@ class Cluster:
             pad_bytes=plan.pad_bytes,
             uses_batches=plan.uses_batches,
             forks=plan.forks,
+            cache_bytes=plan.cache_bytes,
         )
         self.hosts: dict[str, Host] = {}
         #: who is to run, as the operator has it
         self.members: list[str] = [f"n{number}" for number in range(1, plan.nodes + 1)]
         self.errors: dict[str, int] = {}
+        #: links that break where a membership change is sent again
+        self._armed: set[tuple[str, str]] = set()
+        #: per link: the index of the entry that was sent last
+        self._sent_up_to: dict[tuple[str, str], int] = {}
         self._keys = 0
         self._is_over = False
         self._is_probed = False
@@ -107,14 +112,17 @@ class Cluster:
         kind = type(error).__name__
         self.errors[kind] = self.errors.get(kind, 0) + 1
         self.world.trace.note(host.name, "raised", kind)
-        process = host.process
+        process, node = host.process, self.node(host.name)
         assert process is not None
         if host.node is not None and not isinstance(error, WalError | OSError):
             return  # as pysyncobj's own thread does it: it ticks again
-        if not process.had_disk_fault:
+        if isinstance(error, CorruptionError) and node is not None and not node.has_failed:
+            self.judge.fail("a node goes on with a damaged log", f"{host.name}: {error}")
+        if not (process.had_disk_fault or host.machine.is_damaged):
             rule = "a node gave up" if host.node is not None else "a node cannot be started"
             self.judge.fail(f"{rule} on a healthy disk", f"{host.name}: {kind}: {error}")
         host.die(has_power=True)
+        host.machine.mend()
         self.start_later(host, _REPAIR_SECONDS)
 
     def _ran(self, host: Host) -> None:
@@ -128,6 +136,25 @@ class Cluster:
             self.judge.voted(host.name, message["term"], host.name)
         elif message["type"] == "response_vote":
             self.judge.voted(host.name, message["term"], receiver)
+        elif message.get("entries"):
+            self._sent_entries((host.name, receiver), message["entries"])
+
+    def _sent_entries(self, link: tuple[str, str], entries: Sequence[Any]) -> None:
+        before = self._sent_up_to.get(link)
+        self._sent_up_to[link] = entries[-1][1]
+        if link not in self._armed or before != entries[0][1] - 1:
+            return
+        changes = [index for command, index, _ in entries if is_membership(command)]
+
+        def is_late() -> bool:
+            node = self.node(link[1])
+            is_applied = node is not None and any(index <= node.applied for index in changes)
+            if is_applied:
+                self._armed.discard(link)
+            return is_applied
+
+        if changes:
+            self.world.network.reset_behind(*link, is_late)
 
     def _arrived(self, host: Host, label: str) -> None:
         node = self.node(host.name)
@@ -221,6 +248,14 @@ class Cluster:
         if first is not None and second is not None and first is not second:
             self.world.network.reset_after(first.name, second.name, packets)
 
+    def do_break_resend(self, one: str, other: str) -> None:
+        """The link breaks once what lies before an applied membership change was sent again, and
+        before that is.
+        """
+        first, second = self._find(one), self._find(other)
+        if first is not None and second is not None and first is not second:
+            self._armed.add((first.name, second.name))
+
     def do_slow_links(self, name: str, least: float, most: float) -> None:
         for other in self.hosts:
             self.world.network.slow[name, other] = (least, most)
@@ -239,6 +274,19 @@ class Cluster:
         if (host := self._find(target)) is not None:
             host.machine.fill(pages)
             self.world.clock.after(seconds, host.machine.make_room)
+
+    def do_flip(self, target: str) -> None:
+        """A bit of a log is another one from now on."""
+        if (host := self._find(target)) is not None:
+            host.machine.flip(f"/{host.name}/wal")
+
+    def do_lose_dump(self, target: str, how: str, down: float) -> None:
+        """A node is killed, and finds its dump missing, empty or cut."""
+        host = self._find(target)
+        if host is not None and host.process is not None:
+            host.die(has_power=True)
+            host.machine.spoil(f"/{host.name}/dump", how)
+            self.start_later(host, down)
 
     def do_slow_dumps(self, name: str, least: float, most: float) -> None:
         self.upstream.dump_seconds[name] = (least, most)
@@ -303,6 +351,8 @@ class Cluster:
         for name, host in self.hosts.items():
             host.machine.stalled_until = 0.0
             host.machine.make_room()
+            if not host.is_up:
+                host.machine.mend()
             if host.process is not None:
                 host.process.heal()
                 host.process.dies_at_call = 0

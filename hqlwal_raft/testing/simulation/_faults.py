@@ -45,6 +45,7 @@ class Plan:
     uses_batches: bool
     forks: bool
     page_bytes: int
+    cache_bytes: int
 
     def only(self, numbers: frozenset[int]) -> tuple[Action, ...]:
         return tuple([action for action in self.actions if action.number in numbers])
@@ -58,6 +59,9 @@ class _Draft:
         self.names = [f"n{number}" for number in range(1, nodes + 1)]
         self.ends_at = ends_at
         self.actions: list[tuple[float, str, tuple[Any, ...]]] = []
+        #: where a weather is about a log of another length
+        self.compaction_entries: int | None = None
+        self.cache_bytes = 32 << 20
 
     def add(self, when: float, kind: str, *arguments: Any) -> None:
         if when < self.ends_at:
@@ -166,6 +170,28 @@ def _members(draft: _Draft) -> None:
         when += draft.between(1.5, 3.0)
 
 
+def _rewinds(draft: _Draft) -> None:
+    """One node answers late, so that its leader goes back to what it has sent already; there the
+    connection breaks, with a membership change that was applied among what is sent again.
+    """
+    rng, names = draft.rng, draft.names
+    draft.compaction_entries = 1000  # a dump would bring the members back
+    far = rng.choice(names)
+    low = draft.between(0.08, 0.2)
+    draft.add(0.5, "slow links", far, low, low + draft.between(0.01, 0.1))
+    when, newest = draft.between(2, 3), len(names)
+    while when < draft.ends_at - 2:
+        if newest < 6:
+            newest += 1
+            draft.add(when, "add", f"n{newest}")
+        begin = when - 0.3
+        while begin < when + 1.2:
+            draft.add(begin, "put", "leader", rng.randint(1, 3))
+            begin += draft.between(0.03, 0.12)
+        draft.add(when + 0.05, "break resend", "leader", far)
+        when += draft.between(2.0, 3.0)
+
+
 def _outages(draft: _Draft) -> None:
     """All nodes end at once, or one after the other, and come again in any order."""
     rng, when = draft.rng, draft.between(2, 3)
@@ -191,6 +217,29 @@ def _disks(draft: _Draft) -> None:
             draft.add(when, "fail", target, call, rng.randint(1, 6))
         else:
             draft.add(when, "fill", target, rng.randint(0, 30), draft.between(0.5, 3))
+        if rng.random() < 0.3:
+            draft.death(when + draft.between(0, 2), draft.some())
+        when += draft.between(1, 3)
+
+
+def _damage(draft: _Draft) -> None:
+    """Bits of logs flip, and dumps get lost or cut. What was wrong with a disk is mended once its
+    node has given up.
+    """
+    rng, when = draft.rng, draft.between(2, 3)
+    draft.compaction_entries = rng.choice((12, 40, 100))
+    draft.cache_bytes = 300  # so that logs are read
+    while when < draft.ends_at - 1:
+        if rng.random() < 0.6:
+            down = draft.between(0.3, 2)
+            target = "leader" if rng.random() < 0.7 else draft.some()
+            draft.add(when, "kill", "follower", down)
+            for _ in range(rng.randint(1, 4)):
+                draft.add(when + draft.between(0, down), "put", "leader", 8)
+            draft.add(when + draft.between(0, down), "flip", target)
+        else:
+            how = rng.choice(("missing", "empty", "cut"))
+            draft.add(when, "lose dump", draft.some(), how, draft.down())
         if rng.random() < 0.3:
             draft.death(when + draft.between(0, 2), draft.some())
         when += draft.between(1, 3)
@@ -228,8 +277,10 @@ WEATHERS = {
     "stalls": (_stalls, 3),
     "dumps": (_dumps, 4),
     "members": (_members, 4),
+    "rewinds": (_rewinds, 2),
     "outages": (_outages, 3),
     "disks": (_disks, 2),
+    "damage": (_damage, 3),
     "partitions": (_partitions, 2),
     "deaths": (_deaths, 2),
     "everything": (_everything, 4),
@@ -247,17 +298,19 @@ def make_plan(seed: int, weather: str | None = None) -> Plan:
     WEATHERS[weather][0](draft)
     ordered = sorted(draft.actions, key=lambda action: action[0])
     actions = [Action(number, *action) for number, action in enumerate(ordered)]
+    drawn_entries = rng.choice((6, 12, 25))
     return Plan(
         seed=seed,
         weather=weather,
         nodes=nodes,
         ends_at=draft_seconds,
         actions=tuple(actions),
-        compaction_entries=rng.choice((6, 12, 25)),
+        compaction_entries=draft.compaction_entries or drawn_entries,
         dump_piece_bytes=rng.choice((128, 512, 1 << 16)),
         append_bytes=rng.choice((300, 300, 1 << 16)),
         pad_bytes=rng.choice((0, 60, 120)),
         uses_batches=rng.random() < 0.6,
         forks=rng.random() < 0.9,
         page_bytes=rng.choice((512, 4096)),
+        cache_bytes=draft.cache_bytes,
     )

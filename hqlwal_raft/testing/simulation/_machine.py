@@ -27,6 +27,10 @@ T = TypeVar("T")
 
 #: how long a machine has run when a simulation begins: its clock shows more than any timeout
 BOOTED_SECONDS = 1000.0
+#: no damage is done to the header of a log's file, which is written again and again
+_HEADER_BYTES = 4096
+#: by so much around it damage is recognised
+_CONTEXT_BYTES = 16
 
 
 class Died(BaseException):
@@ -63,6 +67,8 @@ class Machine:
         self.kernel = MemoryKernel(page_bytes=page_bytes, seed=self.chance.getrandbits(32))
         self.process: Process | None = None
         self.has_power = True
+        #: what is wrong with its files: path → what was there, at which offset, and what is now
+        self._damage: dict[str, tuple[int, bytes, bytes]] = {}
         self.children: list[Child] = []
         self._pids = itertools.count(100)
         self._steps: list[tuple[float, int, Child, Callable[[], Any]]] = []
@@ -83,6 +89,60 @@ class Machine:
 
     def make_room(self) -> None:
         self.kernel.capacity_bytes = self.capacity_bytes = None
+
+    # --- damage --------------------------------------------------------------------------
+
+    @property
+    def is_damaged(self) -> bool:
+        return bool(self._damage)
+
+    def flip(self, directory: str) -> None:
+        """A bit in the older half of a log is another one; what was synced last stays whole, since
+        no log can tell its torn tail from a damaged one.
+        """
+        files = self.kernel.contents()
+        logs = sorted(p for p in files if p.startswith(directory + "/") and p.endswith(".wal"))
+        data = files[logs[0]] if logs else b""
+        end = len(data.rstrip(b"\0"))
+        if len(logs) == 1:
+            end = (_HEADER_BYTES + end) // 2
+        if end > _HEADER_BYTES + _CONTEXT_BYTES and logs[0] not in self._damage:
+            at = self.chance.randrange(_HEADER_BYTES, end - _CONTEXT_BYTES)
+            before = data[at : at + _CONTEXT_BYTES]
+            now = bytes([before[0] ^ 1 << self.chance.randrange(8)]) + before[1:]
+            self._damage[logs[0]] = (at, before, now)
+            self._store(logs[0], at, now)
+
+    def spoil(self, path: str, how: str) -> None:
+        """A file is ``missing``, ``empty`` or ``cut``."""
+        before = self.kernel.contents().get(path)
+        if before and path not in self._damage:
+            now = before[: len(before) // 2] if how == "cut" else b""
+            self._damage[path] = (0, before, now)
+            self._store(path, 0, now)
+            if how == "missing":
+                self.kernel.unlink(path)
+
+    def mend(self) -> None:
+        """What was damaged, and is still as the damage left it, is whole again."""
+        files = self.kernel.contents()
+        for path, (at, before, now) in self._damage.items():
+            found = files.get(path, b"")
+            if found[at : at + len(now)] == now and (at or found == now):
+                self._store(path, at, before)
+        self._damage.clear()
+
+    def _store(self, path: str, at: int, data: bytes) -> None:
+        flags = os.O_RDWR | os.O_CREAT | (0 if at else os.O_TRUNC)
+        descriptor = self.kernel.open(path, flags)
+        self.kernel.pwrite(descriptor, data, at)
+        self.kernel.fdatasync(descriptor)
+        self.kernel.close(descriptor)
+        directory = self.kernel.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+        self.kernel.fsync(directory)
+        self.kernel.close(directory)
+
+    # --- the end of a process ------------------------------------------------------------
 
     def kill(self) -> None:
         """SIGKILL: the disk knows all that was written; children go on."""

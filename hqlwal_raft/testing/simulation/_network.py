@@ -172,6 +172,20 @@ class Network:
         """Breaks the connections between two hosts once so many more packets have arrived."""
         self._fuses[sender, receiver] = packets
 
+    def reset_behind(self, sender: str, receiver: str, is_due: Callable[[], bool]) -> None:
+        """Breaks the connections between two hosts behind what was sent up to now, if it is due
+        once that has arrived.
+        """
+
+        def break_it() -> None:
+            if is_due():
+                self.reset(sender, receiver)
+
+        endpoint = self._endpoints.get(sender)
+        for end in [] if endpoint is None else endpoint.streams:
+            if end.is_open and end.peer is not None and end.peer.endpoint.name == receiver:
+                self._clock.at(end._arrives + 5e-7, break_it)
+
     def _burn(self, sender: str, receiver: str) -> None:
         left = self._fuses.get((sender, receiver))
         if left is not None:

@@ -19,7 +19,7 @@ from ...pysyncobj import WalSyncObj
 from ._host import Host
 from ._judge import Judge, LogEntry
 
-__all__ = ["Options", "PySyncObjNode", "address_of"]
+__all__ = ["Options", "PySyncObjNode", "address_of", "is_membership"]
 
 TICK_SECONDS = 0.05
 #: between a tick that found messages and the next one
@@ -28,6 +28,11 @@ _BUSY_SECONDS = 0.0005
 
 def address_of(name: str) -> str:
     return f"{name}:1"
+
+
+def is_membership(command: bytes) -> bool:
+    """Whether an entry's command adds or removes a node."""
+    return command[:1] == b"\x02"
 
 
 class _Address(TCPNode):  # type: ignore[misc]
@@ -53,6 +58,7 @@ class Options:
     pad_bytes: int = 0
     uses_batches: bool = True
     forks: bool = True
+    cache_bytes: int = 32 << 20
 
 
 class Ledger(WalSyncObj):
@@ -82,6 +88,7 @@ class PySyncObjNode:
         self._judge = judge
         self._pad = "x" * options.pad_bytes
         self._judged_commit = 0
+        self._is_read_from_disk = options.cache_bytes < 1 << 20
         #: a log is closed until the first tick
         self._has_ticked = False
         directory = f"/{host.name}"
@@ -113,6 +120,7 @@ class PySyncObjNode:
             nodeClass=_Address,
             environment=process,
             segment_size=8192,
+            cache_bytes=options.cache_bytes,
             step_down_seconds=1.0,
         )
 
@@ -142,6 +150,11 @@ class PySyncObjNode:
         """Has a node added to or removed from the cluster."""
         call = {"add": self.ledger.addNodeToCluster, "remove": self.ledger.removeNodeFromCluster}
         call[word](address_of(name), callback=lambda _, e: done(e == FAIL_REASON.SUCCESS))
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has stepped out of its cluster."""
+        return self.ledger._SyncObj__raftLog.failure is not None
 
     @property
     def is_leader(self) -> bool:
@@ -182,6 +195,9 @@ class PySyncObjNode:
     def _log(self, start: int) -> list[LogEntry]:
         journal = self.ledger._SyncObj__raftLog
         position = max(0, start - journal[0][1])
+        if self._is_read_from_disk:
+            # what a judge reads must not be what the node finds damaged
+            position = max(position, journal._log.view.recent_first - journal[0][1])
         return [LogEntry(i, t, zlib.crc32(bytes(c))) for c, i, t in journal[position:]]
 
     def observe(self) -> None:
