@@ -24,6 +24,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -42,6 +43,10 @@ _AGAIN_SECONDS = 0.1
 
 def start_thread(environment: Environment, run: Callable[[], Any], name: str) -> None:
     """Runs ``run`` in a daemon thread. Raises RuntimeError, with advice, where there is none."""
+    if (
+        sys.is_finalizing()
+    ):  # as Python 3.12 does; before that the start would be waited for, for ever
+        raise RuntimeError("the interpreter ends: no thread can be started")
     try:
         environment.start_thread(run, name)
     except RuntimeError as error:
@@ -76,7 +81,8 @@ class Strand:
     def look_at_alarms(self) -> None:
         raise NotImplementedError
 
-    def deliver(self) -> None:
+    def deliver(self, *, is_again: bool = False) -> None:
+        """Has its outcomes applied that were not yet; ``is_again``: that was asked for before."""
         raise NotImplementedError
 
 
@@ -377,7 +383,7 @@ class Pool:
         for strand in due:
             strand.look_at_alarms()
         for strand in late:
-            strand.deliver()
+            strand.deliver(is_again=True)
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

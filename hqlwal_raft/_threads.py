@@ -86,6 +86,8 @@ class Mailbox:
         self._post = loop.post
         self._has_ended = loop.has_ended
         self._users = 0
+        # Rung, and not heard yet: once is enough for all that was added meanwhile.
+        self._is_rung = False
         self._bell: Bell | None = None
         self._end_watch: Callable[[], Any] | None = None
         if loop.watch is not None:
@@ -113,17 +115,20 @@ class Mailbox:
     def has_bell(self) -> bool:
         return self._bell is not None
 
-    def send(self) -> None:
+    def send(self, *, is_again: bool = False) -> None:
         """From a thread: has what was added delivered. Raises RuntimeError without a loop."""
         bell = self._bell
         if bell is not None and not self._has_ended():
-            bell.ring()
+            if is_again or not self._is_rung:
+                self._is_rung = True  # before: it may be heard at once
+                bell.ring()
         else:
             self._post(self.outcomes.deliver)
 
     def _rung(self) -> None:
         """On the loop."""
         bell = self._bell
+        self._is_rung = False
         if bell is not None:
             bell.hush()
         try:
@@ -257,12 +262,12 @@ class Worker(Strand):
             self.mailbox.outcomes.add(self._alarms[0][2])
             heapq.heappop(self._alarms)
 
-    def deliver(self) -> None:
+    def deliver(self, *, is_again: bool = False) -> None:
         """Has sent what was not applied yet."""
         if not self.mailbox.outcomes:
             return
         try:
-            self.mailbox.send()
+            self.mailbox.send(is_again=is_again)
         except RuntimeError:  # without an event loop there is nobody left who could be told
             self.mailbox.outcomes.clear()
             orphaned, self.orphaned = self.orphaned, None

@@ -205,7 +205,7 @@ class Notes(Strand):
         self.jobs[0]()
         self.jobs.popleft()
 
-    def deliver(self) -> None:
+    def deliver(self, *, is_again: bool = False) -> None:
         pass
 
     def look_at_alarms(self) -> None:
