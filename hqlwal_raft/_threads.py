@@ -128,9 +128,11 @@ class Mailbox:
     def _rung(self) -> None:
         """On the loop."""
         bell = self._bell
-        self._is_rung = False
         if bell is not None:
             bell.hush()
+        # In this order: what is added before is among what is delivered now, and what is added
+        # later rings.
+        self._is_rung = False
         try:
             self.outcomes.deliver()
         except BaseException:
