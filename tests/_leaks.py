@@ -10,6 +10,7 @@ import fcntl
 import gc
 import os
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -55,8 +56,13 @@ class Holdings:
 
     def join_threads(self) -> None:
         """Waits for threads that are about to end."""
-        for thread in store_threads() - self._threads:
-            thread.join(PATIENCE_SECONDS)
+        end = time.monotonic() + PATIENCE_SECONDS
+        while (threads := store_threads() - self._threads) and time.monotonic() < end:
+            for thread in threads:
+                if thread.ident is None:  # another thread is about to start it
+                    time.sleep(0.001)
+                else:
+                    thread.join(PATIENCE_SECONDS)
 
     def assert_nothing_new(self) -> None:
         if descriptors() - self._descriptors or store_threads() - self._threads:

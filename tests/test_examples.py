@@ -19,9 +19,10 @@ DEMO = EXAMPLES / "demo_cluster.py"
 
 # Whoever runs the tests in the background has SIGINT ignored, for all that they start.
 INTERRUPTIBLE = """
-import runpy, signal, sys
+import os, runpy, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
 del sys.argv[0]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 

@@ -396,6 +396,7 @@ def test_the_scripts_use_every_call_about_files_and_names() -> None:
             "is_main_thread",
             "call_at_exit",
             "look_after",
+            "descriptor_limit",
             "bell",
             "check_system",
         ),

@@ -183,7 +183,7 @@ async def test_of_a_poisoned_log_what_is_durable_comes_and_then_the_error(tmp_pa
         followed = Followed(store.follow(1))
         tasks.start_soon(followed.run)
         await followed.wait(4)
-        environment.fail("fdatasync", errno.EIO)
+        environment.fail("fdatasync", errno.EIO, times=10)  # the next segment may be being prepared
         with pytest.raises(WalPoisonedError):
             await store.append(entries(5, 7))
         assert type(await followed.end()) is WalPoisonedError

@@ -264,6 +264,7 @@ ANYWHERE: dict[str, set[str] | None] = {
     "_records": None,
     "_environment": None,
     "_threads": None,
+    "_pool": None,
     "_types": None,
     "errors": None,
     "_segment": {"Extent.read", "Extent.decode", "Extent._damage", "damage"},
