@@ -14,6 +14,7 @@ from ._log import Log
 from ._plans import Plan, Work
 from ._receiving import Verdict, begin_cut, judge
 from ._types import AppendOutcome, Entry, LogId
+from .errors import LogGapError
 from .protocols import AppendCallback
 
 __all__ = ["Append", "Call", "Operation", "Received"]
@@ -22,7 +23,7 @@ __all__ = ["Append", "Call", "Operation", "Received"]
 class Append:
     """An append that waits for its place in the order, for room, or for a segment."""
 
-    __slots__ = ("answer", "callback", "entries", "has_waited", "is_abandoned")
+    __slots__ = ("answer", "callback", "entries", "first_index", "has_waited", "is_abandoned")
 
     def __init__(
         self, answer: Answer, entries: Sequence[Entry], callback: AppendCallback | None
@@ -33,8 +34,27 @@ class Append:
         self.is_abandoned = False
         #: for a segment
         self.has_waited = False
+        #: what an empty log has to begin with: it was to follow an append that was refused since
+        self.first_index: int | None = None
         #: its value is the Answer of the commit that makes the entries durable
         self.answer = answer
+
+    @property
+    def begins_with(self) -> int | None:
+        """Its first index, if that is one."""
+        index = self.entries[0].index if self.entries else None
+        return index if type(index) is int else None
+
+    def check_first(self, log: Log) -> None:
+        """Raises LogGapError where it would begin an empty log that others were to begin."""
+        expected, found = self.first_index, self.begins_with
+        if expected is not None and log.next_index is None and found != expected:
+            raise LogGapError(
+                f"entry {found} cannot be the first: the append of entry {expected} before it was "
+                "refused",
+                index=found,
+                expected=expected,
+            )
 
     def result(self, last_log_id: LogId | None, group: Answer | None) -> Any:
         """The answer's value, where the log ends so now."""

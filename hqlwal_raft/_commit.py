@@ -303,9 +303,10 @@ class Committer:
             self.commits.is_wanted = True
             return False
         try:
+            append.check_first(log)
             need = _appending.append(log, append.entries)
         except Exception as error:
-            self._refuse(append, self._judged(error))
+            self._refuse_append(append, self._judged(error))
             self._leave_queue(append)
             return True
         if need is not None:
@@ -449,7 +450,20 @@ class Committer:
         return isinstance(first, Append) and bool(first.entries)
 
     def refuse_first(self, error: BaseException) -> None:
-        self._refuse(self._queue.popleft(), error)
+        first = self._queue.popleft()
+        assert isinstance(first, Append)
+        self._refuse_append(first, error)
+
+    def _refuse_append(self, append: Append, error: BaseException) -> None:
+        self._refuse(append, error)
+        index = append.begins_with
+        if index is not None and self.log.next_index is None:
+            self.must_begin_with(index)
+
+    def must_begin_with(self, index: int) -> None:
+        for call in self._queue:
+            if type(call) is Append and call.first_index is None:
+                call.first_index = index
 
     def has_changed(self, *, by_commit: bool) -> None:
         self._changes.tell()

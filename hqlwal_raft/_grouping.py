@@ -233,8 +233,10 @@ class GroupCommit:
         """Nothing was stored: what was accepted goes again, also what came after."""
         log = self._log
         clear(error)
-        accepted_next = log.next_index or 0
+        first, accepted_next = log.first_index, log.next_index or 0
         _commits.retreat(log)
+        if log.next_index is None and self._order is not None:
+            self._order.must_begin_with(first)
         self._taken_back = (log.next_index or 0, accepted_next, error)
         group.give(self._loop, None, error)
         if self.group is not None:

@@ -52,6 +52,9 @@ class Order(Protocol):
 
     def refuse_first(self, error: BaseException) -> None: ...
 
+    def must_begin_with(self, index: int) -> None:
+        """The log is empty again: whatever waits to follow the entry does not become the first."""
+
     def advance(self) -> None:
         """Starts whatever may start now."""
 

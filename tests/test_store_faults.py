@@ -377,6 +377,33 @@ async def test_a_mark_for_which_there_is_no_room_stays_behind(tmp_path: Path) ->
 
 
 @on_both_backends
+@pytest.mark.parametrize("call", ["posix_fallocate", "pwrite"])
+async def test_what_was_to_follow_a_refused_append_does_not_become_the_first_entry(
+    tmp_path: Path, call: str
+) -> None:
+    files = FailingEnvironment()
+    outcomes: dict[int, BaseException | None] = {}
+    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
+
+        async def append(index: int) -> None:
+            outcomes[index] = await raised(store.append(entries(index, index + 1, size=3000)))
+
+        async with anyio.create_task_group() as tasks:
+            # once ahead, once for the first append; then there is room
+            files.fail(call, errno.ENOSPC, times=2, where=lambda path: "meta" not in path)
+            for index in (5, 6, 7, 5):
+                tasks.start_soon(append, index)
+                await anyio.lowlevel.checkpoint()
+        held = await store.try_get_log_entries(0)
+        assert held in ([], entries(5, 6, size=3000)), held
+        assert isinstance(outcomes[6], OSError | LogGapError)
+        assert isinstance(outcomes[7], OSError | LogGapError)
+        files.heal()
+        if not held:
+            await store.append(entries(6, 8, size=3000))  # who asks later may begin anywhere
+
+
+@on_both_backends
 async def test_a_batch_for_which_the_disk_is_too_full_is_refused_whole(tmp_path: Path) -> None:
     files = FailingEnvironment()
     told: list[object] = []
