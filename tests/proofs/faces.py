@@ -134,7 +134,7 @@ class _StoreCore:
 
     def memory(self) -> object:
         committer = self._store._core.committer
-        chores = committer._chores
+        chores = committer.chores
         return (
             memory(committer.log, self._machine.now),
             tuple(self.due()),

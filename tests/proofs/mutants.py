@@ -28,6 +28,7 @@ from hqlwal_raft import (
     _receiving,
     _records,
     _recovery,
+    _starting,
     _truncating,
 )
 from hqlwal_raft._answers import Answer
@@ -58,6 +59,7 @@ from hqlwal_raft._pool import Thread
 from hqlwal_raft._reading import CHUNK_BYTES
 from hqlwal_raft._receiving import Verdict
 from hqlwal_raft._segment import Segment
+from hqlwal_raft._starting import Starts
 from hqlwal_raft._threads import Outcomes
 
 from . import core
@@ -67,9 +69,9 @@ __all__ = ["CALLS", "CHECKSUMS", "COMMITS", "CRASHES", "OPCODES", "ORDERS", "REC
 _encode, _encode_one = _records.encode, _records.encode_one
 _marked = Segment.marked
 _give, _is_refused = Answer.give, _plans._is_refused
-_call, _start_received = Lane.call, Committer._start_received
+_call, _start_received = Lane.call, _starting._start_received
 _begin_commit, _send = GroupCommit._begin, OnLane._send
-_start_operation = Committer._start_operation
+_start_operation = _starting._start_operation
 _abandon, _commit_ended = Committer.abandon, GroupCommit._ended
 _purge, _truncate = _operations.purge, _truncating.truncate
 
@@ -341,12 +343,12 @@ def _find_nothing_gone(self: BlockingRaftLogReader, start: int, stop: int | None
                 break
 
 
-def _let_others_in(self: Committer, received: Received) -> bool:
+def _let_others_in(order: Starts, received: Received) -> bool:
     """What waits behind what a leader sent comes between the cut for it and its append."""
-    is_started = _start_received(self, received)
-    if self._queue and self._queue[0] is not received and received in self._queue:
-        self._queue.remove(received)
-        self._queue.append(received)
+    is_started = _start_received(order, received)
+    if order.queue and order.queue[0] is not received and received in order.queue:
+        order.queue.remove(received)
+        order.queue.append(received)
     return is_started
 
 
@@ -361,7 +363,7 @@ ORDERS = (
     ),
     Mutant(
         "others come between a cut and its append",
-        ((Committer, "_start_received", _let_others_in),),
+        ((_starting, "_start_received", _let_others_in),),
     ),
     Mutant(
         "a stream takes the epoch late",
@@ -377,11 +379,11 @@ def _commit_and_answer(self: GroupCommit) -> None:
         self.under_way.give(self._loop, None, None)
 
 
-def _start_at_once(self: Committer, operation: Any) -> bool:
+def _start_at_once(order: Starts, operation: Any) -> bool:
     """An operation does not wait for the chore that is under way."""
-    chores = self._chores
+    chores = order.chores
     work, chores._work = chores._work, None
-    is_started = _start_operation(self, operation)
+    is_started = _start_operation(order, operation)
     if work is not None:
         chores._work = work
     return is_started
@@ -404,7 +406,7 @@ COMMITS = (
     Mutant("a vote is answered before its sync", ((OnLane, "_send", _vote_and_answer),)),
     Mutant(
         "chores run beside a truncation",
-        ((Committer, "waits_for_quiet", False), (Committer, "_start_operation", _start_at_once)),
+        ((Committer, "waits_for_quiet", False), (_starting, "_start_operation", _start_at_once)),
     ),
 )
 
