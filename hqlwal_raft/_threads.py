@@ -219,7 +219,10 @@ class Worker(Strand):
 
     @property
     def can_wait(self) -> bool:
-        return bool(self.jobs) and self.jobs[0][2]
+        try:
+            return self.jobs[0][2]
+        except IndexError:  # a thread has done it meanwhile
+            return False
 
     def run(self) -> None:
         """Does the first job. It is not begun twice: an interrupt in it is how it ended. ``deliver``
