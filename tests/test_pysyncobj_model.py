@@ -28,7 +28,9 @@ class FakeNode:
     """A node that is past its start: what a dump leaves hidden stays hidden."""
 
     conf = SyncObjConf(journalFile="x")
-    _SyncObj__needLoadDumpFile = False
+
+    def __init__(self) -> None:
+        self._SyncObj__needLoadDumpFile = False  # where the journal looks: in the node itself
 
 
 class JournalAgainstList(RuleBasedStateMachine):
