@@ -83,7 +83,8 @@ def append(log: Log, entries: Sequence[Entry]) -> Need | None:
     if log.unsynced.is_buffered:
         assert tail.file is not None
         # survives kill -9 from here on
-        log.write_here(tail.file, tail.end, parts)
+        is_small = stop - tail.end <= _WHOLE_BYTES  # then one copy is quicker than many parts
+        log.write_here(tail.file, tail.end, (b"".join(parts),) if is_small else parts)
     log.is_changing = True
     log.added(tail, entries, parts, offsets, stop)
     log.is_changing = False

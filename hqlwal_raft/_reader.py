@@ -95,8 +95,10 @@ class RaftLogReader:
         soon as that append is readable. Raises CorruptionError where a checksum is wrong,
         never gives a shortened list; OSError where the disk fails.
         """
-        core, log = self._core, self._core.log
-        core.check_open()
+        core, turns = self._core, self._turns
+        log = core.log
+        if core.is_closed or core.running() is not core.identity:  # type: ignore[misc]
+            core.check_open()
         if (
             start.__class__ is not int
             or stop.__class__ is not int
@@ -106,17 +108,15 @@ class RaftLogReader:
             check_range(start, stop)
         # The short ways of `_reading.read`, for what is in memory.
         first, end = log.clip(start, stop)
-        if first >= end:
-            await self._turns.did(1)
-            return []
-        entries = log.recent.read(first, end)
+        entries = log.recent.read(first, end) if first < end else []
         if entries is not None:
-            await self._turns.did(1)
+            turns.work -= 1
+            if turns.work < 0:
+                await turns.yield_now()
             return entries
         if end <= (log.recent.first_index or end) and log.cut is None:
             extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)
             if extent is not None and (entries := extent.read_cached()) is not None:
-                turns = self._turns
                 turns.work -= 4 + end - first
                 if turns.work < 0:
                     await turns.yield_now()
