@@ -75,11 +75,12 @@ class Places:
             return
         count = len(fresh)
         fresh.append(end)  # so that each of them ends where the next begins
-        position = 0
-        while position < count:
-            stop = self._group_end(position, count)
-            self._add_group(position, stop)
-            position = stop
+        if not self._add_alike(count):
+            position = 0
+            while position < count:
+                stop = self._group_end(position, count)
+                self._add_group(position, stop)
+                position = stop
         self._grouped += count
         self._fresh = array("I")
 
@@ -92,14 +93,27 @@ class Places:
             stop = max(bisect_right(fresh, limit, position, stop) - 1, position + 1)
         return stop
 
-    def _add_group(self, position: int, stop: int) -> None:
+    def _add_alike(self, count: int) -> bool:
+        """Adds all fresh records as one group, if they are of one size; else False."""
+        fresh = self._fresh
+        start, end = fresh[0], fresh[count]
+        size = fresh[1] - start
+        if start + count * size != end or fresh != array("I", range(start, end + 1, size)):
+            return False
+        self._add_group(0, count, size)
+        return True
+
+    def _add_group(self, position: int, stop: int, size: int | None = None) -> None:
+        """``size``: that of all its records, where that is known."""
         fresh = self._fresh
         start, end = fresh[position], fresh[stop]
-        size = fresh[position + 1] - start
-        is_alike = start + (stop - position) * size == end
-        if not is_alike or fresh[position : stop + 1] != array("I", range(start, end + 1, size)):
-            size = 0
-        elif self._sizes and self._sizes[-1] == size:
+        if size is None:
+            size = fresh[position + 1] - start
+            is_alike = start + (stop - position) * size == end
+            of_size = array("I", range(start, end + 1, size)) if is_alike else None
+            if fresh[position : stop + 1] != of_size:
+                size = 0
+        if size and self._sizes and self._sizes[-1] == size:
             group_bytes = (self._grouped + position - self._firsts[-1]) * size
             if self._offsets[-1] + group_bytes == start:
                 return  # it goes on as the one before
