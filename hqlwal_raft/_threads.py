@@ -62,9 +62,13 @@ class Outcomes:
         self._left.clear()
 
     def deliver(self) -> None:
-        """Applies them. What one lets out stops it; the rest is for the next time."""
+        """Applies those that are there. What one lets out stops it; the rest is for the next time,
+        and so is what is added meanwhile: a quick disk must not keep the loop to itself.
+        """
         left = self._left
-        while left:
+        for _ in range(len(left)):
+            if not left:
+                break
             outcome = left[0]
             if outcome is self._begun:
                 left.popleft()  # the second time: it is not kept for a third
