@@ -14,7 +14,14 @@ import pytest
 
 from hqlwal_raft import LogGapError, LogId, RaftLogStorage, Vote, WalPoisonedError
 from hqlwal_raft.testing import FailingEnvironment, MemoryKernel
-from tests._support import ColdEnvironment, Gate, HookedEnvironment, entries, on_both_backends
+from tests._support import (
+    PATIENCE_SECONDS,
+    ColdEnvironment,
+    Gate,
+    HookedEnvironment,
+    entries,
+    on_both_backends,
+)
 
 SEGMENT_SIZE = 8192
 
@@ -381,24 +388,32 @@ async def test_a_mark_for_which_there_is_no_room_stays_behind(tmp_path: Path) ->
 async def test_what_was_to_follow_a_refused_append_does_not_become_the_first_entry(
     tmp_path: Path, call: str
 ) -> None:
-    files = FailingEnvironment()
+    files, gate = FailingEnvironment(), Gate("posix_fallocate", ".wal.tmp")
     outcomes: dict[int, BaseException | None] = {}
-    async with RaftLogStorage.open(tmp_path, environment=files, segment_size=SEGMENT_SIZE) as store:
+    gate.shut()
+    async with RaftLogStorage.open(
+        tmp_path,
+        environment=HookedEnvironment(gate, environment=files),
+        segment_size=SEGMENT_SIZE,
+    ) as store:
 
         async def append(index: int) -> None:
             outcomes[index] = await raised(store.append(entries(index, index + 1, size=3000)))
 
         async with anyio.create_task_group() as tasks:
-            # once ahead, once for the first append; then there is room
-            files.fail(call, errno.ENOSPC, times=2, where=lambda path: "meta" not in path)
-            for index in (5, 6, 7, 5):
+            await gate.held()  # the segment that is prepared ahead
+            # There is no room for that one. Whoever asks next would find some.
+            files.fail(call, errno.ENOSPC, where=lambda path: path.endswith(".wal.tmp"))
+            for index in (5, 6, 7):
                 tasks.start_soon(append, index)
-                await anyio.lowlevel.checkpoint()
-        held = await store.try_get_log_entries(0)
-        # one that came when the first was refused already may begin anywhere; none leaves a hole
-        first = held[0].index if held else 5
-        assert held == entries(first, first + len(held), size=3000)
-        files.heal()
+                while store.statistics().queue_depth < index - 4:
+                    await anyio.lowlevel.checkpoint()
+            gate.open()
+        assert await store.try_get_log_entries(0) == []
+        assert isinstance(outcomes[5], OSError)
+        assert isinstance(outcomes[6], LogGapError)
+        assert isinstance(outcomes[7], LogGapError)
+        await store.append(entries(6, 8, size=3000))  # whoever asks later may begin anywhere
 
 
 @on_both_backends
@@ -581,9 +596,13 @@ async def test_an_unlink_that_fails_is_tried_again_once_after_each_commit(
         for last in range(31, 34):
             await store.append(entries(last, last + 1))
         await store.save_vote(Vote(1))
+        with anyio.fail_after(PATIENCE_SECONDS):
+            while not files.failed:
+                await anyio.lowlevel.checkpoint()
+        await store.truncate(LogId(1, 100))  # removes nothing, and waits for a quiet house
         files.heal()
         failed = [record for record in caplog.records if "housekeeping" in record.message]
-        assert 1 <= len(failed) <= 5  # the purge, three commits, the vote
+        assert 1 <= len(failed) <= 6  # the purge, three commits, the vote, the truncation
         await store.append(entries(34, 35))
     async with RaftLogStorage.open("/log", environment=disk, segment_size=SEGMENT_SIZE) as store:
         assert [entry.index for entry in await store.try_get_log_entries(0)] == [*range(21, 35)]
