@@ -24,10 +24,8 @@ from ._environment import Loop
 from ._log import Log
 from ._options import PATIENCE_SECONDS, Opening, close_unused
 from ._threads import Worker
-from ._types import LogSync
-from ._watchdog import Watch
 
-__all__ = ["Block", "patiently"]
+__all__ = ["Block", "open_log_on_loop", "open_on", "patiently"]
 
 
 class _Store(Protocol):
@@ -37,35 +35,24 @@ class _Store(Protocol):
 
 
 S = TypeVar("S", bound=_Store)
-#: what makes a store of what was opened
-Make = Callable[[Core, LogSync, Loop], S]
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Block(AbstractAsyncContextManager[S]):
-    """``async with`` a store. No generator: an event loop closes one that is dropped, and so a
-    store that nobody holds would be closed in silence.
+    """``async with`` a store, which ``enter`` opens. No generator: an event loop closes one that is
+    dropped, and so a store that nobody holds would be closed in silence.
     """
 
-    def __init__(self, make: Make[S], opening: Opening, path: str) -> None:
-        self._make = make
-        self._opening = opening
+    def __init__(self, path: str, enter: Callable[[], Awaitable[S]]) -> None:
         self._path = path
+        self._enter = enter
         self._store: S | None = None
 
     async def __aenter__(self) -> S:
         if self._store is not None:
             raise RuntimeError(f"{self._path} is open in this block: call open() once more")
-        environment = self._opening.ground
-        loop = environment.running_loop()
-        watch = self._opening.watch(self._path, loop.post)
-        try:
-            disk = environment.start_worker("hqlwal-disk", loop)
-        except BaseException:
-            watch.end()
-            raise
-        watch.when_stalled = disk.make_way
-        core = await _open_on(disk, loop, self._opening, self._path, watch)
-        self._store = self._make(core, self._opening.policy, loop)
+        self._store = await self._enter()
         return self._store
 
     async def __aexit__(
@@ -77,42 +64,68 @@ class Block(AbstractAsyncContextManager[S]):
         store, self._store = self._store, None
         if store is None:
             return
+        if isinstance(error, GeneratorExit):  # nobody runs this any more
+            store.abandon()
+            return
         try:
             if not await patiently(store.aclose):
                 await store.aclose()  # the disk does not answer: who is cancelled waits no longer
-        except GeneratorExit:  # nobody runs this any more
+        except GeneratorExit:  # nor from here on
             store.abandon()
             raise
 
 
-async def _open_on(disk: Worker, loop: Loop, opening: Opening, path: str, watch: Watch) -> Core:
-    """Opens the log on its thread. If that fails or is cancelled, nothing stays open.
+async def open_log_on_loop(opening: Opening, path: str) -> tuple[Core, Loop]:
+    """Opens a log for the loop that runs."""
+    environment = opening.ground
+    loop = environment.running_loop()
+    watch = opening.watch(path, loop.post)
+    try:
+        disk = environment.start_worker("hqlwal-disk", loop)
+    except BaseException:
+        watch.end()
+        raise
+    watch.when_stalled = disk.make_way
 
-    Cancelled, it waits for the thread, so that the next try finds the lock free.
-    """
-    opened: list[Log] = []
+    def begin() -> Log:
+        _import_backend(loop.library)
+        return opening.open_log(path, watch)
 
-    def undo() -> None:
+    def undo(opened: list[Log]) -> None:
         try:
             for log in opened:
                 close_unused(log)
         finally:
             watch.end()
 
+    core = await open_on(
+        disk, loop, begin, lambda log: opening.start(path, log, disk, loop, watch), undo
+    )
+    return core, loop
+
+
+async def open_on(
+    worker: Worker,
+    loop: Loop,
+    begin: Callable[[], T],
+    make: Callable[[T], R],
+    undo: Callable[[list[T]], object],
+) -> R:
+    """Opens something by a worker, and makes on the loop what it is used by. If that fails or is
+    cancelled, ``undo`` is given what was opened, nothing stays open, and the worker ends.
+
+    Cancelled, it waits for the worker, so that the next try finds the lock free.
+    """
+    opened: list[T] = []
     answer = Answer(loop.event())
-
-    def open_log() -> None:
-        _import_backend(loop.library)
-        opened.append(opening.open_log(path, watch))
-
-    disk.submit(open_log, partial(answer.give, loop))
+    worker.submit(lambda: opened.append(begin()), partial(answer.give, loop))
     try:
         await answer.wait()
-        return opening.start(path, opened[0], disk, loop, watch)
+        return make(opened[0])
     except BaseException:
         undone = Answer(loop.event())
-        disk.submit(undo, partial(undone.give, loop))
-        disk.stop()
+        worker.submit(partial(undo, opened), partial(undone.give, loop))
+        worker.stop()
         with contextlib.suppress(OSError):
             await patiently(undone.wait)
         raise

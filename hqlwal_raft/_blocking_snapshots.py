@@ -22,7 +22,7 @@ from typing import Self
 from . import _said
 from ._arguments import check_log_id, check_number, check_path, viewed
 from ._directory import Directory
-from ._environment import Environment
+from ._environment import REAL, Environment
 from ._files import IrregularFileError
 from ._snapshot_directory import SnapshotDirectory
 from ._snapshot_files import SnapshotFile, Unfinished
@@ -73,7 +73,7 @@ class BlockingSnapshotStore:
     ) -> BlockingSnapshotStore:
         """As :meth:`hqlwal_raft.snapshots.SnapshotStore.open`: for ``with``, or until :meth:`close`."""
         check_options(keep, block_bytes, environment)
-        directory = Directory.make(environment or Environment(), check_path(path))
+        directory = Directory.make(environment or REAL, check_path(path))
         try:
             directory.lock.take_or_refuse("A directory of snapshots")
             try:
@@ -240,7 +240,7 @@ class BlockingSnapshotStore:
 
 
 def check_options(keep: object, block_bytes: object, environment: object) -> None:
-    Environment().check_system()
+    REAL.check_system()
     check_number("keep", keep, 1, _KEEP_MAX)
     check_number("block_bytes", block_bytes, BLOCK_BYTES_MIN, BLOCK_BYTES_MAX, " bytes")
     if environment is not None and not isinstance(environment, Environment):

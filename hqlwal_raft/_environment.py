@@ -82,6 +82,7 @@ __all__ = [
     "LOCK_NB",
     "LOCK_SH",
     "LOCK_UN",
+    "REAL",
     "Bell",
     "Empty",
     "Environment",
@@ -372,6 +373,10 @@ class Environment:
             has_ended=loop.is_closed,
             library="asyncio",
         )
+
+
+#: the real system, one object for all stores that are given none: they share its threads
+REAL = Environment()
 
 
 def _watch(

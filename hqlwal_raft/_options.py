@@ -18,7 +18,7 @@ from . import _operations, _said
 from ._arguments import check_callable, check_number, check_seconds, check_truth, parse_truth
 from ._commit import Committer
 from ._core import Core, open_cores
-from ._environment import Environment, Loop
+from ._environment import REAL, Environment, Loop
 from ._format import DATA_START, LENGTH_MASK, RECORD_OVERHEAD_BYTES, U64_MAX
 from ._log import Log
 from ._plans import drive
@@ -38,7 +38,6 @@ _SIZE_MAXIMUM = (1 << 32) - 1
 _MAX_ENTRY_SIZE_MAXIMUM = LENGTH_MASK - DATA_START - RECORD_OVERHEAD_BYTES
 _CHECK_VARIABLE = "HQL_CHECK_WAL_INTEGRITY"
 
-_REAL = Environment()
 
 #: how long who was cancelled waits for a disk: longer, and it is taken for one that never answers
 PATIENCE_SECONDS = 5.0
@@ -65,7 +64,7 @@ class Opening:
     environment: Environment | None = None
 
     def __post_init__(self) -> None:
-        _REAL.check_system()
+        REAL.check_system()
         LogSync.parse(self.sync)
         check_number(
             "segment_size", self.segment_size, _SEGMENT_SIZE_MINIMUM, _SIZE_MAXIMUM, " bytes"
@@ -92,7 +91,7 @@ class Opening:
     @property
     def ground(self) -> Environment:
         """The environment, the real one where none was given."""
-        return self.environment or _REAL
+        return self.environment or REAL
 
     def watch(self, path: str, report: Callable[[Callable[[], Any]], Any]) -> Watch:
         """Begins to look for stalls; ``report`` has a callable called where users' code runs."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from . import _mending, _operations, _truncating
 from ._answers import Answer, call_back
@@ -21,7 +21,7 @@ from ._arguments import (
     copied_state,
     listed,
 )
-from ._block import Block
+from ._block import Block, open_log_on_loop
 from ._calls import Append
 from ._core import Core
 from ._entry_rules import NotPlainError, plain
@@ -145,7 +145,13 @@ class RaftLogStorage(RaftLogReader):
             on_stall=on_stall,
             environment=environment,
         )
-        return Block(cls, opening, check_path(path))
+        checked = check_path(path)
+        return Block(checked, partial(cls._enter, opening, checked))
+
+    @classmethod
+    async def _enter(cls, opening: Opening, path: str) -> Self:
+        core, loop = await open_log_on_loop(opening, path)
+        return cls(core, opening.policy, loop)
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -167,7 +173,8 @@ class RaftLogStorage(RaftLogReader):
         Raises LogGapError, EntryTooLargeError, RaftRuleError (a term falls), ValueError (a number
         is no u64), TypeError (a payload is not bytes-like), what the iterable raises, or, where a
         new segment could not be allocated, OSError (``ENOSPC``): in each of these cases nothing
-        was written and the store goes on.
+        was written and the store goes on. What waits to follow a refused append is never the first
+        entry of an empty log instead: LogGapError.
         Waits while too much is accepted but not durable. Cancelled, the entries stay accepted.
         """
         core = self._core

@@ -27,7 +27,7 @@ from anyio.lowlevel import checkpoint
 
 from ._answers import Answer
 from ._arguments import check_path, viewed
-from ._block import patiently
+from ._block import Block, open_on, patiently
 from ._blocking_snapshots import (
     BLOCK_BYTES,
     KEEP,
@@ -35,9 +35,8 @@ from ._blocking_snapshots import (
     BlockingSnapshotWriter,
     check_options,
 )
-from ._environment import Environment, Loop
+from ._environment import REAL, Environment, Loop
 from ._snapshot_audit import SnapshotsReport, examine_snapshots
-from ._snapshot_block import SnapshotBlock
 from ._snapshot_reader import BlockingSnapshotReader
 from ._threads import Worker
 from ._types import Finding, LogId, SnapshotInfo
@@ -99,7 +98,17 @@ class SnapshotStore:
             block_bytes=block_bytes,
             environment=environment,
         )
-        return SnapshotBlock(cls, begin, environment or Environment(), check_path(path))
+        return Block(check_path(path), partial(cls._enter, begin, environment or REAL))
+
+    @classmethod
+    async def _enter(
+        cls, begin: Callable[[], BlockingSnapshotStore], environment: Environment
+    ) -> SnapshotStore:
+        loop = environment.running_loop()
+        worker = environment.start_worker("hqlwal-snapshots", loop)
+        return await open_on(
+            worker, loop, begin, lambda inner: cls(inner, worker, loop), _close_all
+        )
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -232,6 +241,11 @@ class SnapshotStore:
         if hasattr(self, "_ending") and not self.is_ending:
             with contextlib.suppress(Exception):  # the inner one warns, and lets go
                 self._worker.stop()
+
+
+def _close_all(opened: list[BlockingSnapshotStore]) -> None:
+    for inner in opened:
+        inner.close()
 
 
 class SnapshotWriter:

@@ -17,6 +17,7 @@ import pytest
 from hqlwal_raft import LogId, RaftLogStorage
 from hqlwal_raft._environment import Environment
 from hqlwal_raft._pool import Pool, Strand, pool_of
+from hqlwal_raft._threads import Outcomes
 from hqlwal_raft.blocking import BlockingRaftLogStorage
 from tests._leaks import store_threads
 from tests._support import PATIENCE_SECONDS, Gate, HookedEnvironment, entries, on_both_backends
@@ -178,6 +179,24 @@ async def test_a_segment_is_prepared_while_others_unlink(tmp_path: Path) -> None
                 gate.open()
         finally:
             gate.open()
+
+
+# --- outcomes ----------------------------------------------------------------------------------
+
+
+def test_what_is_added_while_outcomes_are_applied_is_for_the_next_turn_of_the_loop() -> None:
+    outcomes, applied = Outcomes(), [0]
+
+    def again() -> None:  # as a disk does that is quicker than the loop
+        applied[0] += 1
+        outcomes.add(partial(again))
+
+    outcomes.add(again)
+    outcomes.add(again)
+    outcomes.deliver()
+    assert applied == [2]
+    outcomes.deliver()
+    assert applied == [4]
 
 
 # --- strands -----------------------------------------------------------------------------------

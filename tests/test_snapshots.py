@@ -829,7 +829,7 @@ def test_a_writer_is_used_once(tmp_path: Path) -> None:
 async def test_a_block_of_opening_is_used_once(tmp_path: Path) -> None:
     block = SnapshotStore.open(tmp_path)
     async with block:
-        with pytest.raises(SnapshotError, match="once more"):
+        with pytest.raises(RuntimeError, match="once more"):
             await block.__aenter__()
     async with block:
         pass

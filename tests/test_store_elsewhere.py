@@ -304,6 +304,29 @@ def test_in_a_forked_child_each_method_of_the_blocking_store_says_so(
     assert run_python(BLOCKING_FORK, tmp_path, thread).strip() == "0"
 
 
+def test_a_block_whose_task_nobody_runs_any_more_lets_go(
+    tmp_path: Path, leaves_nothing: Holdings
+) -> None:
+    async def use() -> None:
+        async with RaftLogStorage.open(tmp_path) as store:
+            await store.append(entries(1, 4))
+            reached.append(True)
+            await asyncio.sleep(1e6)
+
+    reached: list[bool] = []
+    loop = asyncio.new_event_loop()
+    coroutine = use()
+    task = loop.create_task(coroutine)
+    while not reached:
+        loop.run_until_complete(asyncio.sleep(0))
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    coroutine.close()
+    del task, coroutine
+    leaves_nothing.assert_nothing_new()
+    assert not is_locked(tmp_path)
+
+
 @on_each_loop
 def test_abandon_may_be_called_in_another_thread(
     tmp_path: Path, loop: str, leaves_nothing: Holdings
