@@ -141,7 +141,11 @@ class Thread:
         if self in pool.idle:
             self._is_up()
         if strand.runner.setdefault(0, self) is not self:
-            pool.took(strand)  # whoever runs it looks for more when it lets go
+            pool.took(strand)
+            if (
+                strand.jobs
+            ):  # it may have been let go meanwhile, and what was taken be its next call
+                pool.wake(strand)
             self.strand = None
             return True
         pool.took(strand)

@@ -16,7 +16,7 @@ import pytest
 
 from hqlwal_raft import LogId, RaftLogStorage
 from hqlwal_raft._environment import Environment
-from hqlwal_raft._pool import Pool, Strand, pool_of
+from hqlwal_raft._pool import Pool, Strand, Thread, pool_of
 from hqlwal_raft._threads import Outcomes
 from hqlwal_raft.blocking import BlockingRaftLogStorage
 from tests._leaks import store_threads
@@ -267,6 +267,50 @@ def test_a_strand_is_run_by_one_thread_at_a_time_and_loses_no_job() -> None:
     assert overlaps == []
     for strand in strands:
         strand.pool.leave(strand)
+
+
+class Still(Environment):
+    """Its threads do not run by themselves."""
+
+    def start_thread(self, run: Callable[[], None], name: str) -> None:
+        pass
+
+
+class Claims(dict[int, Thread]):
+    """Something happens right after a thread has looked who runs a strand."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        super().__init__()
+        self._then = then
+
+    def setdefault(self, key: int, thread: Any, /) -> Any:
+        found = super().setdefault(key, thread)
+        if found is not thread:
+            self._then()
+        return found
+
+
+def test_a_job_that_comes_while_another_thread_gives_a_strand_up_is_not_lost() -> None:
+    environment = Still()
+    strand, done = Notes(environment), list[int]()
+    pool = strand.pool
+    first, second = (Thread(pool, environment.queue()) for _ in range(2))
+
+    def ended_and_asked_again() -> None:
+        """The first thread has let the strand go, and then the owner has a job again."""
+        pool.took(strand)
+        strand.jobs.popleft()
+        strand.runner.pop(0)
+        strand.do(partial(done.append, 2))
+
+    strand.runner = Claims(ended_and_asked_again)
+    strand.do(partial(done.append, 1))
+    strand.runner[0] = first
+    assert second._go_on()
+    assert pool.first_ready(second) is strand
+    assert second._go_on()
+    assert done == [2]
+    pool.leave(strand)
 
 
 @pytest.mark.parametrize("hanging", [1, 4, 6])
