@@ -61,7 +61,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         self._callbacks = Callbacks(core.log.directory.environment)
         end = core.committer.abandon
         abandon = partial(end_store, lane, end, end, self._callbacks, stand_ins)
-        # in a garbage collection, which may happen in a thread that holds the lock
+        # where it is called somebody may hold the lock, even the caller
         core.abandon = partial(stand_ins.submit, partial(abandon, is_waiting=False))
         _open_stores.add(self)
 
@@ -334,14 +334,26 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         Calls that still wait for their place in the order get WalClosedError; those that were
         accepted get their answer. Callbacks have been called on return, unless one of them
         closes it. Raises WalPoisonedError where the last sync failed, unless an earlier one had.
+        Where it is abandoned meanwhile it returns, and what was accepted may be lost.
         """
         core = self._core
-        self._end(f"{core.path} was closed", core.committer.close, is_waiting=True)
+        if core.is_forked:
+            return  # a forked child has neither the threads nor the lock
+        if not core.is_closed:
+            core.close(f"{core.path} was closed")
+        begin = core.committer.close
+        rest = begin, self._callbacks, self._stand_ins
+        if self._is_main_thread():
+            begin = self._stand_ins.in_order(begin)
+            with contextlib.suppress(WalClosedError):  # it is closed already, or abandoned
+                self._stand_ins.run(partial(end_store, self._lane, begin, *rest, is_waiting=True))
+        else:
+            end_store(self._lane, begin, *rest, is_waiting=True)
 
     def close_at_exit(self) -> None:
         """Closes it, as long as the disk answers: the interpreter must be able to end."""
         core = self._core
-        if self._stand_ins.is_stopped or core.pid != core.log.directory.environment.getpid():
+        if self._stand_ins.is_stopped or core.is_forked:
             return  # it was closed, and is only kept; or it is the process's that forked this one
         closed: Queue[None] = self._core.log.directory.environment.queue()
 
@@ -357,29 +369,22 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     def abandon(self) -> None:
         """Answers every caller at once with WalClosedError, and lets go without waiting for a
-        disk that does not answer: what is not durable may be lost, as after a kill.
+        disk that does not answer: what is not durable may be lost, as after a kill. Idempotent.
 
-        The directory's lock goes when the disk answers. A thread that is just carrying out the
-        disk's work for all others is answered then, too; the main thread never is that one.
+        Any thread may call it, one that waits for the store included (a callback, ``on_stall``, a
+        signal's handler). Waits for nothing: others are answered by a thread of the store's. The
+        directory's lock, the threads and the descriptors go when the disk answers. So is a thread
+        answered that is itself inside of a system's call, reading or carrying out the disk's work
+        for all others; the main thread never is that one. Under a buffered policy, where a
+        write hangs, all others are answered when it is done. In a forked child it does nothing.
         """
         core = self._core
-        self._end(f"{core.path} was abandoned", core.committer.abandon, is_waiting=False)
-        self._stand_ins.answer_all(WalClosedError(core.why_closed))
-
-    def _end(self, why: str, begin: Callable[[], Any], *, is_waiting: bool) -> None:
-        core = self._core
-        if core.pid != core.log.directory.environment.getpid():
-            return  # a forked child has neither the threads nor the lock
-        core.close(why)
-        rest = begin, self._callbacks, self._stand_ins
-        if self._is_main_thread():
-            begin = self._stand_ins.in_order(begin)
-            with contextlib.suppress(WalClosedError):  # it is closed already
-                self._stand_ins.run(
-                    partial(end_store, self._lane, begin, *rest, is_waiting=is_waiting)
-                )
-        else:
-            end_store(self._lane, begin, *rest, is_waiting=is_waiting)
+        if core.is_forked:
+            return
+        # By a thread of the store's: under a buffered policy a write may hang with the lock held,
+        # and this may be called in a garbage collection, in the thread that holds it.
+        core.end(core.abandon)
+        self._stand_ins.answer_all(WalClosedError(core.why_closed, path=core.path))
 
 
 # --- the end of the process, and forked children ------------------------------------------

@@ -70,4 +70,4 @@ class Holdings:
             self.join_threads()
             gc.collect()
         assert not [each.name for each in store_threads() - self._threads]
-        assert not list(descriptors() - self._descriptors)
+        assert descriptors() - self._descriptors == Counter()

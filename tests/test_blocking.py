@@ -74,6 +74,12 @@ class Threads:
             self.threads[name].join(PATIENCE_SECONDS)
             assert name in self.outcomes, f"{name} does not end"
 
+    def clear(self) -> None:
+        """Forgets them, once they have ended: a traceback holds what was being read."""
+        self.join()
+        self.threads.clear()
+        self.outcomes.clear()
+
 
 def until(condition: Callable[[], Any], what: str) -> None:
     """For what no event tells of: what another thread has come to."""
