@@ -229,7 +229,8 @@ class RaftLogStorage(RaftLogReader):
         ``append`` raises, before anything is touched; RaftRuleError where an entry conflicts with
         the purge frontier or, under ``check_raft``, with what is committed; CorruptionError where
         an entry that must be compared is damaged: in each of these cases nothing is changed.
-        OSError (``ENOSPC``): the log may have been truncated, and nothing was appended.
+        OSError (``ENOSPC``): the log may have been truncated, and nothing was appended. So it is
+        after WalClosedError, where the store is closed or abandoned meanwhile: as after a crash.
         Cancelled, it goes on.
         """
         core = self._core

@@ -209,7 +209,11 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
             self._lane.wait(group)
 
     def append_after(self, prev_log_id: LogId | None, entries: Iterable[Entry]) -> AppendOutcome:
-        """Raft's receiver rule, in one step, as :meth:`hqlwal_raft.RaftLogStorage.append_after`."""
+        """Raft's receiver rule, in one step, as :meth:`hqlwal_raft.RaftLogStorage.append_after`.
+
+        After WalClosedError (closed meanwhile) the log is as after a crash: the old one, or cut
+        from the first conflict on, never a mixture.
+        """
         self._core.check_open()
         check_log_id(prev_log_id, is_none_allowed=True, name="prev_log_id")
         batch = plain(listed(entries))

@@ -146,6 +146,8 @@ class LogStorage(LogReader, Protocol):
         - Entries that do not follow ``prev_log_id`` and each other: ``LogGapError``; a conflict
           with what is committed, or purged: ``RaftRuleError``; what ``append`` refuses: as there.
           Nothing is changed.
+        - Closed before it was answered: ``WalClosedError``, and the log is as after a crash. It may
+          be cut already.
         """
         ...
 
