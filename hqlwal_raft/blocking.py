@@ -109,7 +109,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """As :meth:`open`, with options that were checked already."""
         path = check_path(path)
         environment = opening.ground
-        stand_ins = StandIns(environment)
+        stand_ins = StandIns(environment, path)
         interruptions: list[BaseException] = []
 
         def open_here() -> BlockingRaftLogStorage:
@@ -312,7 +312,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     def answer_in_forked_child(self) -> None:
         """Answers the main thread, which waits for a thread that is not in this process."""
-        self._stand_ins.answer_all(WalClosedError(self._core.why_closed))
+        self._stand_ins.answer_all(WalClosedError(self._core.why_closed, path=self._core.path))
 
     # --- the end ---------------------------------------------------------------------------
 
@@ -375,12 +375,11 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """Answers every caller at once with WalClosedError, and lets go without waiting for a
         disk that does not answer: what is not durable may be lost, as after a kill. Idempotent.
 
-        Any thread may call it, one that waits for the store included (a callback, ``on_stall``, a
-        signal's handler). Waits for nothing: others are answered by a thread of the store's. The
-        directory's lock, the threads and the descriptors go when the disk answers. So is a thread
-        answered that is itself inside of a system's call, reading or carrying out the disk's work
-        for all others; the main thread never is that one. Under a buffered policy, where a
-        write hangs, all others are answered when it is done. In a forked child it does nothing.
+        Any thread may call it, a callback, ``on_stall`` and a signal's handler too; it waits for
+        nothing. A thread of the store's answers all others, but for those that are inside of a
+        system's call, to read or to carry out the disk's work (the main thread never is), and,
+        under a buffered policy, while a write hangs: they are answered when the disk answers. Then
+        go the directory's lock, the threads and the descriptors. In a forked child it does nothing.
         """
         core = self._core
         if core.is_forked:

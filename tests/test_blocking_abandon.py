@@ -209,8 +209,10 @@ def assert_answered(threads: Threads, phase: UnderWay) -> None:
 
 def assert_is(found: Any, wanted: Any, name: str) -> None:
     if isinstance(wanted, type):
-        assert isinstance(found, wanted), (name, found)
+        is_one = isinstance(found, wanted)
+        assert is_one, (name, found)
         assert "abandoned" in str(found) or "closed" in str(found)
+        assert found.path in str(found)
     else:
         assert found == wanted, (name, found)
 
