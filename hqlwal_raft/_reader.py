@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 # How much work, about a microsecond each, is done without waiting before other tasks, and the
 # threads that need the interpreter too, get their turn.
-_WORK_PER_TURN = 512
+_WORK_PER_TURN = 400
 _NAP_SECONDS = 20e-6
 _BEYOND = U64_MAX + 1
 

@@ -68,6 +68,7 @@ def encode(
     max_length = ENTRY_HEAD_BYTES + max_payload_bytes
     parts: list[bytes] = []
     offsets: list[int] = []
+    add_offset = offsets.append
     bit = SETTLED if is_settled else 0
     entry: Any = None
     # Those of the entry before: most have the same, and mostly it is the very same object.
@@ -101,7 +102,7 @@ def encode(
             covered = pack_covered(index, marked, term, node_id)
             checksum = crc32c(payload, crc32c(covered, salt))
             parts += pack_record(index, checksum, marked, term, node_id), payload
-            offsets.append(offset)
+            add_offset(offset)
             offset += RECORD_HEAD_BYTES + length
             index += 1
         else:
