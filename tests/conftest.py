@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis  # noqa: F401  # before the freeze: it asks who refers to what
 import pytest
 
 from tests._leaks import Holdings
