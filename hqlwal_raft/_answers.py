@@ -164,10 +164,11 @@ def torn() -> WalError:
     return WalError("an exception from outside came while memory was changed")
 
 
-def poisoned(cause: BaseException) -> WalPoisonedError:
+def poisoned(cause: BaseException, path: str) -> WalPoisonedError:
     error = WalPoisonedError(
-        f"the log takes no more writes, since one failed ({describe(cause)}). What was "
-        "acknowledged before is safe; close the store, check the disk, then reopen it"
+        f"the log in {path} takes no more writes, since one failed ({describe(cause)}). What was "
+        "acknowledged before is safe; close the store, check the disk, then reopen it",
+        path=path,
     )
     error.__cause__ = cause
     return error

@@ -148,7 +148,7 @@ class Committer:
         if isinstance(error, PoisonError):
             error = error.__cause__ or error
             self.fall(error)
-            return poisoned(error)
+            return poisoned(error, self.log.directory.path)
         if self.log.is_changing:
             self.fall(error)
         return error
@@ -202,7 +202,7 @@ class Committer:
         if self.phase is Phase.OPEN:
             self.phase = Phase.CLOSING
         path = self.log.directory.path
-        error = WalClosedError(f"{path} was closed before this call's turn", path=path)
+        error = WalClosedError(f"{path} was closed before this call ended", path=path)
         for call in refused:
             self.refuse(call, error)
         self.advance()
@@ -260,7 +260,7 @@ class Committer:
             self.fall(torn())
         if self.phase is Phase.POISONED:
             assert self.poison is not None
-            raise poisoned(self.poison)
+            raise poisoned(self.poison, self.log.directory.path)
         if self.phase is not Phase.OPEN:
             path = self.log.directory.path
             raise WalClosedError(f"{path} is closed", path=path)
@@ -354,9 +354,10 @@ class Committer:
         self.commits.is_wanted = False
         self.log.stand_on_view()
         unexpected = None if isinstance(error, OSError) else error
-        _said.poisoned(self.log.directory.path, describe(error), unexpected)
+        path = self.log.directory.path
+        _said.poisoned(path, describe(error), unexpected)
         clear(error)
-        self._answer_all(poisoned(error))
+        self._answer_all(poisoned(error, path))
         self.go_on_closing()
 
     def _answer_all(self, error: BaseException) -> None:

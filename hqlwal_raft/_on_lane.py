@@ -232,7 +232,8 @@ class OnLane:
         if again is not None and isinstance(late, MemoryError):  # perhaps it was not begun
             self._disk.submit(again, partial(self._closed, error, None))
             return
-        failure = poisoned(error) if error is not None else late
+        path = self._log.directory.path
+        failure = poisoned(error, path) if error is not None else late
         assert self.closing is not None
         answer, order = self.closing.answer, self._order
         try:
@@ -246,7 +247,6 @@ class OnLane:
             if order is not None:
                 order.has_ended()
             if is_first:
-                path = self._log.directory.path
                 _said.closed(path, None if reason is None else describe(reason))
         except BaseException:  # an interrupt: there is no later call that could make up for it
             answer.give(self._loop, None, failure)

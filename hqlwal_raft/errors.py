@@ -118,6 +118,11 @@ class WalPoisonedError(WalError):
     ``__cause__`` is the :class:`OSError`. Reading goes on, up to what was durable.
     """
 
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message)
+        #: the store's directory
+        self.path = path
+
 
 class EntryTooLargeError(WalError, ValueError):
     """An entry is larger than the store's ``max_entry_size``; nothing was written."""

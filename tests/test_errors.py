@@ -35,7 +35,7 @@ FACTS: dict[str, dict[str, Any]] = {
     "WalClosedError": {"path": "/log"},
     "WalCopyError": {"path": "/log"},
     "WalLockedError": {"path": "/log", "pid": 7},
-    "WalPoisonedError": {},
+    "WalPoisonedError": {"path": "/log"},
     "EntryTooLargeError": {"index": 3, "size": 9, "max_entry_size": 8},
     "LogGapError": {"index": 9, "expected": 4},
     "LogRangeError": {"index": 9, "first_index": 2, "last_log_id": LogId(1, 8)},

@@ -213,6 +213,8 @@ async def fail(case: Case, policy: str, thread: str, number: int, code: int) -> 
                 where = (environment.failed, error)
                 await check(store, reader, case, error, where)
                 is_poisoned = store.statistics().is_poisoned
+                if isinstance(error, WalPoisonedError):
+                    assert error.path == "/log" and "/log" in str(error), where
                 if error is not None and not is_poisoned:  # it passes
                     await case.write(store)
                     await store.flush()

@@ -65,7 +65,8 @@ class Health:
             raise WalClosedError(f"the journal in {self.path} is closed", path=self.path)
         raise WalPoisonedError(
             f"the log in {self.path} failed ({self.failure}): this node takes part no more. "
-            "What was acknowledged is safe; mend the cause and restart the node"
+            "What was acknowledged is safe; mend the cause and restart the node",
+            path=self.path,
         ) from self.failure
 
     def check(self) -> None:

@@ -65,7 +65,8 @@ def sit_out(node: Any, journal: WalJournal, time_to_wait: float) -> None:
         journal.health.raise_failure()
     if now - journal.reminded_at >= _REMINDER_SECONDS:
         journal.reminded_at = now
-        raise WalPoisonedError(f"the log in {journal.path} has failed: restart the node")
+        path = journal.path
+        raise WalPoisonedError(f"the log in {path} has failed: restart the node", path=path)
 
 
 def _leave_post(node: Any) -> None:
