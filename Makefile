@@ -74,7 +74,7 @@ format: $(VENV)/.lint  ## mends style and format where that can be done
 bench: $(VENV)/.bench  ## measures the store against its peers; ARGS=--quick for a minute's worth
 	$(BIN)/python benchmarks/store.py $(ARGS)
 
-torture: $(VENV)/.test  ## every loop of the proofs whole, then random histories; ARGS="--seconds 600"
+torture: $(VENV)/.test  ## every loop of the proofs whole, random histories, clusters simulated and real; ARGS="--seconds 600"
 	$(BIN)/python -m tests.proofs $(ARGS)
 	$(BIN)/python -m hqlwal_raft.testing.simulation --seed 1000 --seconds 300
 	$(BIN)/python -m tests.pysyncobj_nodes.torture --rounds 10

@@ -1,7 +1,7 @@
 """A durable Raft log for Python.
 
 ``RaftLogStorage`` is an asyncio (and trio) log storage with openraft's method names, kept in
-memory-mapped WAL segments. What it acknowledged survives a crash at any instant::
+WAL segments of one size. What it acknowledged survives a crash at any instant::
 
     from hqlwal_raft import Entry, RaftLogStorage
 

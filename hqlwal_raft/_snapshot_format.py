@@ -1,6 +1,6 @@
 """The bytes of a snapshot file, and its name. Knows no file.
 
-Everything is big-endian. ``docs/design/format.md`` draws the same bytes::
+Everything is big-endian. ``docs/snapshots.md`` draws the same bytes::
 
     0       7 8             12     16     24      32        40         60    64
     | magic |v| block_bytes | salt | term | index | node id | reserved | crc | blocks ... | tail |

@@ -50,8 +50,8 @@ class RaftLogStorage(RaftLogReader):
     its lock, threads and descriptors, as after a kill.
 
     After a failed sync or write, the calls that failed and all later writes raise
-    WalPoisonedError (its cause is the OSError); reading goes on, up to what was durable. After
-    closing every method raises WalClosedError.
+    WalPoisonedError (its cause is what failed, mostly an OSError); reading goes on, up to what
+    was durable. After closing every method raises WalClosedError.
     """
 
     __slots__ = ("_entries_wait", "_interruptions")
@@ -128,8 +128,10 @@ class RaftLogStorage(RaftLogReader):
         - ``environment``: the operating system, clock, chance and threads, for tests
           (``hqlwal_raft.testing``).
 
-        Raises WalLockedError, CorruptionError, UnknownVersionError, OSError; nothing on disk
-        was changed then. ValueError or TypeError where an option makes no sense.
+        Raises WalLockedError, CorruptionError, UnknownVersionError, WalCopyError (a backup),
+        OSError; nothing on disk was changed then, but by an OSError from the middle of putting in
+        order what a crash left, which the next open goes on with. UnsupportedPlatformError here;
+        ValueError or TypeError where an option makes no sense.
         """
         opening = Opening(
             sync=sync,
@@ -264,13 +266,13 @@ class RaftLogStorage(RaftLogReader):
         await self._run(partial(_truncating.truncate_after, self._core.log, log_id), is_quiet=True)
 
     async def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
-        """Removes ``[.., log_id.index]``; durable on return, and the space is free.
+        """Removes ``[.., log_id.index]``; durable on return. The files go soon afterwards.
 
         Beyond the end is legal, as after installing a snapshot: the log is then empty and its
-        last log id is ``log_id``. Below the frontier nothing happens. The cost grows with the
-        segments removed, not with the entries. ``state`` is saved in the same step, as by
-        :meth:`save_state`: a crash leaves both or neither. Raises RaftRuleError where the log holds another
-        entry at that index.
+        last log id is ``log_id``. At or below the frontier only ``state`` is saved. The cost grows
+        with the segments removed, not with the entries. ``state`` is saved in the same step, as
+        by :meth:`save_state`: a crash leaves both or neither. Raises RaftRuleError where the log
+        holds another entry at that index.
         """
         self._core.check_open()
         check_log_id(log_id)

@@ -268,7 +268,7 @@ class SnapshotInfo:
 class StorageStatistics:
     """What a store has done since it was opened, and how it stands now."""
 
-    #: segment files, a prepared one not counted
+    #: segment files, prepared ones not counted
     segments: int
     #: the sum of their lengths on disk
     segment_bytes: int

@@ -238,7 +238,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         self._run(partial(_truncating.truncate_after, self._core.log, log_id), is_quiet=True)
 
     def purge(self, log_id: LogId, *, state: bytes | None = None) -> None:
-        """Removes ``[.., log_id.index]``; durable on return, and the space is free."""
+        """Removes ``[.., log_id.index]``; durable on return. The files go soon afterwards."""
         self._core.check_open()
         check_log_id(log_id)
         data = None if state is None else copied_state("state", state)

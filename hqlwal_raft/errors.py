@@ -115,7 +115,8 @@ class WalLockedError(WalError):
 class WalPoisonedError(WalError):
     """A sync or write failed; nothing more is written until the store is reopened.
 
-    ``__cause__`` is the :class:`OSError`. Reading goes on, up to what was durable.
+    ``__cause__`` is what failed, mostly an :class:`OSError`. Reading goes on, up to what was
+    durable.
     """
 
     def __init__(self, message: str, *, path: str | None = None) -> None:

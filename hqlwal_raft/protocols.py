@@ -17,7 +17,7 @@ from ._types import AppendOutcome, Entry, LogId, LogState, Vote
 
 __all__ = ["AppendCallback", "LogReader", "LogStorage"]
 
-#: told once, on the event loop: None when the entries are durable, else why they are not
+#: called once, on the event loop: None when the entries are durable, else why they are not
 AppendCallback = Callable[[BaseException | None], object]
 
 
@@ -170,7 +170,7 @@ class LogStorage(LogReader, Protocol):
         """Removes ``[.., log_id.index]``; durable on return.
 
         - Beyond the end is legal: the log is then empty and its ``last_log_id`` is ``log_id``.
-        - At or below the frontier: nothing happens.
+        - At or below the frontier: nothing happens, but that ``state`` is saved.
         - The log holds another term at that index: ``RaftRuleError``, nothing purged.
         - ``state`` is saved with it: a crash leaves both or neither.
         """

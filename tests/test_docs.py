@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import textwrap
 import time
 import tomllib
 from contextlib import closing
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hqlwal_raft import Entry, RaftLogStorage
 from hqlwal_raft._format import SegmentHeader
 from hqlwal_raft._records import scan
 
@@ -96,6 +99,23 @@ def test_the_architecture_names_the_modules_in_the_order_that_is_checked() -> No
     assert named == engine[::-1] + adapter[::-1]
 
 
+def test_the_table_of_modules_and_tests_has_every_one_and_no_other() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row[1])}
+    tests = {name for row in rows for name in re.findall(r"`([^`]+)`", row[2])}
+    package = ROOT / "hqlwal_raft"
+    modules = {path.stem for path in package.glob("*.py")} - {"__init__"}
+    modules |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    test_files = {path.stem for path in ROOT.glob("tests/test_*.py")}
+    test_files |= {f"proofs/{path.stem}" for path in ROOT.glob("tests/proofs/every_*.py")}
+    for there, patterns in ((modules, named), (test_files, tests)):
+        assert not [each for each in there if not any(fnmatch(each, one) for one in patterns)]
+        for pattern in patterns:
+            is_one = any(fnmatch(each, pattern) for each in there)
+            assert is_one or (package / pattern).is_dir() or (ROOT / pattern).is_dir(), pattern
+
+
 def test_the_readme_s_first_snippet_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,6 +126,38 @@ def test_the_readme_s_first_snippet_runs(
         "[Entry(term=1, index=1, payload=b'x = 1', node_id=0), "
         "Entry(term=2, index=2, payload=b'y = 2', node_id=0)]\n"
     )
+
+
+def test_the_snippet_for_threads_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (snippet,) = snippets("docs/threads.md")
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "docs/threads.md", "exec"), names)
+    assert names["entries"] == [Entry(1, 1, b"x = 1"), Entry(1, 2, b"x = 2")]
+
+
+async def test_the_snippets_that_put_every_case_across_a_border_and_reopen_the_model_run(
+    tmp_path: Path,
+) -> None:
+    runs: list[tuple[set[Path], int]] = []
+
+    async def check_log_storage(factory: Any, *, payload_bytes: int) -> None:
+        async with factory("one_case") as storage:
+            await storage.append([Entry(1, 1, bytes(payload_bytes))])
+        runs.append((set(tmp_path.rglob("one_case")), payload_bytes))
+
+    names = {
+        "Entry": Entry,
+        "RaftLogStorage": RaftLogStorage,
+        "check_log_storage": check_log_storage,
+        "directory": tmp_path,
+    }
+    for snippet in snippets("docs/testing-your-own-storage.md")[3:]:
+        body = textwrap.indent(snippet, "    ")
+        exec(compile(f"async def run():\n{body}", "testing-your-own-storage.md", "exec"), names)
+        await names["run"]()  # type: ignore[operator]
+    # a name that comes again is the same storage: each run has a place of its own
+    assert [(len(places), size) for places, size in runs] == [(1, 3000), (2, 9000)]
 
 
 def test_the_snippets_on_snapshots_run(

@@ -62,8 +62,8 @@ def _telling_errors(function: F) -> F:
 def hqlwal() -> None:
     """Inspects, verifies, repairs and imports write-ahead logs of hqlwal_raft.
 
-    Everything but repair, import-pysyncobj and export-pysyncobj only reads, takes no lock, and may be used on a
-    store that is open.
+    info, segments, verify, dump, get and stats only read, take no lock, and may be used on a store
+    that is open. bench makes a store of its own.
     """
 
 

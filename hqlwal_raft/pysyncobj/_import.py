@@ -75,10 +75,10 @@ def import_file_journal(
     """Writes the entries, term, vote and commit index of a stock journal to a new WAL directory.
 
     The node must not run. The directory appears whole or not at all, and the stock files stay
-    as they are. ``progress`` is told bytes read and bytes in all.
+    as they are. ``progress`` is called with bytes read and bytes in all.
 
     Where the journal is damaged, ``prefix_only=True`` imports what lies before the damage, and
-    the report says what is lost; the node must then be told the rest by its cluster, so do this
+    the report says what is lost; the node must then get the rest from its cluster, so do this
     with a minority of the nodes at most.
 
     Raises FileExistsError where the directory exists and is not empty; ValueError where the

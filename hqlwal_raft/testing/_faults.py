@@ -1,4 +1,4 @@
-"""Failing calls: an environment that passes everything on, and fails the calls it was told to.
+"""Failing calls: an environment that passes everything on, and fails those that it is asked to fail.
 
 It must not know what the bytes mean, nor which environment lies below.
 """
@@ -19,7 +19,7 @@ __all__ = ["CALLS", "FailingEnvironment"]
 
 T = TypeVar("T")
 
-#: the calls that can be told to fail, by the names of the environment's methods
+#: the calls that can be made to fail, by the names of the environment's methods
 CALLS = (
     "close",
     "fdatasync",
