@@ -233,6 +233,17 @@ class SnapshotStore:
         """Has a job done that only reads, beside the others."""
         return await self._inner.environment.run_in_thread(job)
 
+    def do_aside(self, job: Callable[[], Any]) -> None:
+        """Has a job done when the store's own thread has ended, or is about to."""
+        inner = self._inner
+        try:
+            if inner.is_forked:
+                job()
+            else:
+                inner.environment.start_thread(job, "hqlwal-snapshots")
+        except RuntimeError:  # no thread can be had
+            job()
+
     @property
     def is_ending(self) -> bool:
         return self._ending is not None or self._inner.is_forked
@@ -383,8 +394,8 @@ class SnapshotReader:
         self._end()
 
     def _end(self) -> None:
-        # In the thread: the last to close a file that was unlinked waits until its blocks are free.
-        if not self._store.is_ending:
-            self._store.submit(self._inner.end)
+        # In a thread: the last to close a file that was unlinked waits until its blocks are free.
+        if self._store.is_ending:
+            self._store.do_aside(self._inner.end)
         else:
-            self._inner.end()
+            self._store.submit(self._inner.end)

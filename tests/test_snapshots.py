@@ -34,6 +34,7 @@ from hqlwal_raft import (
     WalLockedError,
     WrongLoopError,
 )
+from hqlwal_raft._environment import Environment
 from hqlwal_raft._snapshot_format import SnapshotHead, parse_snapshot_name, snapshot_name
 from hqlwal_raft._types import FindingKind
 from hqlwal_raft.audit import Verdict
@@ -804,6 +805,37 @@ async def test_after_the_end_every_call_says_that_it_was_closed(tmp_path: Path) 
             ):
                 with pytest.raises(WalClosedError, match="was closed"):
                     plain()
+
+
+class ClosersKnown(Environment):
+    """Knows which thread closed a file last."""
+
+    def __init__(self) -> None:
+        self.has_closed = threading.Event()
+        self.closer = 0
+
+    def close(self, descriptor: int, /) -> None:
+        super().close(descriptor)
+        self.closer = threading.get_ident()
+        self.has_closed.set()
+
+
+@on_both_backends
+async def test_who_reads_on_behind_the_end_closes_the_file_in_a_thread_as_well(
+    tmp_path: Path,
+) -> None:
+    environment = ClosersKnown()
+    async with SnapshotStore.open(tmp_path, environment=environment) as store:
+        async with store.create(at(1)) as writer:
+            await writer.write(content(1))
+        snapshot = writer.snapshot
+        assert snapshot is not None
+        reading = store.read(snapshot)
+        await reading.__aenter__()
+    environment.has_closed.clear()
+    await reading.__aexit__(None, None, None)
+    assert await anyio.to_thread.run_sync(environment.has_closed.wait, 30)
+    assert environment.closer != threading.get_ident()
 
 
 def test_a_writer_is_used_once(tmp_path: Path) -> None:
