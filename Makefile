@@ -22,8 +22,9 @@ help:  ## this list
 demo: $(VENV)/.test  ## three nodes, writes, kill -9, a comparison; ARGS="--commands 500 --folder DIR"
 	@$(BIN)/python examples/demo_cluster.py $(ARGS)
 
+# in the order of their names: by their numbers of tests the loops, which have few, come last
 test: $(VENV)/.test  ## the test suite, on all cores; ARGS="-k name" to choose
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all:  ## the test suite under every supported Python on this machine (pyenv's included)
 	@tried=; failed=; for version in 3.11 3.12 3.13 3.14; do \

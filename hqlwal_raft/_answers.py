@@ -45,7 +45,8 @@ class Answer:
         self.value, self.error = value, error
         self._event.set()
         if not self.callbacks:
-            self._give_followers(loop)
+            if self.followers:
+                self._give_followers(loop)
             return
         # All at once: those of a later group, and who closed, must come after the last of them.
         for _ in self.callbacks:
@@ -108,6 +109,10 @@ class Changes:
         if self.readable is None:
             self.readable = Answer(self._loop.event())
         return self.readable
+
+    @property
+    def are_awaited(self) -> bool:
+        return self.readable is not None or self._durable is not None
 
     def tell_readers(self) -> None:
         """Entries were appended."""

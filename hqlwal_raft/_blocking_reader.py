@@ -23,12 +23,11 @@ from ._following import Follower
 from ._format import U64_MAX
 from ._lane import Lane
 from ._reading import (
-    CHUNK_BYTES,
-    CHUNK_ENTRIES,
     Reading,
     check_overtaken,
     find_leaders,
     read,
+    read_now,
     read_some,
 )
 from ._stand_ins import StandIns
@@ -174,19 +173,8 @@ class BlockingRaftLogReader:
         return result if finish is None else finish(result)
 
     def _read_now(self, start: int, stop: int | None) -> list[Entry] | Reading[list[Entry]]:
-        """The short ways of ``_reading.read``, for what is in memory; else that."""
-        log = self._core.log
-        first, end = log.clip(start, stop)
-        if first >= end:
-            return []
-        entries = log.recent.read(first, end)
-        if entries is not None:
-            return entries
-        if end <= (log.recent.first_index or end) and log.cut is None:
-            extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)
-            if extent is not None and (entries := extent.read_cached()) is not None:
-                return entries
-        return read(self._core, start, stop, None)
+        entries = read_now(self._core.log, start, stop)
+        return entries if entries is not None else read(self._core, start, stop, None)
 
     def _read(self, reading: list[Entry] | Reading[Any]) -> Any:
         """Runs a read: its jobs in this thread, the rest of it as the owner, step by step."""

@@ -66,12 +66,13 @@ class Chores:
 
     def go_on(self) -> None:
         """Starts the next chore, if there is one and nothing stands in its way."""
-        committer = self._committer
+        committer, log = self._committer, self._log
         if self._work is not None or committer is None:
             return
+        if not (log.to_seal or log.to_unlink) and log.prepared and not log.lacks_filling:
+            return  # as mostly: called after each commit
         if not committer.is_open or committer.waits_for_quiet:
             return
-        log = self._log
         work: Work[None] | None = None
         if self._may_prepare_ahead:
             if not log.prepared:

@@ -303,7 +303,7 @@ class Committer:
 
     @property
     def is_living(self) -> bool:
-        return self.phase in (Phase.OPEN, Phase.CLOSING)
+        return self.phase is _OPEN or self.phase is Phase.CLOSING
 
     @property
     def is_lane_free(self) -> bool:
@@ -332,7 +332,8 @@ class Committer:
                 call.first_index = index
 
     def has_changed(self, *, by_commit: bool) -> None:
-        self._changes.tell()
+        if self._changes.are_awaited:
+            self._changes.tell()
         self.chores.may_unlink = True
         if by_commit:
             self.chores.may_seal = True

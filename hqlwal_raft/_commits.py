@@ -88,7 +88,8 @@ def committed(log: Log, outcome: Outcome) -> None:
         log.filling.met_sync()
         log.durable_entries, log.durable_bytes = commit.entries, commit.bytes
         log.last_durable_log_id = commit.last_log_id
-        log.written_next = max(log.written_next, commit.next_index or 0)
+        if commit.next_index is not None and commit.next_index > log.written_next:
+            log.written_next = commit.next_index
         unsynced.were_identified(commit.seconds)
         if len(commit.goals) > 1:
             log.left = None

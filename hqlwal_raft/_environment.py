@@ -120,8 +120,10 @@ class Bell:
             os.eventfd_write(self.descriptor, 1)
 
     def hush(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:  # noqa: SIM105 - suppress() takes as long as the call
             os.eventfd_read(self.descriptor)
+        except BlockingIOError:
+            pass
 
     def wait(self, timeout: float | None) -> bool:
         """Waits until it is rung, and hushes it; False where the time was over first."""
@@ -361,6 +363,7 @@ class Environment:
                 running=running_token,
                 identity=token,
                 interruptions=interruptions,
+                checkpoint=trio.lowlevel.checkpoint,
                 library="trio",
             )
         return Loop(
@@ -371,6 +374,7 @@ class Environment:
             running=asyncio._get_running_loop,  # noqa: SLF001 - documented; the other one raises
             identity=loop,
             has_ended=loop.is_closed,
+            checkpoint=partial(asyncio.sleep, 0),
             library="asyncio",
         )
 

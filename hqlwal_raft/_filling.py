@@ -16,21 +16,22 @@ _FROM_BYTES = 1 << 20
 class Filling:
     """See the module."""
 
-    __slots__ = ("_can_pay", "_syncs", "_syncs_before")
+    __slots__ = ("_can_pay", "_syncs", "pays")
 
     def __init__(self, segment_bytes: int, *, is_wanted: bool) -> None:
         self._can_pay = is_wanted and segment_bytes >= _FROM_BYTES
-        # how many syncs the tail has met, and the one before it
-        self._syncs = self._syncs_before = 0
-
-    @property
-    def pays(self) -> bool:
-        return self._can_pay and max(self._syncs, self._syncs_before) >= _FROM_SYNCS
+        # how many syncs the tail has met
+        self._syncs = 0
+        #: whether the tail has met so many, or the one before it had
+        self.pays = False
 
     def met_sync(self) -> None:
         """The tail was synced."""
         self._syncs += 1
+        if self._syncs >= _FROM_SYNCS:
+            self.pays = self._can_pay
 
     def rolled_over(self) -> None:
         """Another segment is the tail."""
-        self._syncs, self._syncs_before = 0, self._syncs
+        self.pays = self._can_pay and self._syncs >= _FROM_SYNCS
+        self._syncs = 0

@@ -59,6 +59,7 @@ class GroupCommit:
         self._watch = watch
         self._measures = measures
         self._lane = lane
+        self._monotonic = log.directory.environment.monotonic
         #: None at the end: a cycle would keep the threads' descriptors until the next collection
         self._order: Order | None = order
         #: whom the next commit to begin will answer, and whom the one under way
@@ -166,14 +167,14 @@ class GroupCommit:
         if order is None or not order.is_lane_free or not order.is_living:
             return
         log, measures = self._log, self._measures
-        now = log.directory.environment.monotonic()
+        now = self._monotonic()
         plan = _commits.begin_commit(log, now)
         if plan is None:
             self.is_wanted = False
             return
         log.is_changing = True
         self.is_wanted = False
-        self.under_way, self.group = self.next_group(), None
+        self.under_way, self.group = self.group or Answer(self._loop.event()), None
         self._is_crowded = measures.appends > self.appends_before + 1
         self.appends_before = measures.appends
         self._last_seconds = now
@@ -220,7 +221,8 @@ class GroupCommit:
             group.give(self._loop, None, None)
             self.under_way = None
             order.has_changed(by_commit=True)
-            self._set_idle_alarm()
+            if not self._is_idle_alarm_set:
+                self._set_idle_alarm()
         elif outcome.is_refused and not log.options.is_buffered:
             self._measures.lacks_space(_COMMIT, outcome.error)
             self._take_back(group, outcome.error)

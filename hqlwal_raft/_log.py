@@ -211,7 +211,8 @@ class Log:
     def clip(self, start: int, stop: int | None) -> tuple[int, int]:
         """The part of ``[start, stop)`` that the log holds."""
         next_index = self.next_index or 0
-        stop = next_index if stop is None else min(stop, next_index)
+        if stop is None or stop > next_index:
+            stop = next_index
         return max(start, self.first_index), stop
 
     def set_ends(self, last_log_id: LogId | None) -> None:
@@ -251,8 +252,8 @@ class Log:
         if self.left is None:
             self.left = tuple(segment.known() for segment in self.segments[:-1])
         durable = self.last_durable_log_id
-        frontier = self.last_purged_log_id
-        is_empty = durable is None or durable == frontier
+        frontier = self.meta.state.last_purged
+        is_empty = durable is None or (frontier is not None and durable == frontier)
         next_ = self.first_index if is_empty else durable.index + 1  # type: ignore[union-attr]
         tail = self.segments[-1].known() if self.segments else None
         is_any = self.next_index is None or (frontier is None and is_empty)

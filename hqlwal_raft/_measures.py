@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import math
+from bisect import bisect_right
 from collections import deque
 
 from . import _said
@@ -19,12 +20,8 @@ __all__ = ["SYNC_BOUNDS_SECONDS", "Measures"]
 #: so often it is looked, at the most, how much space is left
 _MEASURE_SECONDS = 10.0
 
-# A histogram's bounds are powers of two, in microseconds: the number of bits tells the place.
-_FIRST_BITS, _LAST_BITS = 4, 26
-SYNC_BOUNDS_SECONDS = (
-    *((1 << bits) / 1e6 for bits in range(_FIRST_BITS, _LAST_BITS + 1)),
-    math.inf,
-)
+#: of a histogram: powers of two, in microseconds, from 16 µs to 67 s
+SYNC_BOUNDS_SECONDS = (*((1 << bits) / 1e6 for bits in range(4, 27)), math.inf)
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -52,8 +49,7 @@ class Measures:
         self.syncs += 1
         self.sync_seconds.append(seconds)
         self.sync_max_seconds = max(self.sync_max_seconds, seconds)
-        bits = int(seconds * 1e6).bit_length() - _FIRST_BITS
-        self.sync_counts[min(max(bits, 0), len(self.sync_counts) - 1)] += 1
+        self.sync_counts[bisect_right(SYNC_BOUNDS_SECONDS, seconds)] += 1
 
     # --- space -----------------------------------------------------------------------------
 

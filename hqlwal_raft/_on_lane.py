@@ -119,6 +119,7 @@ class OnLane:
     def _forget(self, operation: Operation) -> None:
         if operation.work is not None:
             operation.work.close()  # here: a generator's end would come in any thread
+        operation.plan = None  # who closed keeps the operation, and with the plan its files
         if operation is self.operation:
             self.operation = None
 

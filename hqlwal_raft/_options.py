@@ -100,7 +100,7 @@ class Opening:
         def stalled(seconds: float) -> None:
             if on_stall is not None:
                 with contextlib.suppress(RuntimeError):  # the loop has ended
-                    report(partial(_call_on_stall, on_stall, seconds))
+                    report(partial(_call_on_stall, path, on_stall, seconds))
 
         environment = self.ground
         watch = Watch(path, self.stall_seconds, environment.monotonic, stalled)
@@ -168,13 +168,13 @@ class Opening:
         return core
 
 
-def _call_on_stall(on_stall: Callable[[float], object], seconds: float) -> None:
+def _call_on_stall(path: str, on_stall: Callable[[float], object], seconds: float) -> None:
     try:
         on_stall(seconds)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
-        logger.exception("on_stall raised")
+        logger.exception("%s: on_stall raised", path)
 
 
 def close_unused(log: Log) -> None:

@@ -159,6 +159,16 @@ class Places:
             return self._offsets[group]
         return self._fresh[0] if self._fresh else end
 
+    def span(self, record: int, stop: int, end: int) -> tuple[int, int, int]:
+        """``before(record)`` and ``behind(stop, end)``, in one where records are of one size."""
+        if stop <= self._grouped:
+            group = bisect_right(self._firsts, record) - 1
+            first, size = self._firsts[group], self._sizes[group]
+            if size and (group + 1 == len(self._firsts) or stop <= self._firsts[group + 1]):
+                offset = self._offsets[group]
+                return offset + (record - first) * size, 0, offset + (stop - first) * size
+        return *self.before(record), self.behind(stop, end)
+
     def fitting(self, record: int, limit: int) -> int:
         """The furthest record whose place is known to be at or before the offset ``limit``.
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ._directory import Directory
 from ._files import File, TornWriteError
@@ -240,8 +240,7 @@ class Plan:
     point: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a plan ended."""
 
     #: what each step that was carried out gave

@@ -296,10 +296,11 @@ class Pool:
 
     def first_ready(self, thread: Thread) -> Strand | None:
         """A strand that may be run; it stays among the ready ones until it was taken."""
-        try:
-            return self._ready[0]
-        except IndexError:
-            return self._first_later(thread) if self._later else None
+        ready = self._ready
+        if ready:
+            with contextlib.suppress(IndexError):  # another thread was quicker
+                return ready[0]
+        return self._first_later(thread) if self._later else None
 
     def _first_later(self, thread: Thread) -> Strand | None:
         """One thread stays free for what cannot wait."""

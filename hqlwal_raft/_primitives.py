@@ -7,7 +7,7 @@ import them. No code runs here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 __all__ = ["Event", "Lock", "Loop", "Map", "Queue"]
@@ -67,5 +67,8 @@ class Loop(NamedTuple):
     identity: object = None
     #: whether it was closed: nothing that is posted is heard
     has_ended: Callable[[], bool] = lambda: False
+    #: lets every other task that is ready run once, and is where a task can be cancelled; None where
+    #: there are no tasks. What anyio's checkpoint does, without looking for its backend
+    checkpoint: Callable[[], Awaitable[object]] | None = None
     #: as anyio names whose it is; empty where that is no event loop
     library: str = ""

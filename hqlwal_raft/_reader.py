@@ -26,12 +26,11 @@ from ._core import Core
 from ._following import Follower
 from ._format import U64_MAX
 from ._reading import (
-    CHUNK_BYTES,
-    CHUNK_ENTRIES,
     Reading,
     check_overtaken,
     find_leaders,
     read,
+    read_now,
     read_some,
 )
 from ._types import Entry, LogId, LogState, Vote
@@ -42,7 +41,7 @@ T = TypeVar("T")
 
 # How much work, about a microsecond each, is done without waiting before other tasks, and the
 # threads that need the interpreter too, get their turn.
-_WORK_PER_TURN = 128
+_WORK_PER_TURN = 400
 _NAP_SECONDS = 20e-6
 _BEYOND = U64_MAX + 1
 
@@ -50,10 +49,11 @@ _BEYOND = U64_MAX + 1
 class Turns:
     """Lets others run: shared by all readers of a store."""
 
-    __slots__ = ("_core", "work")
+    __slots__ = ("_core", "checkpoint", "work")
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self.checkpoint = core.loop.checkpoint or anyio.lowlevel.checkpoint
         #: what may still be done in this turn
         self.work = _WORK_PER_TURN
 
@@ -70,7 +70,7 @@ class Turns:
             # The disk thread needs the interpreter to hear of its sync. A loop that is never
             # idle hands it over only every 5 ms (sys.getswitchinterval), unless it naps.
             core.log.directory.environment.sleep(_NAP_SECONDS)
-        await anyio.lowlevel.checkpoint()
+        await self.checkpoint()
 
 
 class RaftLogReader:
@@ -106,22 +106,19 @@ class RaftLogReader:
             or not 0 <= stop <= _BEYOND
         ):
             check_range(start, stop)
-        # The short ways of `_reading.read`, for what is in memory.
-        first, end = log.clip(start, stop)
-        entries = log.recent.read(first, end) if first < end else []
+        entries: list[Entry] | None = None
+        if stop is not None and log.first_index <= start <= stop:
+            entries = log.recent.read(start, stop)  # none of them comes behind the log's end
         if entries is not None:
             turns.work -= 1
-            if turns.work < 0:
-                await turns.yield_now()
-            return entries
-        if end <= (log.recent.first_index or end) and log.cut is None:
-            extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)
-            if extent is not None and (entries := extent.read_cached()) is not None:
-                turns.work -= 4 + end - first
-                if turns.work < 0:
-                    await turns.yield_now()
-                return entries
-        return await self._drive(read(core, start, stop, None))
+        else:
+            entries = read_now(log, start, stop)
+            if entries is None:
+                return await self._drive(read(core, start, stop, None))
+            turns.work -= 4 + len(entries)
+        if turns.work < 0:
+            await turns.yield_now()
+        return entries
 
     async def limited_get_log_entries(
         self, start: int, stop: int | None = None, max_bytes: int = 1 << 20
@@ -180,7 +177,7 @@ class RaftLogReader:
             if not chunk:
                 return
             del chunk, entry  # before the next one is made
-            await anyio.lowlevel.checkpoint()
+            await self._turns.checkpoint()
 
     def leader_bounded_stream(
         self, vote: Vote, start: int, stop: int | None = None

@@ -97,7 +97,9 @@ class Reads:
         extent = segment.extent(start, stop)
         if extent.end - extent.start > max_bytes:
             return None
-        if segment is not self._segments[-1]:
+        if segment in self._loaded:
+            self._loaded.move_to_end(segment)
+        else:
             self.touch(segment)
         return extent
 

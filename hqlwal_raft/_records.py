@@ -68,6 +68,7 @@ def encode(
     max_length = ENTRY_HEAD_BYTES + max_payload_bytes
     parts: list[bytes] = []
     offsets: list[int] = []
+    add_offset = offsets.append
     bit = SETTLED if is_settled else 0
     entry: Any = None
     # Those of the entry before: most have the same, and mostly it is the very same object.
@@ -101,7 +102,7 @@ def encode(
             covered = pack_covered(index, marked, term, node_id)
             checksum = crc32c(payload, crc32c(covered, salt))
             parts += pack_record(index, checksum, marked, term, node_id), payload
-            offsets.append(offset)
+            add_offset(offset)
             offset += RECORD_HEAD_BYTES + length
             index += 1
         else:
@@ -134,6 +135,9 @@ def decode(data: bytes, salt: int, first_id: int, count: int, skip: int = 0) -> 
     """
     entries: list[Entry] = []
     offset = hop(data, skip) if skip else 0
+    if count < _FEW:
+        _decode_few(data, offset, count, salt, first_id, entries)
+        return entries
     id_, stop = first_id, first_id + count
     while id_ < stop and offset >= 0:
         size, alike = _alike(data, offset, stop - id_) if stop - id_ >= _FEW else (0, 0)
@@ -147,6 +151,7 @@ def decode(data: bytes, salt: int, first_id: int, count: int, skip: int = 0) -> 
     return entries
 
 
+_unpack_record, _pack_covered, _new = RECORD.unpack_from, COVERED.pack, tuple.__new__
 # So many records are decoded one by one before those behind them are compared again.
 _FEW = 8
 _MANY = 256
@@ -172,22 +177,21 @@ def _decode_few(
     data: bytes, offset: int, count: int, salt: int, first_id: int, entries: list[Entry]
 ) -> int:
     """Adds the entries of the next ``count`` records; where they end, -1 if one is bad."""
-    unpack, pack, new = RECORD.unpack_from, COVERED.pack, tuple.__new__
     limit = len(data) - RECORD_OVERHEAD_BYTES
     for id_ in range(first_id, first_id + count):
         if offset > limit:
             return -1
-        found, checksum, marked, term, node_id = unpack(data, offset)
+        found, checksum, marked, term, node_id = _unpack_record(data, offset)
         length = marked & LENGTH_MASK
         end = offset + RECORD_HEAD_BYTES + length
         payload = data[offset + RECORD_OVERHEAD_BYTES : end]
         if (
             found != id_
             or len(payload) + ENTRY_HEAD_BYTES != length
-            or crc32c(payload, crc32c(pack(id_, marked, term, node_id), salt)) != checksum
+            or crc32c(payload, crc32c(_pack_covered(id_, marked, term, node_id), salt)) != checksum
         ):
             return -1
-        entries.append(new(Entry, (term, id_, payload, node_id)))
+        entries.append(_new(Entry, (term, id_, payload, node_id)))
         offset = end
     return offset
 

@@ -140,8 +140,7 @@ class Segment:
         file, places, first_id = self.file, self.places, self.first_id
         assert file is not None
         assert places is not None
-        start, skip = places.before(first - first_id)
-        end = places.behind(stop - first_id, self.end)
+        start, skip, end = places.span(first - first_id, stop - first_id, self.end)
         return Extent(file, self.salt, first, stop, start, end, skip)
 
     def fitting(self, first: int, limit: int) -> int:

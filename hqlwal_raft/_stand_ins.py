@@ -118,8 +118,9 @@ class StandIns:
     the main thread a handler can break the starting of a thread in two.
     """
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, path: str) -> None:
         self._environment = environment
+        self._path = path
         self._calls: Queue[Callable[[], Any]] = environment.queue()
         self._beginnings: deque[_Beginning] = deque()
         #: what the main thread waits for; more than one where handlers make calls
@@ -153,7 +154,7 @@ class StandIns:
         made = _Made(self._environment.lock(), make, self._under_way)
         self._calls.put(made)
         if self.is_stopped:  # perhaps before it was put there
-            made.give(None, WalClosedError("the store is closed"))
+            made.give(None, WalClosedError(f"{self._path} was closed", path=self._path))
         return made.wait()
 
     def submit(self, call: Callable[[], Any]) -> None:

@@ -50,8 +50,8 @@ class RaftLogStorage(RaftLogReader):
     its lock, threads and descriptors, as after a kill.
 
     After a failed sync or write, the calls that failed and all later writes raise
-    WalPoisonedError (its cause is the OSError); reading goes on. After closing every method
-    raises WalClosedError.
+    WalPoisonedError (its cause is the OSError); reading goes on, up to what was durable. After
+    closing every method raises WalClosedError.
     """
 
     __slots__ = ("_entries_wait", "_interruptions")
@@ -229,7 +229,8 @@ class RaftLogStorage(RaftLogReader):
         ``append`` raises, before anything is touched; RaftRuleError where an entry conflicts with
         the purge frontier or, under ``check_raft``, with what is committed; CorruptionError where
         an entry that must be compared is damaged: in each of these cases nothing is changed.
-        OSError (``ENOSPC``): the log may have been truncated, and nothing was appended.
+        OSError (``ENOSPC``): the log may have been truncated, and nothing was appended. So it is
+        after WalClosedError, where the store is closed or abandoned meanwhile: as after a crash.
         Cancelled, it goes on.
         """
         core = self._core
@@ -342,8 +343,9 @@ class RaftLogStorage(RaftLogReader):
         A copy is taken only where the stored, salted checksum proves it to be the very entry (by
         CRC-32C: with 1 - 2**-32), or, where the checksum itself was damaged, every other byte.
         Nothing else is changed: healthy records, and entries that the log does not hold, are left
-        alone. CorruptionError says which entries to ask a peer for. Raises as :meth:`append`
-        does for what is no entry, OSError, WalPoisonedError where a write failed.
+        alone. CorruptionError says which entries to ask a peer for. Where damage refuses the
+        opening, ``hqlwal repair --from`` does the same at rest. Raises as :meth:`append` does for
+        what is no entry, OSError, WalPoisonedError where a write failed.
         """
         self._core.check_open()
         begin = partial(_mending.mend, self._core.log, plain(listed(entries)))

@@ -197,7 +197,7 @@ class Worker(Strand):
         ``can_wait``: while many do the like, jobs of other workers go first.
         """
         self.jobs.append((job, done, can_wait))
-        self._wake()
+        self._pool.wake(self)  # type: ignore[union-attr]  # it has one
 
     def set_alarm(self, seconds: float, ring: Callable[[], None]) -> None:
         """Rings on the event loop once ``seconds`` are over and the jobs before are done."""

@@ -94,8 +94,10 @@ def _find_end(log: Log, kept: Segment, index: int) -> Work[_End]:
         return _End(file, places, end, None)
     start, skip = places.before(record)
     stop = places.behind(record + 1, kept.end)
-    outcome = yield Plan("read", (Read(file, start, stop - start),))
-    data = outcome.values[0]
+    data = file.read_cached(start, stop - start)
+    if data is None:
+        outcome = yield Plan("read", (Read(file, start, stop - start),))
+        data = outcome.values[0]
     behind = hop(data, skip + 1)
     if not is_purged:
         # The log must not end with an entry that cannot be read; it proves where it ends as well.

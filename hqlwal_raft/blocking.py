@@ -61,7 +61,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         self._callbacks = Callbacks(core.log.directory.environment)
         end = core.committer.abandon
         abandon = partial(end_store, lane, end, end, self._callbacks, stand_ins)
-        # in a garbage collection, which may happen in a thread that holds the lock
+        # where it is called somebody may hold the lock, even the caller
         core.abandon = partial(stand_ins.submit, partial(abandon, is_waiting=False))
         _open_stores.add(self)
 
@@ -109,7 +109,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         """As :meth:`open`, with options that were checked already."""
         path = check_path(path)
         environment = opening.ground
-        stand_ins = StandIns(environment)
+        stand_ins = StandIns(environment, path)
         interruptions: list[BaseException] = []
 
         def open_here() -> BlockingRaftLogStorage:
@@ -209,7 +209,11 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
             self._lane.wait(group)
 
     def append_after(self, prev_log_id: LogId | None, entries: Iterable[Entry]) -> AppendOutcome:
-        """Raft's receiver rule, in one step, as :meth:`hqlwal_raft.RaftLogStorage.append_after`."""
+        """Raft's receiver rule, in one step, as :meth:`hqlwal_raft.RaftLogStorage.append_after`.
+
+        After WalClosedError (closed meanwhile) the log is as after a crash: the old one, or cut
+        from the first conflict on, never a mixture.
+        """
         self._core.check_open()
         check_log_id(prev_log_id, is_none_allowed=True, name="prev_log_id")
         batch = plain(listed(entries))
@@ -308,7 +312,7 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     def answer_in_forked_child(self) -> None:
         """Answers the main thread, which waits for a thread that is not in this process."""
-        self._stand_ins.answer_all(WalClosedError(self._core.why_closed))
+        self._stand_ins.answer_all(WalClosedError(self._core.why_closed, path=self._core.path))
 
     # --- the end ---------------------------------------------------------------------------
 
@@ -334,14 +338,26 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
         Calls that still wait for their place in the order get WalClosedError; those that were
         accepted get their answer. Callbacks have been called on return, unless one of them
         closes it. Raises WalPoisonedError where the last sync failed, unless an earlier one had.
+        Where it is abandoned meanwhile it returns, and what was accepted may be lost.
         """
         core = self._core
-        self._end(f"{core.path} was closed", core.committer.close, is_waiting=True)
+        if core.is_forked:
+            return  # a forked child has neither the threads nor the lock
+        if not core.is_closed:
+            core.close(f"{core.path} was closed")
+        begin = core.committer.close
+        rest = begin, self._callbacks, self._stand_ins
+        if self._is_main_thread():
+            begin = self._stand_ins.in_order(begin)
+            with contextlib.suppress(WalClosedError):  # it is closed already, or abandoned
+                self._stand_ins.run(partial(end_store, self._lane, begin, *rest, is_waiting=True))
+        else:
+            end_store(self._lane, begin, *rest, is_waiting=True)
 
     def close_at_exit(self) -> None:
         """Closes it, as long as the disk answers: the interpreter must be able to end."""
         core = self._core
-        if self._stand_ins.is_stopped or core.pid != core.log.directory.environment.getpid():
+        if self._stand_ins.is_stopped or core.is_forked:
             return  # it was closed, and is only kept; or it is the process's that forked this one
         closed: Queue[None] = self._core.log.directory.environment.queue()
 
@@ -357,29 +373,21 @@ class BlockingRaftLogStorage(BlockingRaftLogReader):
 
     def abandon(self) -> None:
         """Answers every caller at once with WalClosedError, and lets go without waiting for a
-        disk that does not answer: what is not durable may be lost, as after a kill.
+        disk that does not answer: what is not durable may be lost, as after a kill. Idempotent.
 
-        The directory's lock goes when the disk answers. A thread that is just carrying out the
-        disk's work for all others is answered then, too; the main thread never is that one.
+        Any thread may call it, a callback, ``on_stall`` and a signal's handler too; it waits for
+        nothing. A thread of the store's answers all others, but for those that are inside of a
+        system's call, to read or to carry out the disk's work (the main thread never is), and,
+        under a buffered policy, while a write hangs: they are answered when the disk answers. Then
+        go the directory's lock, the threads and the descriptors. In a forked child it does nothing.
         """
         core = self._core
-        self._end(f"{core.path} was abandoned", core.committer.abandon, is_waiting=False)
-        self._stand_ins.answer_all(WalClosedError(core.why_closed))
-
-    def _end(self, why: str, begin: Callable[[], Any], *, is_waiting: bool) -> None:
-        core = self._core
-        if core.pid != core.log.directory.environment.getpid():
-            return  # a forked child has neither the threads nor the lock
-        core.close(why)
-        rest = begin, self._callbacks, self._stand_ins
-        if self._is_main_thread():
-            begin = self._stand_ins.in_order(begin)
-            with contextlib.suppress(WalClosedError):  # it is closed already
-                self._stand_ins.run(
-                    partial(end_store, self._lane, begin, *rest, is_waiting=is_waiting)
-                )
-        else:
-            end_store(self._lane, begin, *rest, is_waiting=is_waiting)
+        if core.is_forked:
+            return
+        # By a thread of the store's: under a buffered policy a write may hang with the lock held,
+        # and this may be called in a garbage collection, in the thread that holds it.
+        core.end(core.abandon)
+        self._stand_ins.answer_all(WalClosedError(core.why_closed, path=core.path))
 
 
 # --- the end of the process, and forked children ------------------------------------------

@@ -115,7 +115,7 @@ class WalLockedError(WalError):
 class WalPoisonedError(WalError):
     """A sync or write failed; nothing more is written until the store is reopened.
 
-    ``__cause__`` is the :class:`OSError`. Reading goes on.
+    ``__cause__`` is the :class:`OSError`. Reading goes on, up to what was durable.
     """
 
 

@@ -2,6 +2,10 @@
 
 ``hqlwal_raft.testing.check_log_storage`` enforces what the docstrings demand; any class that
 passes it may stand in for :class:`hqlwal_raft.RaftLogStorage`. Knows only the values.
+
+What is about how a storage keeps its entries is not in it, since another one may have nothing of the
+kind: ``open`` and its options, ``mend`` (damaged records on a disk), ``abandon`` (a disk that does not
+answer), ``statistics``.
 """
 
 from __future__ import annotations
@@ -146,6 +150,8 @@ class LogStorage(LogReader, Protocol):
         - Entries that do not follow ``prev_log_id`` and each other: ``LogGapError``; a conflict
           with what is committed, or purged: ``RaftRuleError``; what ``append`` refuses: as there.
           Nothing is changed.
+        - Closed before it was answered: ``WalClosedError``, and the log is as after a crash. It may
+          be cut already.
         """
         ...
 
@@ -207,6 +213,10 @@ class LogStorage(LogReader, Protocol):
         - No entry with its index was appended yet: ``LogRangeError``.
         - As ``append`` otherwise.
         """
+        ...
+
+    async def flush(self) -> None:
+        """Everything that was accepted before is durable on return."""
         ...
 
     async def get_log_reader(self) -> LogReader:

@@ -178,6 +178,9 @@ class AwaitedStorage(AwaitedReader):
     async def wait_durable(self, log_id: LogId) -> None:
         await self._calls.make(partial(self._store.wait_durable, log_id))
 
+    async def flush(self) -> None:
+        await self._calls.make(self._store.flush)
+
     async def get_log_reader(self) -> AwaitedReader:
         return AwaitedReader(await self._calls.make(self._store.get_log_reader), self._calls)
 

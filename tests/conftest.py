@@ -5,11 +5,13 @@ Where HQLWAL_GROUND is set (``make test-filesystems``) only tests that take a re
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis  # noqa: F401  # before the freeze: it asks who refers to what
 import pytest
 
 from tests._leaks import Holdings
@@ -29,6 +31,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     chosen = [item for item in items if "tmp_path" in getattr(item, "fixturenames", ())]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
+
+
+def pytest_collection_finish() -> None:
+    """What the collection made stays to the end: whoever calls the garbage collector, as loops do
+    hundreds of times, does not have it look at all the tests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["called from the main thread", "called from another thread"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import inspect
 import re
 import sys
 import textwrap
@@ -14,15 +15,18 @@ from typing import Any, ClassVar
 
 import anyio
 import pytest
+import trio.testing
 
-from hqlwal_raft import Entry, EntryTooLargeError, RaftLogStorage
+from hqlwal_raft import Entry, EntryTooLargeError, RaftLogReader, RaftLogStorage
 from hqlwal_raft._format import SegmentHeader, segment_name
+from hqlwal_raft.blocking import BlockingRaftLogReader, BlockingRaftLogStorage
 from hqlwal_raft.protocols import LogReader, LogStorage
 from hqlwal_raft.testing import (
     CASES,
     Case,
     MemoryDisk,
     MemoryKernel,
+    MemoryLogReader,
     MemoryLogStorage,
     StorageFactory,
     check_log_storage,
@@ -63,6 +67,15 @@ def memory_factory(kind: type[MemoryLogStorage] = MemoryLogStorage) -> StorageFa
 
 def run(case: Callable[..., Any], *args: Any, backend: str = "asyncio", **options: Any) -> None:
     anyio.run(functools.partial(case, *args, **options), backend=backend)
+
+
+def run_in_no_time(case: Callable[..., Any], *args: Any) -> None:
+    """Where all tasks wait, time jumps: for storages that have no thread."""
+    anyio.run(
+        functools.partial(case, *args),
+        backend="trio",
+        backend_options={"clock": trio.testing.MockClock(autojump_threshold=0)},
+    )
 
 
 @each_case
@@ -164,7 +177,7 @@ def test_every_mutant_is_caught_by_a_case_of_its_own_area() -> None:
 def test_the_whole_suite_reports_every_broken_case_at_once() -> None:
     purges = next(mutant for mutant, _ in MUTANTS if mutant.__name__ == "PurgesOnlyToTheEnd")
     with pytest.raises(AssertionError) as caught:
-        run(check_log_storage, memory_factory(purges))
+        run_in_no_time(check_log_storage, memory_factory(purges))  # one case of it hangs
     message = str(caught.value)
     assert f"of {len(CASES)} cases are broken" in message.splitlines()[0]
     assert "- a_purge_beyond_the_end_is_legal: the demand «Beyond the end" in message
@@ -210,6 +223,46 @@ def test_both_storages_have_the_methods_of_the_contract(tmp_path: Path) -> None:
                 assert isinstance(reader, LogReader)
 
     anyio.run(check)
+
+
+def names(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def test_the_faces_and_the_model_have_what_the_contract_has_and_the_rest_is_meant() -> None:
+    for reader in (RaftLogReader, BlockingRaftLogReader, MemoryLogReader):
+        assert names(reader) == names(LogReader)
+    contract = names(LogStorage)
+    # about how entries are kept, which is no business of the contract's
+    own = {"open", "abandon", "mend", "statistics"}
+    assert names(RaftLogStorage) == contract | own
+    # asked by other threads, where a call could only tell how it was; the rest is for modules of ours
+    asked, inside = (
+        {"is_closed", "poison"},
+        {"answer_in_forked_child", "close_at_exit", "open_with"},
+    )
+    for_threads = contract - {"aclose"} | {"close"}
+    assert names(BlockingRaftLogStorage) == for_threads | own | asked | inside
+    assert names(MemoryLogStorage) == contract | {"open"}
+
+
+def is_to_be_awaited(kind: type, name: str) -> bool:
+    return inspect.iscoroutinefunction(getattr(kind, name))
+
+
+def test_the_same_methods_are_to_be_awaited_with_the_same_arguments() -> None:
+    for contract, kinds in (
+        (LogReader, (RaftLogReader, MemoryLogReader)),
+        (LogStorage, (RaftLogStorage, MemoryLogStorage)),
+    ):
+        for name in names(contract):
+            wanted = inspect.signature(getattr(contract, name)).parameters.values()
+            for kind in kinds:
+                found = inspect.signature(getattr(kind, name)).parameters.values()
+                assert [(each.name, each.kind) for each in found] == [
+                    (each.name, each.kind) for each in wanted
+                ], (kind, name)
+                assert is_to_be_awaited(kind, name) is is_to_be_awaited(contract, name)
 
 
 def test_the_memory_model_bounds_the_size_of_entries() -> None:

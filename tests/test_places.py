@@ -59,6 +59,10 @@ class Model:
             behind = places.behind(record, self.end)
             assert behind in bounds[record : record + GROUP_RECORDS]
             assert behind == bounds[record] or behind - bounds[record] < GROUP_BYTES
+        for record in range(count):
+            for stop in {record + 1, min(record + 3, count), (record + 1 + count) // 2, count}:
+                both = *places.before(record), places.behind(stop, self.end)
+                assert places.span(record, stop, self.end) == both
 
 
 @settings(max_examples=60)

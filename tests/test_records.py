@@ -214,6 +214,7 @@ def test_an_entry_is_packed_once_and_its_checksum_takes_two_calls(
     checksum, packing = _Counting(crc32c), _Counting(COVERED.pack)
     monkeypatch.setattr(_records_module, "crc32c", checksum)
     monkeypatch.setattr(_records_module, "COVERED", packing)
+    monkeypatch.setattr(_records_module, "_pack_covered", packing)
     assert len(decode(data, SALT, 1, 1000)) == 1000
     assert (checksum.calls, packing.calls) == (2000, 1000)
 

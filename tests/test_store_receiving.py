@@ -34,6 +34,7 @@ from tests._support import (
     on_both_backends,
     segments,
 )
+from tests.test_blocking import Threads, until
 
 SEGMENT_SIZE = 8192
 #: eight of them fill a segment
@@ -377,6 +378,72 @@ async def test_a_close_in_the_middle_answers_and_leaves_no_mixture(
         held = await store.try_get_log_entries(0)
         assert held in ([*log[:10], *new][: len(held)], log)
         assert len(held) >= 10
+
+
+class GateAt(Gate):
+    """Shuts itself at the n-th sync of a segment from when it is armed on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 0
+
+    def __call__(self, call: str, path: str) -> None:
+        if call == "fdatasync" and path.endswith(".wal"):
+            self.left -= 1
+            if self.left == 0:
+                self.shut()
+        super().__call__(call, path)
+
+
+#: by the sync at which it is closed: what is answered, and the log that is left
+CLOSED_AT: dict[int, tuple[Any, slice | None]] = {
+    1: (WalClosedError, slice(10)),  # the mark of the cut
+    2: (WalClosedError, slice(10)),  # the bytes behind it
+    3: (AppendOutcome(True, LogId(2, 13), None, 11, 3), None),  # the rest: it was accepted
+}
+
+
+@on_both_backends
+@pytest.mark.parametrize("face", ["async", "threads"])
+@pytest.mark.parametrize("at", CLOSED_AT)
+async def test_closed_in_the_middle_it_is_refused_though_the_log_is_cut_until_it_was_accepted(
+    tmp_path: Path, face: str, at: int
+) -> None:
+    old, new = entries(1, 21), entries(11, 14, term=2)
+    answer, left = CLOSED_AT[at]
+    gate = GateAt()
+    environment = HookedEnvironment(gate)
+    batch = [*old[8:10], *new]
+    if face == "async":
+        async with RaftLogStorage.open(tmp_path, environment=environment) as store:
+            await store.append(old)
+            gate.left = at
+            async with anyio.create_task_group() as tasks:
+                started = Started(tasks)
+                await started.start("receives", lambda: store.append_after(LogId(1, 8), batch))
+                await gate.held()
+                await started.start("closes", store.aclose)
+                gate.open()
+        outcomes = started.outcomes
+    else:
+        threads = Threads()
+        plain = BlockingRaftLogStorage.open(tmp_path, environment=environment)
+        plain.append(old)
+        gate.left = at
+        threads.start("receives", lambda: plain.append_after(LogId(1, 8), batch))
+        await gate.held()
+        waiting = len(plain._lane._waiters)
+        threads.start("closes", plain.close)
+        until(lambda: len(plain._lane._waiters) > waiting, "it does not close")
+        gate.open()
+        threads.join()
+        outcomes = threads.outcomes
+    assert outcomes["closes"] is None
+    found = outcomes["receives"]
+    assert found == answer or (isinstance(found, WalClosedError) and answer is WalClosedError)
+    async with RaftLogStorage.open(tmp_path) as store:
+        there = await store.try_get_log_entries(0)
+    assert there == (old[left] if left is not None else [*old[:10], *new])
 
 
 # --- what it reads -------------------------------------------------------------------------

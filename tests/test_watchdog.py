@@ -262,7 +262,7 @@ def test_what_on_stall_raises_is_logged_and_harms_nobody(
                 tasks.start_soon(store.append, entries(1, 5))
                 await gate.held()
                 environment.after(2)
-                await ready(lambda: "on_stall raised" in caplog.text)
+                await ready(lambda: f"{tmp_path}: on_stall raised" in caplog.text)
                 gate.open()
             assert await store.try_get_log_entries(0) == entries(1, 5)
 

@@ -62,7 +62,7 @@ class Health:
     def raise_failure(self) -> NoReturn:
         """Raises what a call on a log that failed, or was closed, raises."""
         if self.failure is None:
-            raise WalClosedError(f"the journal in {self.path} is closed")
+            raise WalClosedError(f"the journal in {self.path} is closed", path=self.path)
         raise WalPoisonedError(
             f"the log in {self.path} failed ({self.failure}): this node takes part no more. "
             "What was acknowledged is safe; mend the cause and restart the node"

@@ -132,7 +132,8 @@ class WalJournal(Journal):
             if self.environment.getpid() != self._pid:
                 raise WalClosedError(
                     f"the log in {self.path} was opened before this process was forked: make the "
-                    "node after forking, or before with autoTick=False and tick it after"
+                    "node after forking, or before with autoTick=False and tick it after",
+                    path=self.path,
                 )
             return
         dump = self.dump

@@ -8,6 +8,7 @@ knows it by: ``python -m tests.proofs opcode asyncio,immediate,0 5431 MemoryErro
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import importlib.util
 import itertools
@@ -68,6 +69,7 @@ def _run(name: str, options: argparse.Namespace) -> int:
         console.print(f"{name}: there is no such loop yet")
         return 0
     loop = importlib.import_module(LOOPS[name])
+    gc.freeze()  # the collector, called often, does not look at all that again
     started = time.monotonic()
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as progress:

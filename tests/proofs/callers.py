@@ -21,10 +21,11 @@ from hqlwal_raft.errors import LogRangeError
 from tests.torture.ledger import NEVER, Ledger, Node, View, Violation
 
 from . import loops
+from .machine import Inline
 from .orders import Chooser
 from .owner import guarded
 from .threaded import Locks
-from .turns import CALLS, OrderedLoop, SteppedThread, Thing, Turns, here
+from .turns import CALLS, OrderedLoop, SteppedThread, Thing, here
 
 __all__ = ["History", "Op", "Run"]
 
@@ -388,7 +389,7 @@ class Run:
                     )
                 )
 
-        turns = Turns()
+        turns = Inline()
         try:
             loops.run("asyncio", look, turns)
             is_power_lost = bool(self.history.failing_sync)

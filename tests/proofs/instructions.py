@@ -144,10 +144,8 @@ class _Monitor:
         events: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
         if event_set and self._modules != len(sys.modules):
             self._modules = len(sys.modules)
-            gc.unfreeze()  # what is frozen is not listed
-            for each in gc.get_objects():
-                if isinstance(each, FunctionType):
-                    self._add(each.__code__)
+            for each in _functions():
+                self._add(each.__code__)
         for code in self._codes:
             events.set_local_events(events.DEBUGGER_ID, code, event_set)
 
@@ -163,6 +161,15 @@ class _Monitor:
         is_that = threading.get_ident() == self.thread
         if watcher is not None and is_that != self.has_others:
             watcher(code, offset)
+
+
+def _functions() -> list[FunctionType]:
+    is_frozen = gc.get_freeze_count() > 0
+    gc.unfreeze()  # what is frozen is not listed
+    functions = [each for each in gc.get_objects() if isinstance(each, FunctionType)]
+    if is_frozen:
+        gc.freeze()
+    return functions
 
 
 _monitor = _Monitor()

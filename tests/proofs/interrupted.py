@@ -20,8 +20,9 @@ from hqlwal_raft import Entry, LogId, RaftLogStorage, Vote, WalError, WalLockedE
 
 from . import loops
 from .interrupted_calls import BEGINNING, CALLS, Call
+from .machine import Inline
 from .threaded import Direct, Locks
-from .turns import Deadlock, Spins, Turns
+from .turns import Deadlock, Spins
 
 __all__ = ["CALLS", "INJECTED", "Call", "Interrupter", "Scene", "run"]
 
@@ -266,7 +267,7 @@ class _History:
                 found.append((await store.get_log_state()).last_purged_log_id)
                 found.append(await store.read_vote())
 
-        turns = Turns()
+        turns = Inline()
         try:
             loops.run("asyncio", look, turns)
         finally:

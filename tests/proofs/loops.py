@@ -167,14 +167,12 @@ def isolated(files: Mapping[str, bytes]) -> Iterator[str]:
             file.write(content)
     was_enabled = gc.isenabled()
     gc.disable()
-    gc.freeze()  # what was there before is not looked at again and again
     try:
         with silence(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield directory
     finally:
         shutil.rmtree(directory)
-        gc.unfreeze()
         if was_enabled:
             gc.enable()
 

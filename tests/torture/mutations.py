@@ -297,6 +297,8 @@ class Mutation:
     patches: tuple[tuple[Any, str, Any], ...] = ()
     #: of all lives, how many meet a failing sync
     failing_share: float = 0.0
+    #: of a history that finds it, where the first does not: a search begins there
+    seed: int = 0
 
     @property
     def name(self) -> str:
@@ -336,27 +338,35 @@ MUTATIONS = (
         3,
         "sealed before its follower is durable",
         patches=((_operations, "_is_followed", _is_there),),
+        seed=5,
     ),
     Mutation(3, "meta.hql is not durable before the first segment", _UnsyncedMeta),
     Mutation(4, "the cut-off bytes are not zeroed", meddle=_without("truncate", _is_zero)),
     Mutation(4, "mark and cut share one sync", meddle=_without("truncate", _is_sync_before_zero)),
-    Mutation(4, "the cut is not noted", meddle=_of("truncate", _forget_the_cut)),
+    Mutation(4, "the cut is not noted", meddle=_of("truncate", _forget_the_cut), seed=13),
     Mutation(4, "the mark is not lowered", meddle=_without("truncate", _is_header)),
     Mutation(4, "the oldest is unlinked first", meddle=_of("truncate", _unlink_oldest_first)),
-    Mutation(4, "unlinked before unsealed", meddle=_of("truncate", _unlink_at_once)),
+    Mutation(4, "unlinked before unsealed", meddle=_of("truncate", _unlink_at_once), seed=1),
     Mutation(4, "what was unlinked may come back", meddle=_without("truncate", _is_directory_sync)),
-    Mutation(4, "emptied before meta.hql says so", meddle=_of("truncate", _meta_last)),
+    Mutation(4, "emptied before meta.hql says so", meddle=_of("truncate", _meta_last), seed=1),
     Mutation(
         5,
         "unlinked before the frontier is durable",
         meddle=_of("purge", _unlink_before_the_frontier),
+        seed=3,
     ),
     Mutation(
         5, "the first segment is not named", meddle=_without("name the first segment", _is_meta)
     ),
     Mutation(7, "the directory is never synced", _NoDirectorySync),
     Mutation(10, "a failed sync is tried again", _Retrying),
-    Mutation(10, "a reopened store believes what a failed sync left", _NoReload, failing_share=0.5),
+    Mutation(
+        10,
+        "a reopened store believes what a failed sync left",
+        _NoReload,
+        failing_share=0.5,
+        seed=8,
+    ),
     Mutation(None, "the mark is written ahead", patches=((Unsynced, "plan_goal", _mark_ahead),)),
     Mutation(
         None,
@@ -365,16 +375,20 @@ MUTATIONS = (
             (_appending, "encode", _encode_settled),
             (_appending, "encode_one", _encode_one_settled),
         ),
+        seed=1,
     ),
     Mutation(
         None,
         "what lies behind a cut counts",
         patches=((_look, "_look_behind", _look_behind_the_cut),),
+        seed=13,
     ),
-    Mutation(None, "what recovery only read is not synced", _ReadIsNotSynced),
+    Mutation(None, "what recovery only read is not synced", _ReadIsNotSynced, seed=10),
     Mutation(None, "the torn tail is not zeroed", meddle=_without("recover", _is_zero)),
     Mutation(None, "a lagging slot is left", meddle=_without("recover", _is_slot)),
-    Mutation(None, "the oldest is dropped first", meddle=_of("recover", _unlink_oldest_first)),
+    Mutation(
+        None, "the oldest is dropped first", meddle=_of("recover", _unlink_oldest_first), seed=36
+    ),
     Mutation(None, "headers stay as they were", meddle=_without("recover", _is_header)),
     Mutation(None, "names are not synced", meddle=_without("recover", _is_directory_sync)),
     Mutation(
