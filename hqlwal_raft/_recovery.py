@@ -292,7 +292,10 @@ class _Opening:
         outcome = carry_out(self.directory, Plan("recover", tuple(self.steps), point))
         if outcome.error is not None:
             self.has_changed = not outcome.is_refused
-            raise outcome.error
+            try:
+                raise outcome.error
+            finally:
+                del outcome  # its error's traceback holds this frame, and so every open file
         return outcome.values
 
     def _segment(self, target: Target, values: tuple[Any, ...]) -> Segment:

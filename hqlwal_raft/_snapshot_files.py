@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
 
 from ._directory import Directory
 from ._files import File
@@ -90,8 +89,11 @@ class SnapshotFile:
     def __init__(self, directory: Directory, name: str, log_id: LogId) -> None:
         """Raises CorruptionError, UnknownVersionError, IrregularFileError, OSError."""
         self.path = directory.path_of(name)
-        with self._losses():
+        try:
             self._file = directory.open_file(name)
+        except OSError as error:
+            self._check_loss(error)
+            raise
         head = SnapshotHead.unpack(self._read(0, HEAD_BYTES))
         if isinstance(head, int):
             raise UnknownVersionError(
@@ -118,8 +120,11 @@ class SnapshotFile:
 
     def make_durable(self) -> None:
         """For a copy that somebody brought here. Raises CorruptionError, OSError."""
-        with self._losses():
+        try:
             self._file.sync()
+        except OSError as error:
+            self._check_loss(error)
+            raise
 
     def block(self, number: int) -> bytes:
         """The data of one block, checked. Raises CorruptionError, OSError."""
@@ -133,16 +138,17 @@ class SnapshotFile:
         return data
 
     def _read(self, offset: int, length: int) -> bytes:
-        with self._losses(offset):
-            return self._file.read(offset, length)
-
-    @contextlib.contextmanager
-    def _losses(self, offset: int | None = None) -> Iterator[None]:
         try:
-            yield
+            return self._file.read(offset, length)
         except OSError as error:
-            if error.errno not in _LOST:
-                raise
+            self._check_loss(error, offset)
+            raise
+
+    # No context manager made of a generator: since Python 3.12 one that raises another error than
+    # came to it leaves a cycle of frames, and the file open until it is collected.
+    def _check_loss(self, error: OSError, offset: int | None = None) -> None:
+        """Raises CorruptionError where the error means that what is there cannot be read."""
+        if error.errno in _LOST:
             raise self._damage(f"it cannot be read ({error})", offset) from error
 
     def _damage(self, what: str, offset: int | None) -> CorruptionError:

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from hqlwal_raft._environment import Environment
 from hqlwal_raft.testing._kernel import MemoryKernel
+from hqlwal_raft.testing._kernel_pages import Node
+from hqlwal_raft.testing._kernel_tree import Description
 
 RW = os.O_RDWR
 NEW = os.O_RDWR | os.O_CREAT
@@ -562,3 +564,49 @@ def test_an_allocated_file_takes_up_its_space_and_a_hole_none(real_root: Callabl
 
 def test_a_map_of_the_double_takes_what_a_real_one_takes() -> None:
     assert {"__setitem__", "close"} <= set(dir(mmap.mmap))
+
+
+# --- finalizers ---------------------------------------------------------------------------------
+
+
+class _Closing(Description):
+    """Where it is looked at, a finalizer closes another descriptor: collections come anywhere."""
+
+    close: Callable[[], None]
+    looked_at: Node
+
+    @property
+    def node(self) -> Node:
+        close, self.close = self.close, lambda: None
+        close()
+        return self.looked_at
+
+    @node.setter
+    def node(self, node: Node) -> None:
+        self.looked_at = node
+
+
+@pytest.mark.parametrize(
+    "walk",
+    [
+        lambda kernel: kernel._collect(),
+        lambda kernel: kernel.clone(),
+        lambda kernel: kernel.open("/fifo", os.O_RDONLY | os.O_NONBLOCK),
+    ],
+    ids=["forgetting inodes", "copying", "opening a fifo"],
+)
+def test_a_finalizer_may_close_a_descriptor_in_the_middle_of_a_call(
+    walk: Callable[[MemoryKernel], Any],
+) -> None:
+    kernel = MemoryKernel()
+    kernel.plant_fifo("/fifo")
+    descriptors = [kernel.open("/file", NEW) for _ in range(3)]
+    old = kernel._descriptors[descriptors[0]]
+    closing: Any = _Closing.__new__(_Closing)
+    closing.close = lambda: kernel.close(descriptors[1])
+    closing.node, closing.flags, closing.path, closing.count = old.node, old.flags, old.path, 1
+    kernel._descriptors[descriptors[0]] = closing
+    closed, kept = (kernel._descriptors[each] for each in descriptors[1:])
+    walk(kernel)
+    assert closed not in kernel._descriptors.values()
+    assert kept in kernel._descriptors.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 
 import pytest
@@ -30,8 +31,13 @@ READS = {
 
 
 @pytest.fixture(scope="module")
-def findings() -> list[Finding]:
-    return run(stride=STRIDE)[0]
+def outcome() -> tuple[list[Finding], Counter[str]]:
+    return run(stride=STRIDE)
+
+
+@pytest.fixture(scope="module")
+def findings(outcome: tuple[list[Finding], Counter[str]]) -> list[Finding]:
+    return outcome[0]
 
 
 @cache
@@ -47,6 +53,12 @@ def test_every_call_has_instructions_to_be_interrupted() -> None:
     for scene in SCENES:
         calls = {point.call for point in _points(scene)}
         assert calls == {"open", *(call.name for call in CALLS), "close"}
+
+
+def test_every_scene_was_interrupted(outcome: tuple[list[Finding], Counter[str]]) -> None:
+    tried = outcome[1]
+    for scene in SCENES:
+        assert tried[f"interrupts, {scene.backend}"] > 20, scene
 
 
 def test_after_an_interrupt_the_log_is_right_or_takes_nothing_more(

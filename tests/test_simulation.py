@@ -16,7 +16,9 @@ from hqlwal_raft.testing.simulation import Clock, Judge, Trace, chance
 from hqlwal_raft.testing.simulation.__main__ import main, replay_line
 from hqlwal_raft.testing.simulation._cluster import play
 from hqlwal_raft.testing.simulation._faults import WEATHERS, make_plan
+from hqlwal_raft.testing.simulation._machine import Machine, Process
 from hqlwal_raft.testing.simulation._shorten import shorten
+from hqlwal_raft.testing.simulation._upstream import _Writer
 
 ROOT = Path(__file__).parent.parent
 
@@ -164,6 +166,47 @@ def test_the_testing_package_and_the_simulation_of_other_nodes_need_no_pysyncobj
         "sys.exit(any(name.partition('.')[0] == 'pysyncobj' for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+# --- what stands in for pysyncobj's files ------------------------------------------------------
+
+
+def _on_a_full_disk() -> tuple[Process, int, _Writer]:
+    machine = Machine("a", Clock(), 1)
+    process = machine.start()
+    descriptor = process.open("/file", os.O_RDWR | os.O_CREAT)
+    machine.fill(0)
+    writer = _Writer(process, descriptor)
+    writer.write(b"waits in the buffer")
+    return process, descriptor, writer
+
+
+def test_a_file_whose_end_cannot_be_written_is_closed_once() -> None:
+    process, descriptor, writer = _on_a_full_disk()
+    with pytest.raises(OSError, match="No space left"):
+        writer.close()
+    assert writer.closed
+    assert process.open("/other", os.O_RDWR | os.O_CREAT) == descriptor  # it was free again
+    writer.close()
+    del writer
+    process.close(descriptor)
+
+
+@pytest.mark.parametrize("ending", ["refused", "dies"])
+def test_a_file_that_is_dropped_is_closed_and_nobody_hears_what_its_end_meets(
+    ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", heard.append)
+    process, descriptor, writer = _on_a_full_disk()
+    if ending == "dies":
+        process.dies_at_call = process.disk_calls + 1
+    del writer
+    assert heard == []
+    assert process.is_dead == (ending == "dies")
+    if not process.is_dead:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            process.fstat(descriptor)
 
 
 # --- the judge -------------------------------------------------------------------------------

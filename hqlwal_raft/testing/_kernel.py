@@ -180,7 +180,7 @@ class MemoryKernel(KernelFiles):
                 twin.rng = random.Random()  # noqa: S311 - no secret
                 twin.rng.setstate(self._rng.getstate())
             descriptions: dict[Description, Description] = {}
-            for number, old in self._descriptors.items():
+            for number, old in list(self._descriptors.items()):
                 if old not in descriptions:
                     node = twin._nodes[old.node.number]
                     node.opens += 1

@@ -86,7 +86,7 @@ class KernelNames(KernelTree):
             fail(errno.EISDIR, path)
         if isinstance(node, Fifo) and flags & os.O_ACCMODE != os.O_RDWR:
             is_reading = flags & os.O_ACCMODE == os.O_RDONLY
-            others = [each for each in self._descriptors.values() if each.node is node]
+            others = [each for each in list(self._descriptors.values()) if each.node is node]
             has_peer = any(each.is_writable if is_reading else each.is_readable for each in others)
             if not has_peer and not flags & os.O_NONBLOCK:
                 raise NeverReturns(f"the opening of the fifo {path} waits for its other end")

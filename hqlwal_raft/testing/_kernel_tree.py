@@ -215,7 +215,8 @@ class KernelTree(Environment):
 
     def _collect(self) -> None:
         """Forgets inodes to which neither a process nor the disk can find a way any more."""
-        used = {ROOT, *(each.node.number for each in self._descriptors.values())}
+        # of a copy, as everywhere: a finalizer may close a descriptor between two steps
+        used = {ROOT, *(each.node.number for each in list(self._descriptors.values()))}
         for node in self._nodes.values():
             if isinstance(node, Directory):
                 used.update(node.names.values(), node.durable.values())

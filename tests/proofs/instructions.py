@@ -123,6 +123,7 @@ class _Monitor:
         self.has_others = False
         self._users = 0
         self._codes: set[CodeType] = set()
+        self._modules = 0
 
     def begin(self) -> None:
         self._users += 1
@@ -141,7 +142,8 @@ class _Monitor:
 
     def _set(self, event_set: int) -> None:
         events: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]
-        if not self._codes:
+        if event_set and self._modules != len(sys.modules):
+            self._modules = len(sys.modules)
             for each in _functions():
                 self._add(each.__code__)
         for code in self._codes:

@@ -26,7 +26,7 @@ from pysyncobj.serializer import Serializer
 
 from ...pysyncobj import _background, _dump
 from ._host import Host, World
-from ._machine import Child, Process
+from ._machine import Child, Died, Process
 from ._sockets import Connection, OnMessage, Poller, Server
 from ._threads import Waited
 
@@ -66,12 +66,19 @@ class _Writer(io.RawIOBase):
             self._buffer = self._buffer[count:]
 
     def close(self) -> None:
-        if not self.closed and not self._process.is_dead:
+        if self.closed:
+            return
+        super().close()  # a file whose end cannot be written is closed as well
+        if not self._process.is_dead:
             try:
                 self._drain()
             finally:
                 self._process.close(self._descriptor)
-        super().close()
+
+    def __del__(self) -> None:
+        # pysyncobj drops a file that it could not write; what its end meets, nobody can hear
+        with contextlib.suppress(OSError, Died):
+            self.close()
 
 
 class Upstream:
