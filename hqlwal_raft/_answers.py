@@ -42,6 +42,8 @@ class Answer:
 
     def give(self, loop: Loop, value: Any, error: BaseException | None) -> None:
         """Answers. May be called again after an interrupt: nobody is answered twice."""
+        if error is not None:
+            clear(error)  # its traceback leads to whoever gives it, and so to this answer
         self.value, self.error = value, error
         self._event.set()
         if not self.callbacks:

@@ -303,10 +303,13 @@ class Log:
         outcome = carry_out(self.directory, plan)
         if outcome.error is None:
             return
-        if outcome.is_refused:
-            self.is_changing = False
-            raise outcome.error
-        raise PoisonError from outcome.error
+        try:
+            if outcome.is_refused:
+                self.is_changing = False
+                raise outcome.error
+            raise PoisonError from outcome.error
+        finally:
+            del outcome  # its error's traceback holds this frame, and that the plan's files
 
     def write_here(self, file: File, offset: int, parts: Sequence[bytes]) -> None:
         """As ``carry_out_here`` with nothing but this one write, for the half of the time."""

@@ -296,6 +296,7 @@ Work = Generator[Plan, Outcome, T]
 
 def drive(work: Work[T], directory: Directory) -> T:
     """Runs an operation to its end in this thread. Raises the error of a plan that failed."""
+    outcome: Outcome | None = None
     try:
         plan = next(work)
         while True:
@@ -307,6 +308,8 @@ def drive(work: Work[T], directory: Directory) -> T:
     except StopIteration as end:
         value: T = end.value
         return value
+    finally:
+        del outcome  # its error's traceback holds this frame, and that the plan's files
 
 
 # How much of a segment is read at a time to find its records.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import anyio
 import pytest
 
 from hqlwal_raft import Entry, LogId, LogState, RaftLogStorage, Vote, WalPoisonedError
+from hqlwal_raft._files import open_files
 from hqlwal_raft.testing import MemoryKernel, PassingEnvironment
 from tests._support import PATIENCE_SECONDS, Started, entries, on_both_backends
 
@@ -107,6 +109,14 @@ def replacing(index: int, count: int) -> Case:
     return Case(write, kept + new, cuts=True, between=kept, checks_raft=False)
 
 
+@pytest.fixture(autouse=True)
+def _without_collections() -> Iterator[None]:
+    """Files are let go of by whoever is done with them, not by a garbage collection later."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 #: cases without a write that could poison
 UNWRITING = {"flush", "save committed", "receive what is there", "mend where nothing is damaged"}
 MORE = entries(COUNT + 1, COUNT + 2, size=SIZE)
@@ -194,6 +204,7 @@ async def fail(case: Case, policy: str, thread: str, number: int, code: int) -> 
         await store.save_vote(VOTE)
         await store.save_committed(LogId(1, COUNT))
     error: BaseException | None = None
+    files = open_files()
     with anyio.fail_after(PATIENCE_SECONDS):
         try:
             async with RaftLogStorage.open(
@@ -222,6 +233,7 @@ async def fail(case: Case, policy: str, thread: str, number: int, code: int) -> 
                         assert await reads(side) == [case.entries] * 4, where
         except WalPoisonedError as at_close:
             assert environment.failed, at_close
+    assert open_files() == files, (environment.failed, error)  # without the help of a collection
     if environment.failed is None:
         return None
     await reopen(disk.after_kill(), case, is_done=error is None, where=environment.failed)

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from .._answers import clear
 from ..errors import WalClosedError, WalError, WalPoisonedError
 
 __all__ = ["Health", "call_user"]
@@ -39,6 +40,8 @@ class Health:
             error = error.__cause__
         if self.failure is not None:
             return
+        if isinstance(error, (OSError, WalError)):  # of others the way matters
+            clear(error)
         self.failure = error
         logger.critical(
             "the log in %s failed: %s. This node takes part in its cluster no more: mend the "

@@ -31,7 +31,7 @@ async def judge_disk(
 ) -> None:
     """What is there at the end: descriptors, the lock, the log."""
     player.store = None
-    if machine.open_descriptors:
+    if is_interrupted and machine.open_descriptors:
         gc.collect()
     # an interrupt between a call and the note of its result loses a descriptor: nobody can help it
     if machine.open_descriptors and not is_interrupted:
