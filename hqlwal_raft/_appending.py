@@ -20,10 +20,12 @@ from ._records import encode, encode_one
 from ._segment import Segment
 from ._types import Entry
 
-__all__ = ["SEALS_WAITING", "Need", "append"]
+__all__ = ["SEALS_BEFORE_A_SYNC", "SEALS_WAITING", "Need", "append"]
 
 #: so many segments may wait for their seal before a roll-over waits: they are scanned at open
 SEALS_WAITING = 4
+#: from so many on a sync is wanted, which they wait for: before a roll-over has to wait
+SEALS_BEFORE_A_SYNC = 2
 # Smaller pieces of a dirty tail are stored through the map: no system call. Larger ones would
 # take a page fault for each page.
 _THROUGH_THE_MAP_BYTES = 4096

@@ -24,6 +24,7 @@ from typing import Any
 
 from . import _appending, _said
 from ._answers import Answer, Changes, call_back, clear, describe, own, poisoned, torn
+from ._appending import SEALS_BEFORE_A_SYNC
 from ._calls import Append, Call, Operation, Received
 from ._chores import Chores
 from ._environment import Loop
@@ -286,7 +287,9 @@ class Committer:
         self.measures.appends += 1
         if self._changes.readable is not None:
             self._changes.tell_readers()
-        if not self.log.prepared:
+        if not self.log.prepared:  # it began a segment
+            if len(self.log.to_seal) >= SEALS_BEFORE_A_SYNC:
+                self.commits.is_wanted = True
             self.chores.go_on()
         return self.commits.accepted(callback)
 

@@ -8,6 +8,7 @@ the next one; so one sync serves all who append at the same time.
 | at once                                | both ``immediate``   | the last one served one append  |
 | when tasks that are ready had their go | both ``immediate``   | the last one served several     |
 | when the alarm rings                   | ``interval``         |                                 |
+| at once                                | ``interval``         | two segments wait for a seal    |
 | at once                                | all                  | a flush or an operation waits   |
 
 It must not know what else is called, nor in which order.
@@ -100,7 +101,7 @@ class GroupCommit:
             group = self.group = Answer(self._loop.event())
         if callback is not None:
             group.callbacks.append(callback)
-        if self._interval_seconds:
+        if self._interval_seconds and not self.is_wanted:
             if not self._is_alarm_set:
                 self._disk.set_alarm(self._interval_seconds, self._alarm)
                 self._is_alarm_set = True

@@ -80,30 +80,26 @@ def encode(
             if type(entry) is not Entry:
                 break
             term, found, payload, node_id = entry
-            if type(payload) is not bytes or type(found) is not int or found != index:
+            if type(found) is not int or found != index or type(payload) is not bytes:
                 break
-            if term is not before:
-                if type(term) is not int:
+            if term is not before or node_id is not node:
+                if type(term) is not int or type(node_id) is not int:
                     break
                 if least is not None:
                     if term < least:
                         break
                     least = term
-                before = term
-            if node_id is not node:
-                if type(node_id) is not int:
-                    break
-                node = node_id
+                before, node = term, node_id
             length = ENTRY_HEAD_BYTES + len(payload)
             if length > max_length:
                 break
-            marked = length | bit
-            bit = 0
-            covered = pack_covered(index, marked, term, node_id)
-            checksum = crc32c(payload, crc32c(covered, salt))
-            parts += pack_record(index, checksum, marked, term, node_id), payload
             add_offset(offset)
             offset += RECORD_HEAD_BYTES + length
+            if bit:
+                length |= bit
+                bit = 0
+            checksum = crc32c(payload, crc32c(pack_covered(index, length, term, node_id), salt))
+            parts += pack_record(index, checksum, length, term, node_id), payload
             index += 1
         else:
             return parts, offsets, offset

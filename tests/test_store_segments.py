@@ -17,7 +17,7 @@ from hqlwal_raft import LogId, RaftLogStorage
 from hqlwal_raft._format import DATA_START, SegmentHeader, segment_name
 from hqlwal_raft.testing import MemoryKernel
 from tests._catching import CatchingEnvironment
-from tests._support import HookedEnvironment, entries, on_both_backends
+from tests._support import PATIENCE_SECONDS, HookedEnvironment, entries, on_both_backends
 
 SEGMENT_SIZE = 8192
 #: eight of these fill a segment
@@ -122,6 +122,17 @@ async def test_no_more_than_four_segments_wait_for_their_seal() -> None:
             await store.append(entries(first, first + PER_SEGMENT, size=SIZE))
             assert waiting_for_their_seal(disk) <= SEALS_WAITING
     assert waiting_for_their_seal(disk) == 0
+
+
+@on_both_backends
+async def test_under_an_interval_a_sync_comes_before_a_roll_over_has_to_wait_for_a_seal() -> None:
+    options: Any = {"environment": MemoryKernel(), "segment_size": SEGMENT_SIZE}
+    async with RaftLogStorage.open("/log", sync="interval_3600000", **options) as store:
+        begun = 3  # in the third segment two others wait
+        for first in range(1, 1 + begun * PER_SEGMENT, PER_SEGMENT):
+            await store.append(entries(first, first + PER_SEGMENT, size=SIZE))
+        with anyio.fail_after(PATIENCE_SECONDS):
+            await store.wait_durable(LogId(1, 2 * PER_SEGMENT + 1))
 
 
 @on_both_backends
