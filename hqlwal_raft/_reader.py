@@ -99,15 +99,10 @@ class RaftLogReader:
         log = core.log
         if core.is_closed or core.running() is not core.identity:  # type: ignore[misc]
             core.check_open()
-        if (
-            start.__class__ is not int
-            or stop.__class__ is not int
-            or not 0 <= start <= _BEYOND
-            or not 0 <= stop <= _BEYOND
-        ):
-            check_range(start, stop)
         entries: list[Entry] | None = None
-        if stop is not None and log.first_index <= start <= stop:
+        if type(start) is not int or type(stop) is not int or not 0 <= start <= stop <= _BEYOND:
+            check_range(start, stop)
+        elif log.recent.newest is not None and start >= log.first_index:
             entries = log.recent.read(start, stop)  # none of them comes behind the log's end
         if entries is not None:
             turns.work -= 1

@@ -49,9 +49,10 @@ def read_now(log: Log, start: int, stop: int | None) -> list[Entry] | None:
     first, end = log.clip(start, stop)
     if first >= end:
         return []
-    newest = log.recent.first_index
+    recent = log.recent
+    newest = recent.first_index if recent.newest is not None else None
     if newest is not None and end > newest:
-        return log.recent.read(first, end)
+        return recent.read(first, end)
     if log.cut is not None:
         return None
     extent = log.reads.near(first, end, CHUNK_ENTRIES, CHUNK_BYTES)

@@ -216,7 +216,11 @@ class Extent(NamedTuple):
     def read_cached(self) -> list[Entry] | None:
         """As ``read``; None where that would wait for the disk."""
         data = self.file.read_cached(self.start, self.end - self.start)
-        return None if data is None else self.decode(data)
+        if data is None:
+            return None
+        count = self.stop - self.first
+        entries = decode(data, self.salt, self.first, count, self.skip)
+        return entries if len(entries) == count else self.decode(data)  # which raises
 
     def decode(self, data: bytes) -> list[Entry]:
         """The entries in the bytes that were read. Raises as ``read`` does."""
