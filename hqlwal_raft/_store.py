@@ -93,8 +93,9 @@ class RaftLogStorage(RaftLogReader):
         - ``"immediate"``: when it is durable; nothing that was acknowledged.
         - ``"immediate_async"``: when it is readable and its write-out is under way; what the
           last syncs had not finished.
-        - ``"interval_N"``: when it is readable; there is a sync every N milliseconds, and up
-          to N milliseconds can be lost (by a crash of the process alone: nothing).
+        - ``"interval_N"``: when it is readable; there is a sync every N milliseconds, sooner
+          where segments were filled, and up to N milliseconds can be lost (by a crash of the
+          process alone: nothing).
 
         Votes, truncations and purges are durable on return under each of them.
 
