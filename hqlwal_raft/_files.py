@@ -32,6 +32,7 @@ ZEROS = bytes(1 << 20)
 _SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK"))
 READ_FLAGS = os.O_RDONLY | _SAFE_FLAGS
 WRITE_FLAGS = os.O_RDWR | _SAFE_FLAGS
+_NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
 # <linux/fs.h>: the ioctls of chattr(1)
 _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 
@@ -235,7 +236,7 @@ class File:
         """The bytes if all are in memory, else None; never waits for the device."""
         buffer = bytearray(length)
         try:
-            count = self._environment.preadv(self._descriptor, [buffer], offset, os.RWF_NOWAIT)
+            count = self._environment.preadv(self._descriptor, [buffer], offset, _NO_WAIT)
         except OSError:
             return None  # not in memory, or this file system cannot say: let a thread read
         return bytes(buffer) if count == length else None
