@@ -265,12 +265,12 @@ def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
 
     ``stop`` is the offset in the file at which records must end.
     """
-    view = memoryview(data)
+    view = memoryview(data)  # a copy of a large payload would be large
     offsets = array("I")
     place, id_, here = 0, first_id, len(data)
     why: str | None = None
     wanted = 0
-    term = b""  # big-endian: the bytes are in the order of the numbers
+    before = 0
     fall_id: int | None = None
     while True:
         if base + place + RECORD_OVERHEAD_BYTES > stop:
@@ -279,7 +279,7 @@ def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
         if place + RECORD_OVERHEAD_BYTES > here:
             wanted = RECORD_OVERHEAD_BYTES
             break
-        found, checksum, marked = RECORD_HEAD.unpack_from(data, place)
+        found, checksum, marked, term, node_id = _unpack_record(data, place)
         length = marked & LENGTH_MASK
         end = place + RECORD_HEAD_BYTES + length
         if not (found or checksum or marked):
@@ -294,12 +294,13 @@ def scan(data: bytes, base: int, salt: int, first_id: int, stop: int) -> Scan:
         if end > here:
             wanted = RECORD_HEAD_BYTES + length
             break
-        if crc32c(view[place + 12 : end], crc32c(view[place : place + 8], salt)) != checksum:
+        covered = _pack_covered(found, marked, term, node_id)
+        if crc32c(view[place + RECORD_OVERHEAD_BYTES : end], crc32c(covered, salt)) != checksum:
             why = "the checksum is wrong"
             break
-        before, term = term, data[place + RECORD_HEAD_BYTES : place + RECORD_HEAD_BYTES + 8]
         if term < before and fall_id is None:
             fall_id = id_
+        before = term
         offsets.append(base + place)
         place = end
         id_ += 1
