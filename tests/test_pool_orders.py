@@ -122,22 +122,24 @@ def play(seed: int, asked: list[tuple[int, bool]]) -> None:
     strands = [Jobs(lines, can_wait=can_wait) for _, can_wait in asked]
     for strand, (count, _) in zip(strands, asked, strict=True):
         lines.start_thread(partial(strand.ask, count), "owner")
-    last: SteppedThread | None = None
-    for _ in range(20_000):
-        runnable = lines.runnable()
-        if not runnable:
-            break
-        # Mostly the same one: what is rare is that one stands still while others do a lot.
-        if last not in runnable or rng.random() < share:
-            last = rng.choice(runnable)
-        last.go()
-    else:
-        raise AssertionError(f"seed {seed}: it does not come to rest")
-    for strand, (count, _) in zip(strands, asked, strict=True):
-        assert strand.done == list(range(count)), f"seed {seed}: {strand.done}, {strand.jobs}"
-        assert strand.most == 1, f"seed {seed}"
-        assert not strand.runner, f"seed {seed}"
-    lines.drop_threads()
+    try:
+        last: SteppedThread | None = None
+        for _ in range(20_000):
+            runnable = lines.runnable()
+            if not runnable:
+                break
+            # Mostly the same one: what is rare is that one stands still while others do a lot.
+            if last not in runnable or rng.random() < share:
+                last = rng.choice(runnable)
+            last.go()
+        else:
+            raise AssertionError(f"seed {seed}: it does not come to rest")
+        for strand, (count, _) in zip(strands, asked, strict=True):
+            assert strand.done == list(range(count)), f"seed {seed}: {strand.done}, {strand.jobs}"
+            assert strand.most == 1, f"seed {seed}"
+            assert not strand.runner, f"seed {seed}"
+    finally:
+        lines.drop_threads()
 
 
 @pytest.mark.parametrize(
